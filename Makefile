@@ -1,0 +1,60 @@
+# Every target does its own set-up, in any order, in a virtual environment of its own (.venv); nothing outside this folder
+# changes. What that needs from the machine is in README.md.
+
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && exit; done; echo python3.11)
+
+BIN := .venv/bin
+RUST := Cargo.toml Cargo.lock $(shell find rust -type f)
+# The compiled module lies beside the Python sources, where `git clean` finds it but a stamp would not miss it.
+LOST := $(if $(wildcard src/tieline/_engine.*),,lost)
+
+.DEFAULT_GOAL := test
+.DELETE_ON_ERROR:
+.PHONY: demo test test-all lint bench build lock clean lost
+
+demo: build
+	$(BIN)/tieline demo
+
+test: build
+	$(BIN)/python -m pytest $(PYTEST)
+	cargo test --release --locked --package tieline-engine
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml tieline._engine
+
+# Everything that can be asked of a change: lint, and the tests with many more examples for each property.
+test-all: PYTEST += --hypothesis-profile=thorough
+test-all: lint test
+
+lint: .venv/requirements
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pyright
+	cargo fmt --check
+	cargo clippy --release --locked --workspace --all-targets -- --deny warnings
+
+bench: build
+	$(BIN)/python -m benchmarks
+
+# The install is editable: an edited Python file is in use at once, and only what is written here builds anew.
+build: .venv/engine
+
+.venv/engine: .venv/requirements pyproject.toml $(RUST) $(LOST)
+	env -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/maturin develop --release --locked
+	touch $@
+
+.venv/requirements: requirements/test.txt
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --requirement $<
+	touch $@
+
+# Newer versions of everything in requirements/test.txt. Look at the difference before committing it.
+lock:
+	$(PYTHON) -m venv --clear .venv/lock
+	.venv/lock/bin/python -m pip install --quiet pip-tools
+	CUSTOM_COMPILE_COMMAND="make lock" .venv/lock/bin/pip-compile --quiet --upgrade --strip-extras --annotation-style=line \
+		--no-emit-options --no-emit-index-url --no-emit-find-links --output-file=requirements/test.txt requirements/test.in
+
+clean:
+	rm -rf .venv target src/tieline/_engine.*

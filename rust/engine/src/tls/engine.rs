@@ -1,0 +1,566 @@
+//! One connection's TLS.
+//!
+//! ```text
+//!                   ┌───────────── Engine ─────────────┐
+//!   ciphertext ───▶ │ incoming ──▶ rustls, in place ─┐ │
+//!                   │ (what no record ends)          └─┼──▶ plaintext
+//!                   │                 │  ▲ notes        │
+//!                   │                 ▼  │ (handshake)  │
+//!   ciphertext ◀─── │ output ◀── handshake, alerts      │
+//!          ▲        └──────────────────────────────────┘
+//!          └─ seal() ◀──────────────────────────────────── plaintext
+//! ```
+//!
+//! rustls' unbuffered interface is a loop: show it the ciphertext, do what the state that comes
+//! back says, drop the bytes that it is done with, again. `process` is that loop. When it ends,
+//! rustls holds nothing back: what it wanted to send lies in `output`, and `incoming` is the
+//! beginning of one record, or of one handshake message, whose size rustls limits.
+
+use std::sync::Arc;
+
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::pki_types::ServerName;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, WriteTraffic,
+};
+use rustls::{AlertDescription, CommonState, Error, HandshakeKind};
+
+use super::config::{Config, Side, printable, suite_name, version_name};
+use super::failure::{Failure, Reason, alert_for, alert_name};
+use super::notes::{Notes, Opaque, with_notes};
+
+/// A buffer that grew beyond this is given back when it is empty, so that idle connections are small.
+const KEPT_CAPACITY: usize = 32 * 1024;
+/// The plaintext of one record at most.
+const RECORD: usize = 16 * 1024;
+/// TLS 1.3: header, content type and tag.
+const RECORD_OVERHEAD: usize = 5 + 1 + 16;
+/// TLS 1.3: an encrypted EndOfEarlyData, which is a handshake header without a body.
+const END_OF_EARLY_DATA: usize = RECORD_OVERHEAD + 4;
+
+/// The machine refused to do something.
+#[derive(Debug)]
+pub enum EngineError {
+    /// The connection has failed.
+    Failed(Failure),
+    /// The caller may not do this now.
+    Misuse(&'static str),
+}
+
+impl From<Failure> for EngineError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// What the handshake agreed on.
+#[derive(Clone, Debug)]
+pub struct Info {
+    pub version: String,
+    pub cipher_suite: String,
+    pub group: Option<String>,
+    pub alpn: Option<String>,
+    pub server_name: Option<String>,
+    pub peer_certificates: Vec<Vec<u8>>,
+    pub resumed: bool,
+    pub early_data_accepted: bool,
+}
+
+pub struct Engine {
+    connection: Connection,
+    alpn: Arc<[Vec<u8>]>,
+    has_validator: bool,
+    server_name: Option<String>,
+    incoming: Vec<u8>,
+    output: Vec<u8>,
+    notes: Notes,
+    failure: Option<Failure>,
+    /// A whole record has come, so the peer does speak TLS.
+    heard_tls: bool,
+    early_data_accepted: bool,
+    peer_closed: bool,
+    closed: bool,
+}
+
+enum Connection {
+    Client(Box<UnbufferedClientConnection>),
+    Server(Box<UnbufferedServerConnection>),
+}
+
+impl Connection {
+    fn common(&self) -> &CommonState {
+        match self {
+            Self::Client(client) => client,
+            Self::Server(server) => server,
+        }
+    }
+}
+
+/// What `absorb` found, once the state's data has been taken.
+#[derive(PartialEq)]
+enum Step {
+    Again,
+    PeerClosed,
+    /// Nothing more without more input.
+    Idle,
+}
+
+impl Engine {
+    /// A client needs the server's name (or address), a server must not have one.
+    pub fn new(config: &Config, server_name: Option<&str>) -> Result<Self, String> {
+        let connection = match (&config.side, server_name) {
+            (Side::Client(config), Some(name)) => {
+                let name = parse_server_name(name)?;
+                let client = UnbufferedClientConnection::new(config.clone(), name);
+                Connection::Client(Box::new(client.map_err(|error| error.to_string())?))
+            }
+            (Side::Server(config), None) => {
+                let server = UnbufferedServerConnection::new(config.clone());
+                Connection::Server(Box::new(server.map_err(|error| error.to_string())?))
+            }
+            (Side::Client(_), None) => return Err("a TLS client needs a server name".into()),
+            (Side::Server(_), Some(_)) => return Err("a TLS server takes no server name".into()),
+        };
+        let mut engine = Self {
+            connection,
+            alpn: config.alpn.clone(),
+            has_validator: config.has_validator,
+            server_name: server_name.map(str::to_owned),
+            incoming: Vec::new(),
+            output: Vec::new(),
+            notes: Notes::default(),
+            failure: None,
+            heard_tls: false,
+            early_data_accepted: false,
+            peer_closed: false,
+            closed: false,
+        };
+        // Brings the ClientHello into `output`.
+        engine
+            .process(&mut Vec::new())
+            .map_err(|failure| failure.message)?;
+        Ok(engine)
+    }
+
+    /// Take ciphertext and append the plaintext that it completes to `plaintext`.
+    ///
+    /// If plaintext came before a fault, it is delivered and the fault reported by the next call,
+    /// so nothing that was received is lost; `failed` tells.
+    pub fn receive(&mut self, data: &[u8], plaintext: &mut Vec<u8>) -> Result<(), Failure> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        if self.peer_closed {
+            return Ok(()); // RFC 8446, section 6.1: ignored
+        }
+        self.incoming.extend_from_slice(data);
+        let before = plaintext.len();
+        match self.process(plaintext) {
+            Err(failure) if plaintext.len() == before => Err(failure),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many bytes `seal` will write for `data`.
+    pub fn sealed_len(&mut self, data: &[u8]) -> Result<usize, EngineError> {
+        let room = self.encrypt(data, &mut [])?;
+        Ok(self.output.len() + room)
+    }
+
+    /// Write everything that waits, and then the records of `data`, into `sealed`, which must have
+    /// the length that `sealed_len` said. Returns how much of it was used: all.
+    pub fn seal(&mut self, data: &[u8], sealed: &mut [u8]) -> Result<usize, EngineError> {
+        let waiting = self.output.len();
+        let Some((head, tail)) = sealed.split_at_mut_checked(waiting) else {
+            return Err(EngineError::Misuse("the buffer is too small for what waits"));
+        };
+        let used = self.encrypt(data, tail)?;
+        if used > tail.len() {
+            return Err(EngineError::Misuse("the buffer is too small for the records"));
+        }
+        head.copy_from_slice(&self.output);
+        self.output.clear();
+        trim(&mut self.output);
+        Ok(waiting + used)
+    }
+
+    /// Encrypt into `sealed`. Returns the bytes used, or, if there is too little room, the bytes
+    /// needed.
+    fn encrypt(&mut self, data: &[u8], sealed: &mut [u8]) -> Result<usize, EngineError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone().into());
+        }
+        if self.closed {
+            return Err(EngineError::Misuse("send() after close_notify()"));
+        }
+        if self.is_handshaking() {
+            return Err(EngineError::Misuse("send() before the handshake is done"));
+        }
+        match self.with_writer(|writer| writer.encrypt(data, sealed)) {
+            Some(Ok(size) | Err(EncryptError::InsufficientSize(InsufficientSizeError { required_size: size }))) => Ok(size),
+            Some(Err(EncryptError::EncryptExhausted)) => {
+                let text = "So much was sent on this connection that its TLS keys are used up.";
+                let failure = Failure::new(Reason::Internal, text);
+                self.failure = Some(failure.clone());
+                self.flush();
+                Err(failure.into())
+            }
+            None => Err(EngineError::Misuse("send() on a closed connection")),
+        }
+    }
+
+    /// Take the bytes that wait for the peer.
+    pub fn output(&self) -> &[u8] {
+        &self.output
+    }
+
+    pub fn clear_output(&mut self) {
+        self.output.clear();
+        trim(&mut self.output);
+    }
+
+    /// Client: queue 0-RTT data. Returns how many bytes were taken.
+    pub fn send_early(&mut self, data: &[u8]) -> Result<usize, EngineError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone().into());
+        }
+        if !self.is_handshaking() {
+            return Err(EngineError::Misuse("send_early() after the handshake"));
+        }
+        let Connection::Client(client) = &mut self.connection else {
+            return Err(EngineError::Misuse("send_early() on a server"));
+        };
+        // `process` leaves the client in this state for as long as early data may be sent.
+        let Ok(ConnectionState::TransmitTlsData(mut transmit)) =
+            client.process_tls_records(&mut self.incoming).state
+        else {
+            return Ok(0);
+        };
+        let Some(mut early) = transmit.may_encrypt_early_data() else {
+            return Ok(0);
+        };
+        let mut taken = 0;
+        for piece in data.chunks(RECORD) {
+            let start = self.output.len();
+            self.output
+                .resize(start + piece.len() + RECORD_OVERHEAD, 0);
+            // The limit that came with the ticket may cut the piece short; only the size of the
+            // record shows by how much.
+            let written = early.encrypt(piece, &mut self.output[start..]).unwrap_or(0);
+            self.output.truncate(start + written);
+            taken += written.saturating_sub(RECORD_OVERHEAD);
+            if written < piece.len() + RECORD_OVERHEAD {
+                break;
+            }
+        }
+        Ok(taken)
+    }
+
+    /// End our direction; the alert is in `output`. Before the handshake is done TLS has no way to
+    /// say it.
+    pub fn close_notify(&mut self) {
+        if self.failure.is_some() || self.closed {
+            return;
+        }
+        self.closed = true;
+        // Without room the alert is queued all the same, behind what waits already.
+        self.with_writer(|writer| writer.close(&mut []).ok());
+        self.flush();
+    }
+
+    pub fn is_handshaking(&self) -> bool {
+        self.connection.common().is_handshaking()
+    }
+
+    pub fn peer_closed(&self) -> bool {
+        self.peer_closed
+    }
+
+    /// The next call reports a failure, or the last one did.
+    pub fn failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    /// Refuse everything from now on, because of a fault in ourselves.
+    pub fn poison(&mut self) {
+        self.incoming.clear();
+        self.output.clear();
+        self.failure = Some(Failure::new(
+            Reason::Internal,
+            "The TLS engine failed inside; this is a bug in tieline.",
+        ));
+    }
+
+    /// What a validator gave that will decide later.
+    pub fn decision(&self) -> Option<&Opaque> {
+        self.notes.decision.as_ref()
+    }
+
+    pub fn validator_error(&self) -> Option<&Opaque> {
+        self.notes.validator_error.as_ref()
+    }
+
+    /// A session was resumed, for whose peer the validator has not been asked in this handshake.
+    pub fn needs_validation(&self) -> bool {
+        let common = self.connection.common();
+        self.has_validator
+            && !self.is_handshaking()
+            && !self.notes.validator_asked
+            && common.handshake_kind() == Some(HandshakeKind::Resumed)
+            && common.peer_certificates().is_some_and(|chain| !chain.is_empty())
+    }
+
+    /// None while handshaking.
+    pub fn info(&self) -> Option<Info> {
+        let common = self.connection.common();
+        let (Some(version), Some(suite), false) = (
+            common.protocol_version(),
+            common.negotiated_cipher_suite(),
+            common.is_handshaking(),
+        ) else {
+            return None;
+        };
+        let certificates = common.peer_certificates().unwrap_or_default();
+        Some(Info {
+            version: version_name(version),
+            cipher_suite: suite_name(suite.suite()),
+            group: common
+                .negotiated_key_exchange_group()
+                .map(|group| match group.name().as_str() {
+                    Some(name) => name.to_owned(),
+                    None => format!("0x{:04X}", u16::from(group.name())),
+                }),
+            alpn: common.alpn_protocol().map(printable),
+            server_name: self
+                .server_name
+                .clone()
+                .or_else(|| self.notes.server_name.clone()),
+            peer_certificates: certificates.iter().map(|der| der.to_vec()).collect(),
+            resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
+            early_data_accepted: self.early_data_accepted,
+        })
+    }
+
+    /// Run rustls over `incoming` until it wants more.
+    fn process(&mut self, plaintext: &mut Vec<u8>) -> Result<(), Failure> {
+        // Certificates are judged during the handshake alone, so only then notes are needed.
+        let (done, result) = if self.is_handshaking() {
+            let mut notes = std::mem::take(&mut self.notes);
+            let result = with_notes(&mut notes, || self.run(plaintext));
+            self.notes = notes;
+            result
+        } else {
+            self.run(plaintext)
+        };
+        let result = result.map_err(|error| {
+            let failure = self.fail(&error, done);
+            self.failure = Some(failure.clone());
+            failure
+        });
+        if result.is_err() || self.peer_closed || done == self.incoming.len() {
+            self.incoming.clear();
+            trim(&mut self.incoming);
+        } else if done > 0 {
+            self.incoming.drain(..done);
+        }
+        result
+    }
+
+    /// Returns how many bytes of `incoming` are done with.
+    fn run(&mut self, plaintext: &mut Vec<u8>) -> (usize, Result<(), Error>) {
+        let mut done = 0;
+        loop {
+            // A client that has sent its hello may send early data in the state TransmitTlsData.
+            // It is not left before the handshake is done; it keeps nothing from happening.
+            let hold = self.is_handshaking();
+            let before = plaintext.len();
+            let output_before = self.output.len();
+            let input = &mut self.incoming[done..];
+            let (discard, step) = match &mut self.connection {
+                Connection::Client(client) => {
+                    let status = client.process_tls_records(input);
+                    let step = status
+                        .state
+                        .and_then(|state| absorb(state, hold, plaintext, &mut self.output));
+                    (status.discard, step)
+                }
+                Connection::Server(server) => {
+                    let status = server.process_tls_records(input);
+                    let step = status.state.and_then(|state| match state {
+                        ConnectionState::ReadEarlyData(mut early) => {
+                            while let Some(record) = early.next_record() {
+                                plaintext.extend_from_slice(record?.payload);
+                            }
+                            Ok(Step::Again)
+                        }
+                        other => absorb(other, false, plaintext, &mut self.output),
+                    });
+                    (status.discard, step)
+                }
+            };
+            done += discard;
+            self.heard_tls |= discard > 0;
+            if hold {
+                self.notice_early_data(plaintext.len() > before, output_before);
+            }
+            match step {
+                Ok(Step::Again) => {}
+                Ok(Step::PeerClosed) => self.peer_closed = true,
+                Ok(Step::Idle) => return (done, Ok(())),
+                Err(error) => return (done, Err(error)),
+            }
+        }
+    }
+
+    /// rustls' unbuffered connections do not say whether early data was accepted, but the
+    /// handshake shows it. A server has accepted what it reads before the handshake is done. A
+    /// client ends its early data by EndOfEarlyData if, and only if, the server accepted it (RFC
+    /// 8446, section 4.5), and no other record of its handshake is as small.
+    fn notice_early_data(&mut self, plaintext_came: bool, output_before: usize) {
+        self.early_data_accepted |= match &self.connection {
+            Connection::Server(_) => plaintext_came && self.is_handshaking(),
+            Connection::Client(_) => {
+                let record = &self.output[output_before..];
+                self.heard_tls && record.len() == END_OF_EARLY_DATA && record[0] == 0x17
+            }
+        };
+    }
+
+    /// Move what rustls wants to send into `output`, without reading anything.
+    fn flush(&mut self) {
+        // As long as something is sendable, rustls does not look at its input.
+        while self.connection.common().wants_write() {
+            let mut ignored = Vec::new();
+            let step = match &mut self.connection {
+                Connection::Client(client) => client
+                    .process_tls_records(&mut [])
+                    .state
+                    .and_then(|state| absorb(state, false, &mut ignored, &mut self.output)),
+                Connection::Server(server) => server
+                    .process_tls_records(&mut [])
+                    .state
+                    .and_then(|state| absorb(state, false, &mut ignored, &mut self.output)),
+            };
+            if step != Ok(Step::Again) {
+                return;
+            }
+        }
+    }
+
+    /// Turn rustls' error into ours, with the alert in `output` and by its name.
+    fn fail(&mut self, error: &Error, done: usize) -> Failure {
+        let first = &self.incoming[done..];
+        let is_record = matches!(first, [0x14..=0x17, 0x03, ..]);
+        let mut failure = match error {
+            Error::InvalidMessage(_) if !self.heard_tls && !is_record => Failure::not_tls(first),
+            error => Failure::from_rustls(error, &self.alpn, &self.notes),
+        };
+        let start = self.output.len();
+        self.flush();
+        if !failure.received && self.output.len() > start {
+            // An alert that is not encrypted says itself what it is.
+            failure.alert = match self.output[start..] {
+                [0x15, 3, _, 0, 2, _, description] => Some(AlertDescription::from(description)),
+                _ => alert_for(error),
+            }
+            .map(alert_name);
+        }
+        failure
+    }
+
+    /// Call `f` if application data may be sent now.
+    fn with_writer<R>(&mut self, f: impl FnOnce(&mut dyn Writer) -> R) -> Option<R> {
+        // `process` has run before, so rustls has nothing to read or to send.
+        match &mut self.connection {
+            Connection::Client(client) => {
+                match client.process_tls_records(&mut self.incoming).state {
+                    Ok(ConnectionState::WriteTraffic(mut writer)) => Some(f(&mut writer)),
+                    _ => None,
+                }
+            }
+            Connection::Server(server) => {
+                match server.process_tls_records(&mut self.incoming).state {
+                    Ok(ConnectionState::WriteTraffic(mut writer)) => Some(f(&mut writer)),
+                    _ => None,
+                }
+            }
+        }
+    }
+}
+
+/// `WriteTraffic` of clients and servers alike.
+trait Writer {
+    fn encrypt(&mut self, data: &[u8], sealed: &mut [u8]) -> Result<usize, EncryptError>;
+    fn close(&mut self, sealed: &mut [u8]) -> Result<usize, EncryptError>;
+}
+
+impl<Data> Writer for WriteTraffic<'_, Data> {
+    fn encrypt(&mut self, data: &[u8], sealed: &mut [u8]) -> Result<usize, EncryptError> {
+        WriteTraffic::encrypt(self, data, sealed)
+    }
+
+    fn close(&mut self, sealed: &mut [u8]) -> Result<usize, EncryptError> {
+        self.queue_close_notify(sealed)
+    }
+}
+
+/// Do what a state asks for.
+fn absorb<Data>(
+    state: ConnectionState<'_, '_, Data>,
+    hold: bool,
+    plaintext: &mut Vec<u8>,
+    output: &mut Vec<u8>,
+) -> Result<Step, Error> {
+    match state {
+        ConnectionState::ReadTraffic(mut traffic) => {
+            while let Some(record) = traffic.next_record() {
+                plaintext.extend_from_slice(record?.payload);
+            }
+            Ok(Step::Again)
+        }
+        ConnectionState::EncodeTlsData(mut encoder) => {
+            let start = output.len();
+            // The first try tells the size.
+            if let Err(EncodeError::InsufficientSize(size)) = encoder.encode(&mut []) {
+                output.resize(start + size.required_size, 0);
+                let written = encoder.encode(&mut output[start..]).unwrap_or(0);
+                output.truncate(start + written);
+            }
+            Ok(Step::Again)
+        }
+        ConnectionState::TransmitTlsData(mut transmit) => {
+            if hold && transmit.may_encrypt_app_data().is_none() {
+                return Ok(Step::Idle);
+            }
+            transmit.done();
+            Ok(Step::Again)
+        }
+        ConnectionState::PeerClosed => Ok(Step::PeerClosed),
+        _ => Ok(Step::Idle),
+    }
+}
+
+fn trim(buffer: &mut Vec<u8>) {
+    if buffer.capacity() > KEPT_CAPACITY {
+        *buffer = Vec::new();
+    }
+}
+
+fn parse_server_name(name: &str) -> Result<ServerName<'static>, String> {
+    // A zone, as in fe80::1%eth0, is our business alone; certificates know nothing of it.
+    let host = match name.split_once('%') {
+        Some((address, _)) if address.contains(':') => address,
+        _ => name,
+    };
+    ServerName::try_from(host.to_owned())
+        .map_err(|_| format!("{name:?} is neither a host name in ASCII nor an IP address"))
+}
+
+// The state of a connection is moved between threads, never shared.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<Engine>();
+    is_send::<ConnectionState<'_, '_, ClientConnectionData>>();
+    is_send::<ConnectionState<'_, '_, ServerConnectionData>>();
+};

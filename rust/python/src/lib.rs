@@ -1,0 +1,23 @@
+//! `tieline._engine`: what Python sees of tieline-engine. Converts, raises, releases the GIL.
+
+mod tls;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _engine {
+    use super::*;
+
+    #[pymodule_export]
+    use crate::tls::tls;
+
+    /// A submodule of an extension module is importable by name only if it is registered by hand.
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module
+            .py()
+            .import("sys")?
+            .getattr("modules")?
+            .set_item("tieline._engine.tls", module.getattr("tls")?)
+    }
+}

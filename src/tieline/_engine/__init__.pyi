@@ -1,0 +1,1 @@
+from tieline._engine import tls as tls

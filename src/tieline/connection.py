@@ -1,0 +1,409 @@
+"""NetworkConnection: a channel that also owns its establishment, its states and its lifetime."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import warnings
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from tieline import drivers
+from tieline.channel import NetworkChannel
+from tieline.endpoints import EndpointLike, to_endpoint
+from tieline.engines.states import CONNECTION, Event, State
+from tieline.errors import (
+    ChannelClosedError,
+    ConnectError,
+    ConnectResetError,
+    DNSError,
+    NetworkError,
+    Phase,
+    TLSError,
+    raisable,
+)
+from tieline.establishment.attempt import StreamAttempt
+from tieline.establishment.establishment import Establishment
+from tieline.establishment.stacks import require_reachable
+from tieline.parameters import Parameters
+from tieline.protocols.roles import NetworkProtocol
+from tieline.reporting import PendingDataTransferReport, Reporting, connected_path
+from tieline.updates import UpdateIterator, Updates
+
+if TYPE_CHECKING:
+    from tieline.drivers.port import Address, DatagramSocket, Driver, Timer, Waiter
+    from tieline.endpoints import Endpoint
+    from tieline.paths import Path
+    from tieline.reports import DataTransferReport, EstablishmentReport
+
+__all__ = ["NetworkConnection"]
+
+P_co = TypeVar("P_co", bound=NetworkProtocol, covariant=True)
+
+FIRST_BACK_OFF, LAST_BACK_OFF = 1.0, 60.0  # seconds between attempts while WAITING
+FINAL_ERRNOS = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOPROTOOPT, errno.EAFNOSUPPORT})
+
+_ids = itertools.count(1)
+logger = logging.getLogger("tieline.connection")
+
+
+class NetworkConnection(NetworkChannel[P_co]):
+    """A connection to `to` over a protocol stack (or `Parameters` with one).
+
+    Making it does nothing on the network. ``async with`` starts it; so does the first data call. Leaving the block normally
+    closes gracefully (what was sent drains, then our end goes out) and may raise `CloseTimeoutError`; leaving it by an
+    exception or cancellation aborts.
+
+    Raises `UnexpectedEndpointTypeError` for an endpoint that this stack cannot reach, and `TypeError` and `ValueError` for
+    bad options.
+    """
+
+    driver: Driver
+
+    def __init__(self, to: EndpointLike, using: P_co | Parameters[P_co]) -> None:
+        self._id = str(next(_ids))
+        self._state = State.SETUP
+        self._parameters = Parameters.of(using)
+        self._endpoint: Endpoint | None = to_endpoint(to)
+        require_reachable(self._endpoint, self._parameters.stack)
+        self._prepare(self._endpoint)
+
+    def _prepare(self, endpoint: object) -> None:
+        self._error: NetworkError | None = None
+        self._make_flow(endpoint)
+        self._name = endpoint
+        self._establishment: Establishment | None = None
+        self._back_off = FIRST_BACK_OFF
+        self._retry_timer: Timer | None = None
+        self._ready_waiters: list[Waiter] = []
+        self._closing: Waiter | None = None
+        self._local: Address | None = None
+        self._remote: Address | None = None
+        self._path: Path | None = None
+        self._reporting = Reporting()
+        self._states: Updates[Any, State] = Updates()
+        self._paths: Updates[Any, Path] = Updates()
+        self._viability: Updates[Any, bool] = Updates()
+        self._better_paths: Updates[Any, bool] = Updates()
+
+    @classmethod
+    def accepted(
+        cls, driver: Driver, parameters: Parameters[Any], remote: Address | None, attach: Callable[[Any], Any]
+    ) -> NetworkConnection[Any]:
+        """A connection that a listener hands out, ready: `attach` gives its flow a socket and returns that."""
+        self: NetworkConnection[Any] = cls.__new__(cls)
+        self._id = str(next(_ids))
+        self._state = State.READY
+        self._parameters = parameters
+        self._endpoint = None
+        self._prepare(remote)
+        self.driver = driver
+        self._reporting.started(driver.time())
+        socket = attach(self._flow)
+        self._local, self._remote = socket.local_address, remote
+        self._reporting.ready(driver.time(), self._flow)
+        return self
+
+    def __repr__(self) -> str:
+        return f"<NetworkConnection {self._id} to {self._name} over {self._parameters.stack.name}, {self._state.value}>"
+
+    # Lifetime
+
+    async def __aenter__(self) -> Self:
+        """Start, and return at once. Raises what makes starting pointless.
+
+        Cancelling: nothing has been started.
+        """
+        self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close gracefully, or abort if the block raised.
+
+        Cancelling: the connection is aborted.
+        """
+        if kind is None:
+            await self.aclose()
+        else:
+            self.abort()
+
+    def start(self) -> Self:
+        """Begin to establish the connection, if nobody has yet. Further calls do nothing."""
+        if self._state is State.SETUP:
+            self.driver = drivers.current()
+            self._reporting.started(self.driver.time())
+            self._become(Event.START)
+            self._establish()
+        return self
+
+    async def ready(self) -> None:
+        """Start and wait until data can flow. Raises `ConnectError`, `TLSError`, or `ChannelClosedError` after a close.
+
+        While `WAITING`, the reason is raised unless the parameters say ``waits_for_connectivity=True``.
+
+        Cancelling: the connection goes on being established.
+        """
+        if self._state is State.READY:
+            return
+        self.needed()
+        waiter = self.driver.waiter()
+        self._ready_waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._ready_waiters:
+                self._ready_waiters.remove(waiter)
+
+    async def aclose(self) -> None:
+        """Close gracefully: pending calls of other tasks raise, what was accepted drains, then our end goes out.
+
+        Idempotent. Raises `CloseTimeoutError` if nothing moves for `close_timeout` seconds; the connection is then aborted.
+
+        Cancelling: the connection is aborted.
+        """
+        if self._closing is not None:
+            await self._closed_by_other(self._closing)
+            return
+        if self._state is not State.READY:
+            self.abort()
+            return
+        self._closing = self.driver.waiter()
+        try:
+            self._reporting.freeze(self._flow, self.driver.time())
+            await self._flow.finish()
+        finally:
+            self.abort()
+
+    async def _closed_by_other(self, closing: Waiter) -> None:
+        while not closing.done():
+            waiter = self.driver.waiter()
+            self._ready_waiters.append(waiter)
+            try:
+                await waiter
+            except ChannelClosedError:
+                return
+            finally:
+                if waiter in self._ready_waiters:
+                    self._ready_waiters.remove(waiter)
+
+    def abort(self) -> None:
+        """Close at once, without draining; a TCP peer sees a reset. Idempotent."""
+        if self._establishment is not None:
+            self._establishment.cancel()
+        self._cancel_retry()
+        self._flow.abort()
+        if not self._state.is_final:
+            self._become(Event.CLOSE)
+            self._raise_ready(self._closed_error())
+        if self._closing is not None and not self._closing.done():
+            self._closing.set_result(None)
+
+    def _closed_error(self) -> ChannelClosedError:
+        return ChannelClosedError("the connection was closed by this side", endpoint=self._name, phase=Phase.CLOSING)
+
+    def __del__(self) -> None:
+        state = getattr(self, "_state", State.SETUP)
+        if state is not State.SETUP and not state.is_final:
+            warnings.warn(f"unclosed {self!r}: use `async with` or aclose()", ResourceWarning, source=self, stacklevel=1)
+            self._states.handler = None
+            self.abort()
+
+    # States
+
+    @property
+    def error(self) -> NetworkError | None:
+        """Why the connection is `WAITING` or `FAILED`; None in other states."""
+        return self._error
+
+    def on_state_update(self, handler: Callable[[Self, State], object]) -> Self:
+        """Call ``handler(connection, state)`` on each transition, in place of an earlier handler. Returns the connection."""
+        self._states.handler = handler
+        return self
+
+    def state_updates(self) -> UpdateIterator[State]:
+        """Each transition from now on as an asynchronous iterator, which ends after the final state."""
+        return self._states.iterate(ended=self._state.is_final)
+
+    def on_path_update(self, handler: Callable[[Self, Path], object]) -> Self:
+        """Call ``handler(connection, path)`` when the connection gets a path, and when that changes. Returns the connection."""
+        self._paths.handler = handler
+        return self
+
+    def on_viability_update(self, handler: Callable[[Self, bool], object]) -> Self:
+        """Call ``handler(connection, viable)`` when data can pass, or cannot at present. Returns the connection."""
+        self._viability.handler = handler
+        return self
+
+    def on_better_path_update(self, handler: Callable[[Self, bool], object]) -> Self:
+        """Call ``handler(connection, better)`` when a preferable interface comes or goes. Returns the connection."""
+        self._better_paths.handler = handler
+        return self
+
+    def _become(self, event: Event, error: NetworkError | None = None) -> None:
+        self._state = CONNECTION[self._state, event]
+        self._error = error
+        self._states.publish(self, self._state, last=self._state.is_final)
+        if self._state.is_final:
+            for updates in (self._paths, self._viability, self._better_paths):
+                updates.handler = None
+
+    def _raise_ready(self, error: NetworkError) -> None:
+        waiters, self._ready_waiters = self._ready_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(raisable(error))
+
+    # Establishing
+
+    def needed(self) -> None:
+        """A call waits for bytes or for room: see that the connection is established, or raise why it will not be."""
+        if self._state is State.SETUP:
+            self.start()
+        elif self._state is State.WAITING:
+            if not self._parameters.waits_for_connectivity:
+                self._retry()
+        elif self._state is State.FAILED:
+            assert self._error is not None
+            raise raisable(self._error)
+        elif self._state is State.CANCELLED:
+            raise self._closed_error()
+
+    def _establish(self) -> None:
+        assert self._endpoint is not None
+        first = bytes(self._flow.sending.first) if hasattr(self._flow, "sending") else b""
+        self._establishment = Establishment(self.driver, self._endpoint, self._parameters, self, first)
+        self.driver.call_soon(self._establishment.start)
+
+    def established(self, won: StreamAttempt | DatagramSocket) -> None:
+        """Establishment has a winner: data can flow."""
+        self._back_off = FIRST_BACK_OFF
+        socket: Any
+        if isinstance(won, StreamAttempt):
+            socket = won.hand_over(self._flow)
+        else:
+            socket = won
+            self._flow.attach(won)
+        self._local, self._remote = socket.local_address, socket.remote_address
+        self._path = None
+        assert self._establishment is not None
+        self._reporting.established(self._establishment)
+        self._reporting.ready(self.driver.time(), self._flow)
+        self._become(Event.ESTABLISHED)
+        waiters, self._ready_waiters = self._ready_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        if self._paths.watched and self.current_path is not None:
+            self._paths.publish(self, self.current_path)
+        self._viability.publish(self, True)
+
+    def not_established(self, error: NetworkError) -> None:
+        """Every candidate failed: wait if that may pass, fail if not."""
+        self._reporting.attempt_failed()
+        if final(error):
+            self._become(Event.REFUSED, error)
+            self._flow.fail(error)
+            self._raise_ready(error)
+            return
+        self._become(Event.UNAVAILABLE, error)
+        self._retry_timer = self.driver.call_later(self._back_off, _retry_if_alive, weakref.ref(self))
+        self._back_off = min(self._back_off * 2, LAST_BACK_OFF)
+        if not self._parameters.waits_for_connectivity:
+            self._flow.raise_pending(error)
+            self._raise_ready(error)
+
+    def _retry(self) -> None:
+        self._cancel_retry()
+        if self._state is State.WAITING:
+            self._become(Event.RETRY)
+            self._establish()
+
+    def _cancel_retry(self) -> None:
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry_timer = None
+
+    def try_next_endpoint(self) -> None:
+        """Give up the address that is connected now and go on with the next candidate; if none is left, wait.
+
+        For services where the application finds that the host it reached is the wrong one. Calls that wait go on waiting.
+        Does nothing unless the connection is ready. Raises `RuntimeError` on a connection that a listener handed out.
+        """
+        if self._state is not State.READY:
+            return
+        if self._establishment is None:
+            raise RuntimeError("an accepted connection has no other candidate: only the side that connects can try the next")
+        self._flow.detach()
+        self._local = self._remote = self._path = None
+        self._become(Event.NEXT_ENDPOINT)
+        self.driver.call_soon(self._establishment.next_endpoint)
+
+    def flow_failed(self, error: NetworkError) -> None:
+        """The established connection broke."""
+        if self._state is State.READY and self._closing is None:
+            self._become(Event.BROKEN, error)
+            self._raise_ready(error)
+
+    # Inspecting
+
+    @property
+    def local_endpoint(self) -> Address | None:
+        """Our address and port, None until they are known."""
+        return self._local
+
+    @property
+    def remote_endpoint(self) -> Address | None:
+        """The peer's address and port, None until they are known."""
+        return self._remote
+
+    @property
+    def current_path(self) -> Path | None:
+        """The interface in use and the effective endpoints, None before ready."""
+        if self._path is None and self._state is State.READY:
+            self._path = connected_path(self.driver, self._local, self._remote)
+        return self._path
+
+    async def establishment_report(self) -> EstablishmentReport:
+        """Start, wait until ready, and tell how establishment went. Raises as `ready` does.
+
+        Cancelling: the connection goes on being established.
+        """
+        await self.ready()
+        return self._reporting.establishment()
+
+    async def data_transfer_report(self) -> DataTransferReport:
+        """Start, wait until ready, and tell what was transferred from then until now. Raises as `ready` does.
+
+        Cancelling: the connection goes on being established.
+        """
+        if not self._state.is_final:
+            await self.ready()
+        return self._reporting.transfer(self)
+
+    def start_data_transfer_report(self) -> PendingDataTransferReport:
+        """Begin a measurement now, or at ready if that is later; ``await report.collect()`` ends it. Several may run at once."""
+        return PendingDataTransferReport(self, self._reporting)
+
+
+def _retry_if_alive(reference: weakref.ref[NetworkConnection[Any]]) -> None:
+    """For a timer: a waiting connection that is dropped does not live until its next attempt."""
+    connection = reference()
+    if connection is not None:
+        connection._retry()
+
+
+def final(error: NetworkError) -> bool:
+    """Whether waiting would not help: a completed exchange that said no, or options that this system refuses."""
+    if isinstance(error, DNSError):
+        return False
+    if isinstance(error, (TLSError, ConnectResetError)):
+        return True
+    if isinstance(error, ConnectError):
+        codes = {one.error.errno for one in error.attempts if isinstance(one.error, OSError)} or {error.errno}
+        return codes <= FINAL_ERRNOS
+    return True

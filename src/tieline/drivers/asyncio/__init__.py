@@ -1,0 +1,89 @@
+"""The driver for asyncio, and for every event loop that offers add_reader (uvloop does)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from tieline.drivers import interfaces
+from tieline.drivers.asyncio.addresses import family_of, to_sockaddr
+from tieline.drivers.asyncio.resolver import resolve
+from tieline.drivers.asyncio.tcp import READ_SIZE, Acceptor, TCPSocket
+from tieline.drivers.asyncio.udp import UDPSocket
+from tieline.drivers.port import Address, DatagramHandler, StreamHandler
+from tieline.endpoints import HostPort
+from tieline.parameters import Parameters
+from tieline.paths import Interface
+
+__all__ = ["AsyncioDriver"]
+
+
+class AsyncioDriver:
+    """One event loop as the rest of the library sees it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._buffer = memoryview(bytearray(READ_SIZE))
+        self.time = loop.time
+        self.waiter = loop.create_future
+        self.call_soon = loop.call_soon
+        self.call_later = loop.call_later
+
+    @classmethod
+    def current(cls) -> AsyncioDriver:
+        """The running loop's driver. Raises RuntimeError outside a running loop."""
+        loop = asyncio.get_running_loop()
+        driver = getattr(_local, "driver", None)
+        if driver is None or driver._loop is not loop:
+            driver = _local.driver = cls(loop)
+        return driver
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        return self._loop.create_task(work, name=name)
+
+    def current_task(self) -> asyncio.Task[Any]:
+        task = asyncio.current_task()
+        assert task is not None  # asked from a coroutine
+        return task
+
+    async def wait(self, tasks: Sequence[asyncio.Task[Any]], timeout: float | None) -> None:
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
+
+    def resolve(self, host: str, port: int, version: int) -> asyncio.Future[list[HostPort]]:
+        return resolve(self._loop, host, port, version)
+
+    def source_of(self, address: Address) -> str | None:
+        with socket.socket(family_of(address), socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(to_sockaddr(address))  # a UDP connect chooses route and source, and sends nothing
+            except OSError:
+                return None
+            source: str = probe.getsockname()[0]
+            return source
+
+    def connect(self, to: Address, parameters: Parameters[Any], handler: StreamHandler, first: bytes = b"") -> TCPSocket:
+        return TCPSocket.connect(self._loop, self._buffer, to, parameters, handler, first)
+
+    def listen(
+        self,
+        at: Address,
+        parameters: Parameters[Any],
+        accepted: Callable[[TCPSocket], None],
+        failed: Callable[[OSError], None],
+    ) -> Acceptor:
+        return Acceptor(self._loop, self._buffer, at, parameters, accepted, failed)
+
+    def bind(
+        self, at: Address | None, to: Address | None, parameters: Parameters[Any], handler: DatagramHandler
+    ) -> UDPSocket:
+        return UDPSocket(self._loop, self._buffer, at, to, parameters, handler)
+
+    def interfaces(self) -> tuple[Interface, ...]:
+        return interfaces.current()
+
+
+_local = threading.local()  # a thread runs one loop at a time, so remembering the last one is enough

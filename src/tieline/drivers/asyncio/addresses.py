@@ -1,0 +1,48 @@
+"""Between our addresses and the tuples of the socket module."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import Any
+
+from tieline.drivers.port import Address
+from tieline.endpoints import HostPort, UnixEndpoint
+
+__all__ = ["family_of", "from_sockaddr", "to_sockaddr"]
+
+SockAddr = Any
+
+
+def family_of(address: Address) -> socket.AddressFamily:
+    """AF_INET, AF_INET6 or AF_UNIX."""
+    if isinstance(address, UnixEndpoint):
+        return socket.AF_UNIX
+    return socket.AF_INET6 if ":" in address.host else socket.AF_INET
+
+
+def to_sockaddr(address: Address) -> SockAddr:
+    """What `connect` and `bind` take. Raises OSError if an IPv6 scope names no interface."""
+    if isinstance(address, UnixEndpoint):
+        return "\0" + address.path[1:] if address.path.startswith("@") else address.path
+    host, _, scope = address.host.partition("%")
+    if ":" not in host:
+        return (host, address.port)
+    if not scope:
+        return (host, address.port)
+    return (host, address.port, 0, int(scope) if scope.isdigit() else socket.if_nametoindex(scope))
+
+
+def from_sockaddr(sockaddr: SockAddr) -> Address | None:
+    """The address of a socket as the socket module tells it; None for an unnamed Unix socket."""
+    if isinstance(sockaddr, bytes):
+        sockaddr = sockaddr.decode("utf-8", "surrogateescape")
+    if isinstance(sockaddr, str):
+        return UnixEndpoint("@" + sockaddr[1:] if sockaddr.startswith("\0") else sockaddr) if sockaddr else None
+    host, port, *rest = sockaddr
+    if len(rest) == 2 and rest[1] and "%" not in host and ipaddress.IPv6Address(host).is_link_local:
+        try:
+            host = f"{host}%{socket.if_indextoname(rest[1])}"
+        except OSError:  # the interface went meanwhile: its number is still the truth
+            host = f"{host}%{rest[1]}"
+    return HostPort(host, port)

@@ -1,0 +1,40 @@
+"""What the kernel counts of a TCP connection: TCP_INFO, include/uapi/linux/tcp.h."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from tieline.drivers.asyncio.options import LINUX
+from tieline.reports import TransportCounters
+
+__all__ = ["transport_counters"]
+
+NOTHING = TransportCounters()
+TCP_INFO_SIZE = 280
+# tcpi_rtt, tcpi_rttvar (µs) at 68; tcpi_bytes_received at 128; segs_out, segs_in, notsent, min_rtt at 136; bytes_sent,
+# bytes_retrans at 200.
+TIMES, RECEIVED, SEGMENTS, SENT = (struct.Struct(form) for form in ("=II", "=Q", "=IIII", "=QQ"))
+NO_RTT = 0xFFFFFFFF  # tcpi_min_rtt before the first measurement
+
+
+def transport_counters(sock: socket.socket) -> TransportCounters:
+    """The connection's totals; all unknown where the system keeps none."""
+    if not LINUX or sock.family == socket.AF_UNIX or sock.fileno() < 0:
+        return NOTHING
+    information = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+    if len(information) < 216:  # before Linux 4.19
+        return NOTHING
+    rtt, variance = TIMES.unpack_from(information, 68)
+    segments_out, segments_in, _, minimum = SEGMENTS.unpack_from(information, 136)
+    sent, retransmitted = SENT.unpack_from(information, 200)
+    return TransportCounters(
+        received_packets=segments_in,
+        sent_packets=segments_out,
+        received_bytes=RECEIVED.unpack_from(information, 128)[0],
+        sent_bytes=sent,
+        retransmitted_bytes=retransmitted,
+        smoothed_rtt=rtt / 1e6 if rtt else None,
+        minimum_rtt=None if minimum == NO_RTT else minimum / 1e6,
+        rtt_variance=variance / 1e6 if rtt else None,
+    )

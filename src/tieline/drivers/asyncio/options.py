@@ -1,0 +1,176 @@
+"""Protocol values become socket options.
+
+Numbers that the socket module lacks are Linux's, from include/uapi/linux/{in,in6,tcp}.h and asm-generic/socket.h. What this
+system cannot do for one socket raises ENOPROTOOPT with the option's name: an option is done or refused, never ignored.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from tieline.parameters import Parameters, ServiceClass
+from tieline.protocols.ip import IP, AddressPreference
+from tieline.protocols.tcp import TCP
+from tieline.protocols.udp import UDP
+
+__all__ = ["apply_accepted", "apply_stream", "apply_datagram", "require_supported"]
+
+LINUX = sys.platform == "linux"
+IP_MTU_DISCOVER, IP_PMTUDISC_DO = 10, 2
+IPV6_MTU_DISCOVER, IPV6_MTU, IPV6_ADDR_PREFERENCES = 23, 24, 72
+IPV6_PREFER_SRC_TMP, IPV6_PREFER_SRC_PUBLIC = 0x1, 0x2
+IPV6_MINIMUM_MTU = 1280  # RFC 8200 section 5
+SO_NO_CHECK, SO_TIMESTAMPNS = 11, 35
+SO_PRIORITY = getattr(socket, "SO_PRIORITY", 12)
+TCP_FASTOPEN = getattr(socket, "TCP_FASTOPEN", 23)
+TCP_FASTOPEN_CONNECT = 30
+
+# Linux queues by SO_PRIORITY (tc-prio(8)); above 6 needs CAP_NET_ADMIN.
+PRIORITY = {
+    ServiceClass.BACKGROUND: 1,
+    ServiceClass.BEST_EFFORT: 0,
+    ServiceClass.RESPONSIVE_DATA: 3,
+    ServiceClass.SIGNALING: 4,
+    ServiceClass.INTERACTIVE_VIDEO: 5,
+    ServiceClass.INTERACTIVE_VOICE: 6,
+}
+
+Option = tuple[int, int, int | bytes]
+
+
+def require_supported(parameters: Parameters[Any]) -> None:
+    """Raise for options that exist on this system only for everybody, or not at all."""
+    tcp: TCP | None = parameters.stack.find(TCP)
+    ip: IP | None = parameters.stack.find(IP)
+    refused: list[str] = []
+    if tcp is not None:
+        refused += [
+            f"TCP({option}={getattr(tcp, option)!r})"
+            for option in ("no_options", "retransmit_fin_drop", "ecn_disabled")
+            if getattr(tcp, option)
+        ]
+        if tcp.persist_timeout is not None:
+            refused.append(f"TCP(persist_timeout={tcp.persist_timeout!r})")
+        if not LINUX:
+            refused += [
+                f"TCP({option}={getattr(tcp, option)!r})"
+                for option in ("no_push", "retransmit_connection_drop_time", "ack_stretching_disabled", "fast_open_allowed")
+                if getattr(tcp, option)
+            ]
+    if not LINUX:
+        if ip is not None:
+            refused += [
+                f"IP({option}=True)"
+                for option in ("use_minimum_mtu", "fragmentation_disabled", "receive_time_calculated")
+                if getattr(ip, option)
+            ]
+        if parameters.required_interface is not None:
+            refused.append(f"Parameters(required_interface={parameters.required_interface!r})")
+        if parameters.service_class is not ServiceClass.BEST_EFFORT:
+            refused.append(f"Parameters(service_class={parameters.service_class})")
+    if refused:
+        raise OSError(
+            errno.ENOPROTOOPT,
+            f"{', '.join(refused)} cannot be set for one connection on {sys.platform}: leave it out",
+        )
+
+
+def apply_stream(sock: socket.socket, parameters: Parameters[Any], *, listening: bool) -> None:
+    """Set everything on a stream socket that is not yet bound or connected. Raises OSError."""
+    if sock.family == socket.AF_UNIX:
+        return
+    _set(sock, _common(sock.family, parameters))
+    tcp: TCP | None = parameters.stack.find(TCP)
+    if tcp is None:
+        return
+    _set(sock, _tcp(tcp))
+    if listening:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if tcp.fast_open_allowed:
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN, parameters.backlog)
+    elif tcp.fast_open_allowed and (parameters.fast_open_allowed or tcp is not parameters.stack):
+        # Above TLS the first flight is the ClientHello, harmless when repeated; application data needs the caller's word.
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
+
+
+def apply_accepted(sock: socket.socket, parameters: Parameters[Any]) -> None:
+    """Linux hands a listener's options down to what it accepts; elsewhere they are set again."""
+    tcp: TCP | None = parameters.stack.find(TCP)
+    if sock.family != socket.AF_UNIX and tcp is not None and not LINUX:
+        _set(sock, _tcp(tcp))
+
+
+def apply_datagram(sock: socket.socket, parameters: Parameters[Any]) -> None:
+    """Set everything on a datagram socket that is not yet bound or connected. Raises OSError."""
+    if sock.family == socket.AF_UNIX:
+        return
+    _set(sock, _common(sock.family, parameters))
+    udp: UDP | None = parameters.stack.find(UDP)
+    if udp is not None and udp.no_checksum_preferred and sock.family == socket.AF_INET and LINUX:
+        sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
+
+
+def _set(sock: socket.socket, options: Iterator[Option]) -> None:
+    for level, option, value in options:
+        sock.setsockopt(level, option, value)
+
+
+def _common(family: int, parameters: Parameters[Any]) -> Iterator[Option]:
+    if parameters.local_endpoint_reuse_allowed:
+        yield socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        if hasattr(socket, "SO_REUSEPORT"):
+            yield socket.SOL_SOCKET, socket.SO_REUSEPORT, 1
+    if parameters.required_interface is not None:
+        yield socket.SOL_SOCKET, socket.SO_BINDTODEVICE, parameters.required_interface.encode()
+    ip: IP = parameters.stack.find(IP) or IP()
+    v6 = family == socket.AF_INET6
+    if ip.hop_limit is not None:
+        if v6:
+            yield socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, ip.hop_limit
+            yield socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ip.hop_limit
+        else:
+            yield socket.IPPROTO_IP, socket.IP_TTL, ip.hop_limit
+            yield socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ip.hop_limit
+    if ip.use_minimum_mtu and v6:
+        yield socket.IPPROTO_IPV6, IPV6_MTU, IPV6_MINIMUM_MTU
+    if ip.fragmentation_disabled:
+        if v6:
+            yield socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_DO
+            yield socket.IPPROTO_IPV6, socket.IPV6_DONTFRAG, 1
+        else:
+            yield socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO
+    if ip.receive_time_calculated:
+        yield socket.SOL_SOCKET, SO_TIMESTAMPNS, 1
+    if v6 and LINUX and ip.local_address_preference is not AddressPreference.DEFAULT:
+        temporary = ip.local_address_preference is AddressPreference.TEMPORARY
+        yield socket.IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_TMP if temporary else IPV6_PREFER_SRC_PUBLIC
+    if ip.multicast_loopback_disabled:
+        if v6:
+            yield socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0
+        else:
+            yield socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0
+    if parameters.service_class is not ServiceClass.BEST_EFFORT:
+        yield socket.SOL_SOCKET, SO_PRIORITY, PRIORITY[parameters.service_class]
+
+
+def _tcp(tcp: TCP) -> Iterator[Option]:
+    level = socket.IPPROTO_TCP
+    if tcp.no_delay:
+        yield level, socket.TCP_NODELAY, 1
+    if tcp.no_push:
+        yield level, socket.TCP_CORK, 1
+    if tcp.ack_stretching_disabled:
+        yield level, socket.TCP_QUICKACK, 1
+    if tcp.keepalive is not None:
+        yield socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1
+        yield level, getattr(socket, "TCP_KEEPIDLE", 0x10), tcp.keepalive.idle  # TCP_KEEPALIVE on macOS
+        yield level, socket.TCP_KEEPINTVL, tcp.keepalive.interval
+        yield level, socket.TCP_KEEPCNT, tcp.keepalive.count
+    if tcp.maximum_segment_size is not None:
+        yield level, socket.TCP_MAXSEG, tcp.maximum_segment_size
+    if tcp.retransmit_connection_drop_time is not None:
+        yield level, socket.TCP_USER_TIMEOUT, max(1, round(tcp.retransmit_connection_drop_time * 1000))

@@ -1,0 +1,354 @@
+"""Stream sockets: TCP and Unix.
+
+The reader stays registered for the life of the socket and is taken out only to push back on the peer. A send is tried at
+once; the writer is registered only while the kernel's buffer is full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import socket
+import struct
+import termios
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tieline.drivers.asyncio import options
+from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, to_sockaddr
+from tieline.drivers.asyncio.counters import transport_counters
+from tieline.drivers.port import Address, Buffer, StreamHandler
+from tieline.endpoints import UnixEndpoint
+from tieline.protocols.tcp import TCP, TCPMetadata
+from tieline.reports import TransportCounters
+
+if TYPE_CHECKING:
+    from tieline.parameters import Parameters
+
+__all__ = ["Acceptor", "TCPSocket"]
+
+READ_SIZE = 256 * 1024
+ACCEPTS_PER_WAKEUP = 64
+ACCEPT_BACK_OFF = 0.1  # seconds without descriptors before accepting is tried again
+OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+SIOCINQ, SIOCOUTQ = termios.FIONREAD, termios.TIOCOUTQ  # linux/sockios.h gives them these numbers
+
+
+class TCPSocket:
+    """One connected (or connecting) stream socket."""
+
+    __slots__ = ("_blocked", "_buffer", "_closed", "_fd", "_first", "_local", "_loop", "_quick", "_reading", "_remote", "_sock", "_writing", "handler")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, buffer: memoryview, remote: Any) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._buffer = buffer  # one for the whole loop: what is read is used up before anybody else reads
+        self._local: Any = None
+        self._remote = remote
+        self._reading = self._writing = self._blocked = self._closed = False
+        self._quick = False
+        self._first = b""
+        self.handler: StreamHandler
+
+    @classmethod
+    def connect(
+        cls,
+        loop: asyncio.AbstractEventLoop,
+        buffer: memoryview,
+        to: Address,
+        parameters: Parameters[Any],
+        handler: StreamHandler,
+        first: bytes,
+    ) -> TCPSocket:
+        options.require_supported(parameters)
+        sock = socket.socket(family_of(to), socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            options.apply_stream(sock, parameters, listening=False)
+            bind_local(sock, parameters)
+            remote = to_sockaddr(to)
+            self = cls(loop, sock, buffer, remote)
+            self.handler = handler
+            self._note_options(parameters)
+            error = sock.connect_ex(remote)
+            if error == 0 and first:
+                # TCP_FASTOPEN_CONNECT with a cookie: the connection is made by the first write, which rides on the SYN.
+                self._send_on_syn(first)
+            if error not in (0, errno.EINPROGRESS):
+                raise OSError(error, os.strerror(error))
+            loop.add_writer(self._fd, self._connected)
+            self._writing = True
+        except BaseException:
+            sock.close()
+            raise
+        return self
+
+    def _send_on_syn(self, first: bytes) -> None:
+        try:
+            sent = self._sock.send(first)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            if error.errno != errno.EINPROGRESS:
+                raise
+            sent = 0
+        self._first = first[sent:]
+
+    @classmethod
+    def accepted(
+        cls, loop: asyncio.AbstractEventLoop, buffer: memoryview, sock: socket.socket, remote: Any, parameters: Parameters[Any]
+    ) -> TCPSocket:
+        sock.setblocking(False)
+        options.apply_accepted(sock, parameters)
+        self = cls(loop, sock, buffer, remote)
+        self._local = sock.getsockname()
+        self._note_options(parameters)
+        return self
+
+    def _note_options(self, parameters: Parameters[Any]) -> None:
+        tcp: TCP | None = parameters.stack.find(TCP)
+        self._quick = tcp is not None and tcp.ack_stretching_disabled and self._sock.family != socket.AF_UNIX
+
+    @property
+    def local_address(self) -> Address | None:
+        return None if self._local is None else from_sockaddr(self._local)
+
+    @property
+    def remote_address(self) -> Address | None:
+        return None if self._remote is None else from_sockaddr(self._remote)
+
+    def _connected(self) -> None:
+        self._loop.remove_writer(self._fd)
+        self._writing = False
+        error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            self._fail(OSError(error, os.strerror(error)))
+            return
+        self._local = self._sock.getsockname()
+        self.resume()
+        if self._first:
+            first, self._first = self._first, b""
+            self.send(first)  # a fresh connection's buffer takes a first flight whole
+        self.handler.connected()
+
+    def start(self) -> None:
+        """Begin to read an accepted socket, once its handler is set."""
+        self.resume()
+
+    # Reading
+
+    def resume(self) -> None:
+        if not self._reading and not self._closed:
+            self._reading = True
+            self._loop.add_reader(self._fd, self._readable)
+
+    def pause(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._fd)
+
+    def _readable(self) -> None:
+        try:
+            count = self._sock.recv_into(self._buffer)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._fail(error)
+            return
+        if count:
+            if self._quick:  # the kernel forgets this one after each segment
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            self.handler.received(self._buffer[:count])
+        else:
+            self.pause()
+            self.handler.received_end()
+
+    # Writing
+
+    def send(self, data: Buffer, /) -> int:
+        try:
+            count = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            count = 0
+        if count < len(data):
+            self._wait_writable()
+        return count
+
+    def send_file(self, file: int, offset: int, count: int, /) -> int | None:
+        try:
+            return os.sendfile(self._fd, file, offset, count)
+        except (BlockingIOError, InterruptedError):
+            self._wait_writable()
+            return None
+
+    def _wait_writable(self) -> None:
+        self._blocked = True
+        if not self._writing:
+            self._writing = True
+            self._loop.add_writer(self._fd, self._writable)
+
+    def _writable(self) -> None:
+        self._blocked = False
+        self.handler.writable()
+        if not self._blocked and self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._fd)
+
+    def end(self) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:  # the peer has reset: the reader tells
+                raise
+
+    # Ending
+
+    def _fail(self, error: OSError) -> None:
+        self.close()
+        self.handler.failed(error)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self.pause()
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._fd)
+        self._sock.close()
+
+    def abort(self) -> None:
+        if not self._closed and self._sock.family != socket.AF_UNIX:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
+    # Measuring
+
+    def unread(self) -> bool:
+        return not self._closed and _queued(self._fd, SIOCINQ) > 0
+
+    def counters(self) -> TransportCounters:
+        return transport_counters(self._sock)
+
+    def metadata(self) -> TCPMetadata | None:
+        if self._closed or self._sock.family == socket.AF_UNIX or not options.LINUX:
+            return None
+        information = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        return TCPMetadata(
+            receive_buffer_bytes=_queued(self._fd, SIOCINQ),
+            unacknowledged_bytes=_queued(self._fd, SIOCOUTQ),
+            maximum_segment_size=struct.unpack_from("=I", information, 16)[0],
+            fast_open=bool(information[5] & 32),  # TCPI_OPT_SYN_DATA
+        )
+
+
+def _queued(fd: int, request: int) -> int:
+    return int(struct.unpack("i", fcntl.ioctl(fd, request, b"\0\0\0\0"))[0])
+
+
+def bind_local(sock: socket.socket, parameters: Parameters[Any]) -> None:
+    """Bind to the local endpoint or port that the parameters ask for, if it is of this socket's family."""
+    local = parameters.local_endpoint
+    if local is not None and family_of(local) == sock.family:  # type: ignore[arg-type]  # Parameters made it an address
+        sock.bind(to_sockaddr(local))  # type: ignore[arg-type]
+    elif parameters.local_port is not None and sock.family != socket.AF_UNIX:
+        sock.bind(("::" if sock.family == socket.AF_INET6 else "0.0.0.0", parameters.local_port))
+
+
+class Acceptor:
+    """One listening stream socket."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        buffer: memoryview,
+        at: Address,
+        parameters: Parameters[Any],
+        accepted: Callable[[TCPSocket], None],
+        failed: Callable[[OSError], None],
+    ) -> None:
+        options.require_supported(parameters)
+        self._loop = loop
+        self._buffer = buffer
+        self._parameters = parameters
+        self._accepted = accepted
+        self._failed = failed
+        self._accepting = self._closed = False
+        self._back_off: asyncio.TimerHandle | None = None
+        self._sock = socket.socket(family_of(at), socket.SOCK_STREAM)
+        self._path = at.path if isinstance(at, UnixEndpoint) and not at.path.startswith("@") else None
+        try:
+            self._sock.setblocking(False)
+            options.apply_stream(self._sock, parameters, listening=True)
+            if self._sock.family == socket.AF_INET6:
+                self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
+            if self._path is not None:
+                remove_dead_socket(self._path)
+            self._sock.bind(to_sockaddr(at))
+            self._sock.listen(parameters.backlog)
+        except BaseException:
+            self._sock.close()
+            raise
+        self.local_address: Address = from_sockaddr(self._sock.getsockname()) or at
+
+    def resume(self) -> None:
+        if not self._accepting and not self._closed and self._back_off is None:
+            self._accepting = True
+            self._loop.add_reader(self._sock.fileno(), self._readable)
+
+    def pause(self) -> None:
+        if self._accepting:
+            self._accepting = False
+            self._loop.remove_reader(self._sock.fileno())
+
+    def _readable(self) -> None:
+        for _ in range(ACCEPTS_PER_WAKEUP):
+            try:
+                sock, remote = self._sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno in OUT_OF_RESOURCES:
+                    self.pause()
+                    self._back_off = self._loop.call_later(ACCEPT_BACK_OFF, self._try_again)
+                self._failed(error)
+                return
+            try:
+                stream = TCPSocket.accepted(self._loop, self._buffer, sock, remote, self._parameters)
+            except OSError:  # reset before we came to it: nobody is there
+                sock.close()
+                continue
+            self._accepted(stream)
+            if not self._accepting:
+                return
+
+    def _try_again(self) -> None:
+        self._back_off = None
+        self.resume()
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self.pause()
+        self._closed = True
+        if self._back_off is not None:
+            self._back_off.cancel()
+        self._sock.close()
+        if self._path is not None and os.path.exists(self._path):
+            os.unlink(self._path)
+
+
+def remove_dead_socket(path: str) -> None:
+    """Take away a Unix socket's file that a process left behind; one that somebody listens on stays (bind will say so)."""
+    if not os.path.exists(path):
+        return
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.setblocking(False)
+        if probe.connect_ex(path) == errno.ECONNREFUSED:
+            os.unlink(path)
+    finally:
+        probe.close()

@@ -1,0 +1,162 @@
+"""The port: everything that the library needs from the outside world, on one page.
+
+    connection, listener, flows, establishment
+        │ connect, listen, bind, resolve, timers, tasks        ▲ connected, received, writable, failed
+        ▼                                                      │
+    a Driver: the running event loop and its sockets, or a simulated network
+
+A driver calls its handlers from the event loop, never from inside the call that a handler's owner made into it, except
+`StreamSocket.send` and `DatagramSocket.send`, which try the system call at once. After `close` or `abort` nothing is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tieline.endpoints import HostPort, UnixEndpoint
+
+if TYPE_CHECKING:
+    from tieline.parameters import Parameters
+    from tieline.paths import Interface
+    from tieline.protocols.tcp import TCPMetadata
+    from tieline.reports import TransportCounters
+
+__all__ = ["Address", "Buffer", "DatagramHandler", "DatagramSocket", "Driver", "StreamAcceptor", "StreamHandler", "StreamSocket"]
+
+Address = HostPort | UnixEndpoint
+"""Where a socket can be: a `HostPort` whose host is an IP literal, or a path."""
+Buffer = bytes | bytearray | memoryview
+
+
+class Waiter(Protocol):
+    """What one coroutine awaits and somebody else completes."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: None, /) -> None: ...
+    def set_exception(self, error: BaseException, /) -> None: ...
+    def cancel(self) -> bool: ...
+    def __await__(self) -> Generator[Any, None, None]: ...
+
+
+class Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Task(Protocol):
+    def cancel(self) -> bool: ...
+    def uncancel(self) -> int: ...
+    def done(self) -> bool: ...
+    def add_done_callback(self, callback: Callable[[Any], object], /) -> None: ...
+    def __await__(self) -> Generator[Any, None, Any]: ...
+
+
+class StreamHandler(Protocol):
+    """The owner of a stream socket."""
+
+    def connected(self) -> None: ...
+    def received(self, data: memoryview) -> None:
+        """`data` is the driver's buffer, good for this call only."""
+
+    def received_end(self) -> None: ...
+    def writable(self) -> None: ...
+    def failed(self, error: OSError) -> None: ...
+
+
+class StreamSocket(Protocol):
+    """Ordered bytes to one peer."""
+
+    handler: StreamHandler
+    local_address: Address | None
+    remote_address: Address | None
+
+    def send(self, data: Buffer, /) -> int:
+        """Give bytes to the kernel now; returns how many it took. Fewer than all: `writable` follows. Raises OSError."""
+
+    def send_file(self, file: int, offset: int, count: int, /) -> int | None:
+        """Give part of an open file to the kernel without copying; None when blocked (`writable` follows), 0 at its end."""
+
+    def end(self) -> None:
+        """Close our direction (FIN)."""
+
+    def pause(self) -> None:
+        """Read no further; the peer's window fills."""
+
+    def resume(self) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None:
+        """Close with a reset."""
+
+    def unread(self) -> bool:
+        """Whether the kernel holds bytes that were not read. Closing then would reset the connection."""
+
+    def counters(self) -> TransportCounters: ...
+    def metadata(self) -> TCPMetadata | None: ...
+
+
+class StreamAcceptor(Protocol):
+    """A listening stream socket."""
+
+    local_address: Address
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class DatagramHandler(Protocol):
+    """The owner of a datagram socket. `remote` is None on a connected one."""
+
+    def received(self, datagram: bytes, remote: Address | None) -> None: ...
+    def writable(self) -> None: ...
+    def failed(self, error: OSError) -> None: ...
+
+
+class DatagramSocket(Protocol):
+    """Datagrams to one peer (connected) or to many."""
+
+    handler: DatagramHandler
+    local_address: Address
+    remote_address: Address | None
+
+    def send(self, datagram: Buffer, remote: Address | None = None, /) -> bool:
+        """Give one datagram to the kernel now; False when blocked (`writable` follows). Raises OSError."""
+
+    def maximum_size(self, remote: Address | None = None) -> int:
+        """The largest datagram that goes out unfragmented to that peer."""
+
+    def close(self) -> None: ...
+
+
+class Driver(Protocol):
+    """One event loop and its network."""
+
+    def time(self) -> float: ...
+    def waiter(self) -> Waiter: ...
+    def call_soon(self, callback: Callable[..., object], *arguments: Any) -> object: ...
+    def call_later(self, delay: float, callback: Callable[..., object], *arguments: Any) -> Timer: ...
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> Task: ...
+    def current_task(self) -> Task: ...
+    async def wait(self, tasks: Sequence[Task], timeout: float | None) -> None:
+        """Until all are done, or the timeout has passed. Raises nothing of theirs."""
+
+    def resolve(self, host: str, port: int, version: int) -> Awaitable[list[HostPort]]:
+        """Addresses of one IP version, in the system's order. Raises DNSError."""
+
+    def source_of(self, address: Address) -> str | None:
+        """The local IP address that packets to this one would leave from, None without a route."""
+
+    def connect(self, to: Address, parameters: Parameters[Any], handler: StreamHandler, first: bytes = b"") -> StreamSocket:
+        """Begin to connect; `connected` or `failed` follows. `first` may ride on the SYN if fast open is on. Raises OSError."""
+
+    def listen(
+        self, at: Address, parameters: Parameters[Any], accepted: Callable[[StreamSocket], None], failed: Callable[[OSError], None]
+    ) -> StreamAcceptor:
+        """Bind and listen; `accepted` gets sockets whose handler must be set before it returns. Raises OSError."""
+
+    def bind(
+        self, at: Address | None, to: Address | None, parameters: Parameters[Any], handler: DatagramHandler
+    ) -> DatagramSocket:
+        """A datagram socket, bound if `at` is given, connected if `to` is. Raises OSError."""
+
+    def interfaces(self) -> tuple[Interface, ...]: ...

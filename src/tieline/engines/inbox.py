@@ -1,0 +1,105 @@
+"""What has arrived on a byte stream and nobody has taken yet. Pieces are kept as they came, so that a whole one is handed on uncopied."""
+
+from __future__ import annotations
+
+from collections import deque
+
+__all__ = ["ByteInbox"]
+
+MERGE_BELOW = 64 * 1024
+
+
+class ByteInbox:
+    """A queue of bytes. `size` counts them; `ended` says that no more will come."""
+
+    __slots__ = ("_offset", "_pieces", "ended", "size")
+
+    def __init__(self) -> None:
+        self._pieces: deque[bytes] = deque()
+        self._offset = 0  # of the first piece: what was taken of it
+        self.size = 0
+        self.ended = False
+
+    def append(self, piece: bytes) -> None:
+        """Add what has arrived; not empty."""
+        self.size += len(piece)
+        pieces = self._pieces
+        # Small pieces are merged like the digits of a binary counter: a peer that sends byte by byte costs us neither an
+        # object per byte nor a quadratic search.
+        while len(pieces) > 1 and len(pieces[-1]) <= len(piece) < MERGE_BELOW:
+            piece = pieces.pop() + piece
+        pieces.append(piece)
+
+    def take(self, at_most: int) -> bytes:
+        """Remove and return up to that many bytes, as many as there are."""
+        if not self.size or not at_most:
+            return b""
+        pieces = self._pieces
+        piece = pieces[0]
+        offset = self._offset
+        left = len(piece) - offset
+        if at_most < left:
+            self._offset = offset + at_most
+            self.size -= at_most
+            return piece[offset : offset + at_most]
+        if offset:
+            piece = piece[offset:]
+            self._offset = 0
+        if left == at_most or len(pieces) == 1:
+            pieces.popleft()
+            self.size -= left
+            return piece
+        wanted = min(at_most, self.size)
+        self.size -= wanted
+        pieces[0] = piece
+        parts: list[bytes] = []
+        while wanted:
+            piece = pieces[0]
+            if len(piece) > wanted:
+                parts.append(piece[:wanted])
+                self._offset = wanted
+                break
+            parts.append(pieces.popleft())
+            wanted -= len(piece)
+        return b"".join(parts)
+
+    def take_into(self, buffer: memoryview) -> int:
+        """Fill a writable buffer of bytes as far as possible; returns the count."""
+        filled = 0
+        wanted = min(len(buffer), self.size)
+        while filled < wanted:
+            piece = self._pieces[0]
+            count = min(len(piece) - self._offset, wanted - filled)
+            buffer[filled : filled + count] = memoryview(piece)[self._offset : self._offset + count]
+            filled += count
+            self._offset += count
+            if self._offset == len(piece):
+                self._pieces.popleft()
+                self._offset = 0
+        self.size -= filled
+        return filled
+
+    def find(self, separator: bytes, start: int) -> int:
+        """Where the separator begins, searching from `start`, or -1."""
+        overlap = len(separator) - 1
+        tail = b""  # of the pieces before, as much as a match across the seam can need
+        position = -self._offset  # of the present piece's first byte, counted from the first that is left to take
+        for piece in self._pieces:
+            end = position + len(piece)
+            if end > start:
+                if tail:
+                    seam = position - len(tail)
+                    found = (tail + piece[:overlap]).find(separator, max(0, start - seam))
+                    if found >= 0:
+                        return seam + found
+                found = piece.find(separator, max(0, start - position))
+                if found >= 0:
+                    return position + found
+            tail = (tail + piece[-overlap:])[-overlap:] if overlap else b""
+            position = end
+        return -1
+
+    def clear(self) -> None:
+        """Forget everything that was not taken."""
+        self._pieces.clear()
+        self._offset = self.size = 0

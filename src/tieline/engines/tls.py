@@ -1,0 +1,392 @@
+"""TLS as a layer: options become an engine, and the engine's failures become sentences.
+
+    options ──▶ client_layer / server_layer ──▶ EngineLayer (rustls)  or  ContextLayer (ssl_context, in tls_stdlib.py)
+
+Both are a `TLSLayer`, which knows when the handshake counts as done. That is later than the engine thinks if the application
+decides about the certificate: a validator that returned an awaitable, or one that has not seen the peer because the session
+was resumed. Until then nothing is sent, and what came is held back.
+
+Engines' configurations are shared between connections whose settings are equal, and only between those. A configuration owns
+its session cache, so a session can never be resumed under another trust, validator or identity than it was made under.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tieline._engine import tls as engine
+from tieline.errors import PeerResetError, Phase, TLSError
+from tieline.protocols.security import CertificateValidator, PeerAuthentication, SecurityOptions, TLSMetadata
+from tieline.protocols.tls import TLS
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from tieline.engines.pipeline import Layer
+
+__all__ = ["TLSLayer", "check_server", "client_config", "client_layer", "server_config", "server_layer", "tls_error"]
+
+CONFIGURATIONS = 128
+"""How many configurations of each role are kept, the least recently used is dropped. A program has few; each holds a few KiB
+and up to a few hundred sessions."""
+
+NO_NAME = "0.0.0.0"
+"""Stands for the server's name where nobody looks at it: an address is not sent as SNI (RFC 6066 section 3)."""
+
+
+def client_layer(options: TLS, *, endpoint_name: str | None, endpoint: object) -> Layer:
+    """For a client of `endpoint`, whose host is `endpoint_name`. Raises ValueError if there is no name but a check of it."""
+    if options.ssl_context is not None:
+        return _context_layer(options, False, _plain_name(options.server_name or endpoint_name), endpoint)
+    return EngineLayer(client_config(options), checked_name(options, endpoint_name, endpoint), options, endpoint)
+
+
+def server_layer(options: TLS, *, endpoint: object) -> Layer:
+    """For a server and its client at `endpoint`. Raises ValueError without an identity."""
+    if options.ssl_context is not None:
+        return _context_layer(options, True, None, endpoint)
+    return EngineLayer(server_config(options), None, options, endpoint)
+
+
+def _context_layer(options: TLS, server_side: bool, server_name: str | None, endpoint: object) -> Layer:
+    from tieline.engines.tls_stdlib import ContextLayer  # imports ssl, which only this case needs
+
+    return ContextLayer(options, server_side, server_name, endpoint)
+
+
+def check_server(options: SecurityOptions) -> None:
+    """Raise ValueError if no server can be made with these options: a listener's constructor asks."""
+    if getattr(options, "ssl_context", None) is None and options.identity is None:
+        raise ValueError(
+            "a server needs a certificate and a key, got identity=None; for example identity=Identity.from_files(cert, key)"
+        )
+
+
+def client_config(options: SecurityOptions) -> engine.TlsConfig:
+    """The engine's configuration for a client; the same object for equal settings."""
+    return _shared(_client_config, _settings(options, judges=options.peer_authentication is not PeerAuthentication.NONE))
+
+
+def server_config(options: SecurityOptions) -> engine.TlsConfig:
+    """The engine's configuration for a server; the same object for equal settings."""
+    check_server(options)
+    asked = options.peer_authentication or PeerAuthentication.NONE
+    settings = _settings(options, judges=asked is not PeerAuthentication.NONE)
+    return _shared(_server_config, {**settings, "client_authentication": asked.value})
+
+
+def checked_name(options: SecurityOptions, endpoint_name: str | None, endpoint: object) -> str:
+    """What a client gives the engine as the server's name. Raises ValueError if there is none and somebody needs it."""
+    name = _plain_name(options.server_name or endpoint_name)
+    if name is not None:
+        return name
+    if options.peer_authentication is PeerAuthentication.NONE or options.trust.kind == "fingerprints":
+        return NO_NAME
+    raise ValueError(
+        f"{endpoint} has no host name to check the server's certificate against; "
+        "set server_name=..., or pin the certificate with Trust.fingerprints(...)"
+    )
+
+
+def _plain_name(name: str | None) -> str | None:
+    """A host as certificates and SNI have it: no zone, no final dot, international names in ASCII."""
+    if name is None:
+        return None
+    name = name.partition("%")[0].rstrip(".")
+    return name if name.isascii() else name.encode("idna").decode()
+
+
+def _settings(options: SecurityOptions, *, judges: bool) -> dict[str, Any]:
+    """What both roles have in common, every value hashable. `judges`: the peer's certificate is looked at."""
+    validator = options.certificate_validator if judges else None
+    trust = "none" if not judges else "validator" if validator is not None else options.trust.kind
+    identity, low, high = options.identity, options.minimum_version, options.maximum_version
+    return {
+        "alpn": tuple(name.encode() for name in options.alpn),
+        "trust": trust,
+        "certificates": options.trust.values if trust == "certificates" else (),
+        "fingerprints": options.trust.values if trust == "fingerprints" else (),
+        "validator": validator,
+        "certificate_chain": () if identity is None else identity.certificate_chain,
+        "private_key": None if identity is None else identity.private_key,
+        "minimum_version": None if low is None else low.value,
+        "maximum_version": None if high is None else high.value,
+        "cipher_suites": tuple(options.cipher_suites),
+        "tickets": options.tickets,
+        "early_data": options.early_data,
+        "keylog_file": options.keylog_file,
+    }
+
+
+@lru_cache(CONFIGURATIONS)
+def _client_config(**settings: Any) -> engine.TlsConfig:
+    return engine.TlsConfig.client(**settings)
+
+
+@lru_cache(CONFIGURATIONS)
+def _server_config(**settings: Any) -> engine.TlsConfig:
+    return engine.TlsConfig.server(**settings)
+
+
+def _shared(make: Any, settings: dict[str, Any]) -> engine.TlsConfig:
+    try:
+        hash(settings["validator"])
+    except TypeError:  # then nobody can say whether it is equal to another one
+        return make.__wrapped__(**settings)  # type: ignore[no-any-return]
+    return make(**settings)  # type: ignore[no-any-return]
+
+
+class TLSLayer:
+    """What every TLS layer has, whichever engine does the work: when it is ready, and how it fails."""
+
+    name = "TLS"
+    early_data_accepted = False
+
+    def __init__(self, validator: CertificateValidator | None, endpoint: object) -> None:
+        self.ready = False
+        self.decision: Awaitable[bool] | None = None
+        self._validator = validator
+        self._endpoint = endpoint
+        self._judged = validator is None
+        self._refusal: TLSError | None = None
+        self._held = b""  # what came while the application was deciding
+
+    @property
+    def ended(self) -> bool:
+        raise NotImplementedError
+
+    def receive(self, data: Buffer, /) -> bytes:
+        """If something good came before a fault, it is returned, and the next call raises."""
+        raise NotImplementedError
+
+    def _progress(self, plaintext: bytes) -> bytes:
+        """Called with what came before this layer was ready: returns what may already be given up, and sets `ready`."""
+        raise NotImplementedError
+
+    def _admit(self, plaintext: bytes) -> bytes:
+        """The engine's handshake is done: ready, unless the application is still deciding or has refused."""
+        if self._refusal is not None:  # asked again after it had failed: it stays failed
+            raise self._refusal
+        if self.decision is not None:
+            self._held += plaintext
+            return b""
+        self.ready = True
+        return plaintext
+
+    def _judge(self, certificates: list[bytes], server_name: str) -> None:
+        """Ask the validator where the engine did not."""
+        assert self._validator is not None
+        self._judged = True
+        try:
+            verdict = self._validator(certificates, server_name)
+        except Exception as error:
+            self._refuse(error)
+        if inspect.isawaitable(verdict):
+            self.decision = verdict
+        elif not isinstance(verdict, bool):  # None, from a forgotten return, must not be a guess
+            self._refuse(TypeError(f"a validator returns a bool or an awaitable of one, got {verdict!r}"))
+        elif not verdict:
+            self._refuse(None)
+
+    def decided(self, accepted: bool, error: BaseException | None = None) -> bytes:
+        self.decision = None
+        if accepted is not True:
+            self._refuse(error)
+        held, self._held = self._held, b""
+        return self._progress(held)
+
+    def _refuse(self, error: BaseException | None) -> NoReturn:
+        self._refusal = self._failed("refused_by_validator")
+        self._refusal.__cause__ = error
+        raise self._refusal
+
+    def receive_end(self) -> None:
+        self.receive(b"")  # raises what was found behind the last data
+        if self.ended:
+            return
+        if self.ready or self.decision is not None:
+            raise PeerResetError(
+                "TLS cut short: the stream ended without close_notify (RFC 8446 section 6.1)",
+                endpoint=self._endpoint,
+                phase=Phase.TRANSFER,
+                hint="What has been received may be incomplete.",
+            )
+        raise PeerResetError(
+            "the peer broke off",
+            endpoint=self._endpoint,
+            phase=Phase.HANDSHAKE,
+            expected="a TLS handshake",
+            got="the end of the stream",
+        )
+
+    def _failed(self, reason: str, **what: Any) -> TLSError:
+        phase = Phase.TRANSFER if self.ready else Phase.HANDSHAKE
+        return tls_error(reason, endpoint=self._endpoint, phase=phase, **what)
+
+
+class EngineLayer(TLSLayer):
+    """TLS by the compiled engine."""
+
+    def __init__(
+        self, config: engine.TlsConfig, server_name: str | None, options: SecurityOptions, endpoint: object
+    ) -> None:
+        super().__init__(options.certificate_validator, endpoint)
+        self._server_name = server_name
+        self._engine = engine.TlsEngine(config, server_name)
+        # Bound once: these are called for every piece of data.
+        self.output = self._engine.output
+        self.end = self._engine.close_notify
+
+    @property
+    def ended(self) -> bool:
+        return self._engine.peer_closed
+
+    @property
+    def early_data_accepted(self) -> bool:  # type: ignore[override]
+        return not self._engine.handshaking and self._engine.info().early_data_accepted
+
+    def start(self) -> bytes:
+        return self._engine.output()
+
+    def receive(self, data: Buffer, /) -> bytes:
+        try:
+            plaintext = self._engine.receive(data)
+        except engine.TlsFailure as failure:
+            raise self._translated(failure) from self._engine.validator_error
+        return plaintext if self.ready else self._progress(plaintext)
+
+    def _progress(self, plaintext: bytes) -> bytes:
+        if not self._judged and (decision := self._engine.decision) is not None:
+            self._judged, self.decision = True, decision
+        if self._engine.handshaking:
+            return plaintext
+        if not self._judged and self._engine.needs_validation:
+            info = self._engine.info()
+            self._judge(info.peer_certificates, self._server_name or info.server_name or "")
+        return self._admit(plaintext)
+
+    def send(self, data: Buffer, /) -> bytes:
+        try:
+            return self._engine.send(data)
+        except engine.TlsFailure as failure:
+            raise self._translated(failure) from None
+
+    def send_early(self, data: Buffer, /) -> int:
+        return self._engine.send_early(data)
+
+    def metadata(self) -> TLSMetadata:
+        info = self._engine.info()
+        return TLSMetadata(
+            version=info.version,
+            cipher_suite=info.cipher_suite,
+            group=info.group,
+            negotiated_alpn=info.alpn,
+            server_name=None if self._server_name == NO_NAME else self._server_name or info.server_name,
+            peer_certificates=tuple(info.peer_certificates),
+            resumed=info.resumed,
+            early_data_accepted=info.early_data_accepted,
+        )
+
+    def _translated(self, failure: engine.TlsFailure) -> TLSError:
+        return self._failed(
+            failure.reason,
+            alert=failure.alert,
+            received=failure.received,
+            expected=failure.expected,
+            got=failure.got and _GOT.get(failure.reason, "{}").format(failure.got),
+            detail=str(failure),
+        )
+
+
+def tls_error(
+    reason: str,
+    *,
+    alert: str | None = None,
+    received: bool = False,
+    detail: str = "",
+    **where: Any,
+) -> TLSError:
+    """The error for an engine's `reason`; `where` goes to TLSError. `received`: the peer found the fault and sent `alert`.
+
+    `detail` is the engine's own sentence, for the reasons that are too many to have one here.
+    """
+    if received:
+        reason = _SAME_FOR_BOTH.get(alert or "", reason)
+        summary, hint = _PEER_SAYS.get(alert or "", ("the peer broke off", None))
+        summary += f" (alert {alert})"
+    else:
+        summary, hint = _SENTENCES.get(reason, _SENTENCES["internal"])
+        if detail and reason in ("bad_certificate", "protocol_violation", "internal"):
+            summary = detail[0].lower() + detail[1:].rstrip(".")
+    return TLSError(summary, reason=reason, alert=alert, code=ALERTS.get(alert or ""), hint=hint, **where)
+
+
+_TRUST = "Trust it with Trust.certificates(...) or pin it with Trust.fingerprints(...)"
+
+_SENTENCES: dict[str, tuple[str, str | None]] = {
+    "expired": ("the peer's certificate has expired", "It must be renewed; or the clock of this machine is wrong"),
+    "not_yet_valid": ("the peer's certificate is not valid yet", "Check the clock of this machine and that of the peer"),
+    "wrong_name": ("the peer's certificate is for another name", "Connect by a name that is in it, or set server_name=..."),
+    "unknown_authority": ("the peer's certificate is not signed by a known authority", _TRUST),
+    "revoked": ("the peer's certificate has been revoked", None),
+    "wrong_purpose": ("the peer's certificate is not meant for this purpose (extended key usage)", None),
+    "bad_certificate": ("the peer's certificate is malformed or badly signed", None),
+    "wrong_fingerprint": (
+        "the peer's certificate is not one of those pinned",
+        "If it was renewed on purpose, put its new SHA-256 into Trust.fingerprints(...)",
+    ),
+    "refused_by_validator": ("certificate_validator refused the peer's certificate", None),
+    "certificate_required": ("the client presented no certificate", "It must set identity=..."),
+    "no_common_alpn": ("no application protocol in common (ALPN)", "Compare alpn=... on both sides"),
+    "no_common_version": ("no TLS version in common", "Compare minimum_version and maximum_version on both sides"),
+    "no_common_cipher": ("no cipher suite or key exchange group in common", "Compare cipher_suites on both sides"),
+    "not_tls": ("the peer does not speak TLS", "Check the port, and whether the peer expects plain text first"),
+    "protocol_violation": ("the peer broke the rules of TLS", None),
+    "record_too_large": ("the peer sent a TLS record above the limit of 16 KiB (RFC 8446 section 5.2)", None),
+    "decrypt_error": ("a TLS record or signature failed its check: it was damaged or forged on the way", None),
+    "internal": ("the TLS engine failed", None),
+}
+
+_GOT = {"expired": "valid until {}", "not_yet_valid": "valid from {}"}
+"""What the engine's `got` is."""
+
+_OURS = "the peer refused our certificate: "
+
+_PEER_SAYS: dict[str, tuple[str, str | None]] = {
+    "bad_certificate": (_OURS + "it could not read or verify it", None),
+    "unsupported_certificate": (_OURS + "it does not support this kind, or not for this purpose", None),
+    "certificate_revoked": (_OURS + "it has been revoked", None),
+    "certificate_expired": (_OURS + "it is expired or not valid yet", None),
+    "certificate_unknown": (_OURS + "it gave no reason", None),
+    "unknown_ca": (_OURS + "it does not know who signed it", None),
+    "access_denied": (_OURS + "it is valid but not let in", None),
+    "certificate_required": ("the peer requires a client certificate, and it got none", "Set identity=..."),
+    "no_application_protocol": _SENTENCES["no_common_alpn"],
+    "protocol_version": _SENTENCES["no_common_version"],
+    "unrecognized_name": ("the peer has no server of this name", "Check server_name"),
+    "handshake_failure": (
+        "the peer refused the handshake",
+        "It gave no reason; often no cipher suite is in common, or it wants a client certificate (identity=...)",
+    ),
+}
+
+_SAME_FOR_BOTH = {
+    "certificate_required": "certificate_required",
+    "no_application_protocol": "no_common_alpn",
+    "protocol_version": "no_common_version",
+}
+"""Alerts that say what our own engine would have called by this name."""
+
+# RFC 8446 section 6, RFC 5246 section 7.2, and RFC 7301 for the last one.
+_NUMBERED = """
+    0 close_notify 10 unexpected_message 20 bad_record_mac 22 record_overflow 40 handshake_failure 42 bad_certificate
+    43 unsupported_certificate 44 certificate_revoked 45 certificate_expired 46 certificate_unknown 47 illegal_parameter
+    48 unknown_ca 49 access_denied 50 decode_error 51 decrypt_error 70 protocol_version 71 insufficient_security
+    80 internal_error 86 inappropriate_fallback 90 user_canceled 100 no_renegotiation 109 missing_extension
+    110 unsupported_extension 112 unrecognized_name 113 bad_certificate_status_response 115 unknown_psk_identity
+    116 certificate_required 120 no_application_protocol
+""".split()
+ALERTS = {name: int(number) for number, name in zip(_NUMBERED[::2], _NUMBERED[1::2], strict=True)}

@@ -1,0 +1,266 @@
+"""One attempt: a socket to one address (or from one peer), and every handshake of the stack on it.
+
+    connecting ──▶ handshaking ──▶ (a validator decides) ──▶ ready
+         └───────────────┴──────────────────┴──▶ failed
+
+Each phase has a timer. It ends once, in `succeeded` or `failed`; after `cancel` it says nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tieline.errors import HandshakeTimeoutError, NetworkError, PeerResetError, Phase, translate
+from tieline.protocols.security import SecurityOptions
+from tieline.protocols.tcp import TCP
+from tieline.reports import Handshake
+
+if TYPE_CHECKING:
+    from tieline.drivers.port import Address, Driver, StreamSocket, Task, Timer
+    from tieline.engines.pipeline import Pipeline
+    from tieline.flows.stream import StreamFlow
+    from tieline.parameters import Parameters
+
+__all__ = ["StreamAttempt"]
+
+
+class StreamAttempt:
+    """Brings one stream socket to the point where application bytes may flow."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        parameters: Parameters[Any],
+        endpoint: object,
+        pipeline: Pipeline | None,
+        *,
+        succeeded: Callable[[], None],
+        failed: Callable[[Exception], None],
+        progressed: Callable[[], None] | None = None,
+    ) -> None:
+        self._driver = driver
+        self._parameters = parameters
+        self._endpoint = endpoint
+        self._pipeline = pipeline
+        self._succeeded = succeeded
+        self._failed = failed
+        self._progressed = progressed
+        self._socket: StreamSocket | None = None
+        self._timer: Timer | None = None
+        self._decision: Task | None = None
+        self._wire = b""  # for the peer, and the kernel has not taken it yet
+        self._plaintext: list[bytes] = []  # of the peer, and nobody may have it yet
+        self._kept = 0
+        self._early = 0
+        self._begun = self._mark = driver.time()
+        self._opening: bytes | None = None
+        self.phase = Phase.CONNECTING
+        self.handshakes: list[Handshake] = []
+
+    # Beginning and ending
+
+    def connect(self, address: Address, first: bytes) -> None:
+        """Begin towards an address. `first` are idempotent bytes that may ride on the first flight. Raises OSError."""
+        tcp: TCP | None = self._parameters.stack.find(TCP)
+        timeout = (tcp or TCP()).connection_timeout
+        fast_open = tcp is not None and tcp.fast_open_allowed
+        flight = b""
+        if not self._parameters.fast_open_allowed:
+            first = b""
+        if self._pipeline is None:
+            if fast_open:
+                flight, self._early = first, len(first)
+        elif fast_open or first:
+            self._opening = self._open(self._pipeline, first)
+            if fast_open:
+                flight, self._opening = self._opening, b""
+        self._socket = self._driver.connect(address, self._parameters, self, flight)
+        self._start_timer(timeout, self._connect_expired, timeout)
+
+    def accept(self, socket: StreamSocket) -> None:
+        """Begin on a socket that a listener accepted."""
+        self._socket = socket
+        socket.handler = self
+        socket.resume()
+        self.connected()
+
+    def cancel(self) -> None:
+        """Give up, and tell nobody."""
+        self._stop_timer()
+        if self._decision is not None:
+            self._decision.cancel()
+            self._decision = None
+        if self._socket is not None:
+            self._socket.abort()
+            self._socket = None
+
+    def hand_over(self, flow: StreamFlow) -> StreamSocket:
+        """Give socket and pipeline to the flow that goes on with them."""
+        socket, self._socket = self._socket, None
+        assert socket is not None  # it succeeded
+        flow.attach(socket, self._pipeline, b"".join(self._plaintext), self._wire, self._early)
+        return socket
+
+    # The socket's handler
+
+    def connected(self) -> None:
+        self._stop_timer()
+        socket, pipeline = self._socket, self._pipeline
+        assert socket is not None
+        self._note(TCP.name, socket.counters().smoothed_rtt)
+        if pipeline is None:
+            self._succeed()
+            return
+        self.phase = Phase.HANDSHAKE
+        if self._progressed is not None:
+            self._progressed()
+        security: SecurityOptions | None = self._parameters.stack.find(SecurityOptions)
+        timeout = None if security is None else security.handshake_timeout
+        if timeout is not None:
+            self._start_timer(timeout, self._handshake_expired, timeout)
+        self._write(self._open(pipeline, b"") if self._opening is None else self._opening)
+        self._advance()
+
+    def received(self, data: memoryview) -> None:
+        pipeline = self._pipeline
+        assert pipeline is not None  # without one, being connected is all there is to it
+        try:
+            piece = pipeline.receive(data)
+        except NetworkError as error:
+            self._write(pipeline.output())
+            self._fail(error)
+            return
+        self._keep(piece)
+        self._write(pipeline.output())
+        self._advance()
+
+    def _keep(self, piece: bytes) -> None:
+        if piece:
+            self._plaintext.append(piece)
+            self._kept += len(piece)
+            if self._kept > self._parameters.receive_limit and self._socket is not None:
+                self._socket.pause()
+
+    def received_end(self) -> None:
+        pipeline = self._pipeline
+        assert pipeline is not None
+        if pipeline.ready:  # a validator still thinks: the flow will find out when it asks for more
+            return
+        try:
+            pipeline.receive_end()
+        except NetworkError as error:
+            self._fail(error)
+            return
+        self._fail(
+            PeerResetError("the peer ended the stream during the handshake", endpoint=self._endpoint, phase=Phase.HANDSHAKE)
+        )
+
+    def writable(self) -> None:
+        wire, self._wire = self._wire, b""
+        self._write(wire)
+
+    def failed(self, error: OSError) -> None:
+        self._socket = None
+        self._fail(error if self.phase is Phase.CONNECTING else translate(error, self._endpoint, self.phase))
+
+    # Handshaking
+
+    def _open(self, pipeline: Pipeline, first: bytes) -> bytes:
+        flight = pipeline.start()
+        if first:
+            self._early = pipeline.send_early(first)
+            flight += pipeline.output()
+        return flight
+
+    def _write(self, wire: bytes) -> None:
+        if not wire or self._socket is None:
+            return
+        if self._wire:
+            self._wire += wire
+            return
+        try:
+            taken = self._socket.send(wire)
+        except OSError as error:
+            # The peer broke off. What it said before may say why, and is read before the reset is noticed.
+            if self.phase is Phase.CONNECTING:
+                self._fail(error)
+            return
+        self._wire = wire[taken:]
+
+    def _advance(self) -> None:
+        pipeline = self._pipeline
+        if pipeline is None or self._socket is None:
+            return
+        for name in pipeline.handshakes():
+            self._note(name, None)
+        if not pipeline.ready or self._decision is not None:
+            return
+        decision = pipeline.decision
+        if decision is not None:
+            self._decision = self._driver.spawn(self._decide(pipeline, decision), "tieline certificate validator")
+            return
+        if self._early and not pipeline.early_data_accepted:
+            self._early = 0  # the peer threw them away: the flow sends them again
+        self._succeed()
+
+    async def _decide(self, pipeline: Pipeline, decision: Any) -> None:
+        try:
+            try:
+                accepted, reason = bool(await decision), None
+            except Exception as error:
+                accepted, reason = False, error
+            self._keep(pipeline.decided(accepted, reason))
+        except NetworkError as error:
+            self._decision = None
+            self._write(pipeline.output())
+            self._fail(error)
+            return
+        self._decision = None
+        self._advance()
+
+    # Ending
+
+    def _note(self, protocol: str, rtt: float | None) -> None:
+        now = self._driver.time()
+        self.handshakes.append(Handshake(protocol, now - self._mark, rtt))
+        self._mark = now
+
+    def _succeed(self) -> None:
+        self._stop_timer()
+        self._succeeded()
+
+    def _fail(self, error: Exception) -> None:
+        self._stop_timer()
+        if self._decision is not None:
+            self._decision.cancel()
+            self._decision = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        self._failed(error)
+
+    def _start_timer(self, seconds: float, expired: Callable[[float], None], *arguments: Any) -> None:
+        self._timer = self._driver.call_later(seconds, expired, *arguments)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _connect_expired(self, timeout: float) -> None:
+        self._fail(TimeoutError(errno.ETIMEDOUT, f"no answer within connection_timeout={timeout:g} s"))
+
+    def _handshake_expired(self, timeout: float) -> None:
+        waiting = "the certificate validator" if self._decision is not None else "the peer"
+        self._fail(
+            HandshakeTimeoutError(
+                f"the handshake was not complete within handshake_timeout={timeout:g} s",
+                endpoint=self._endpoint,
+                phase=Phase.HANDSHAKE,
+                expected=f"an answer of {waiting}",
+                got="none",
+                code=errno.ETIMEDOUT,
+            )
+        )

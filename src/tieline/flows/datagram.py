@@ -1,0 +1,319 @@
+"""Datagrams to and from one peer: over a socket of its own, or over a listener's with many others.
+
+What arrives while nobody receives is kept up to the receive limit; then the newest is dropped and counted, as the kernel does
+it. What is sent goes to the kernel at once, and waits only while that has no room.
+"""
+
+from __future__ import annotations
+
+import errno
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tieline.errors import (
+    ChannelClosedError,
+    ConnectError,
+    ConnectRefusedError,
+    EndOfStreamError,
+    MessageTooLargeError,
+    NetworkError,
+    Phase,
+    PeerResetError,
+    raisable,
+)
+from tieline.flows.content import octets
+from tieline.protocols.message import DatagramMetadata, Message
+from tieline.protocols.udp import UDPMetadata
+from tieline.reports import TransportCounters
+
+if TYPE_CHECKING:
+    from tieline.drivers.port import Address, Buffer, DatagramSocket, Waiter
+    from tieline.flows.stream import FlowOwner
+    from tieline.parameters import Parameters
+
+__all__ = ["DatagramFlow"]
+
+PLAIN = DatagramMetadata()
+OVERHEAD = 64  # bytes that a kept datagram costs beside its content: an empty one is not free
+
+
+class DatagramFlow:
+    """Moves datagrams both ways for one connection."""
+
+    __slots__ = (
+        "__weakref__", "_closed", "_ended", "_failure", "_inbox", "_limit", "_notice", "_owner", "_readers", "_senders", "_size",
+        "activity", "dropped", "endpoint", "received_count", "received_datagrams", "remote", "sent_count", "sent_datagrams", "socket",
+    )  # fmt: skip
+
+    calls = "send(data), send_many(list), receive(), receive_many(at_most=), messages and iteration"
+
+    def __init__(self, owner: FlowOwner, parameters: Parameters[Any], endpoint: object) -> None:
+        self._owner = weakref.ref(owner)
+        self._limit = parameters.receive_limit
+        self.endpoint = endpoint
+        self.socket: DatagramSocket | None = None
+        self.remote: Address | None = None  # on a socket that is shared with others
+        self._inbox: deque[bytes] = deque()
+        self._size = 0
+        self._readers: deque[Waiter] = deque()
+        self._senders: deque[Waiter] = deque()
+        self._failure: NetworkError | None = None
+        self._notice: NetworkError | None = None  # what the network said of an earlier datagram, for the next call
+        self._closed = self._ended = False
+        self.dropped = 0
+        self.activity = 0  # datagrams either way: a listener sees by it whether the flow is idle
+        self.received_count = self.sent_count = self.received_datagrams = self.sent_datagrams = 0
+
+    # Called by the application
+
+    async def receive(self) -> Message[bytes, DatagramMetadata]:
+        if self._readers or not self._inbox:
+            await self._turn()
+        message = Message(self._take(), PLAIN)
+        self._next()
+        return message
+
+    async def receive_many(self, *, at_most: int = 64) -> list[Message[bytes, DatagramMetadata]]:
+        if at_most < 1:
+            raise ValueError(f"at_most must be at least 1, got {at_most}")
+        if self._readers or not self._inbox:
+            await self._turn()
+        messages = [Message(self._take(), PLAIN) for _ in range(min(at_most, len(self._inbox)))]
+        self._next()
+        return messages
+
+    async def next_piece(self) -> Message[bytes, DatagramMetadata] | None:
+        try:
+            return await self.receive()
+        except EndOfStreamError:
+            return None
+
+    async def send(self, content: Any) -> None:
+        await self._send(self._checked(content))
+
+    async def send_many(self, contents: Sequence[Any]) -> None:
+        for datagram in [self._checked(content) for content in contents]:
+            await self._send(datagram)
+
+    def _checked(self, content: Any) -> Buffer:
+        datagram = octets(content)
+        size = len(datagram)
+        if self.socket is not None and size > (limit := self.maximum_size):
+            self._too_large(size, limit)
+        return datagram
+
+    def _too_large(self, size: int, limit: int) -> None:
+        raise MessageTooLargeError(
+            "the datagram is too large",
+            limit=limit,
+            size=size,
+            endpoint=self.endpoint,
+            phase=Phase.TRANSFER,
+            expected=f"at most {limit} bytes on this path",
+            got=str(size),
+            hint="Split the data; maximum_datagram_size tells the limit.",
+        )
+
+    async def _send(self, datagram: Buffer) -> None:
+        if self._closed or self._failure is not None or self.socket is None:
+            self._need()
+        while self.socket is None or self._senders:
+            await self._wait_room()
+        if self._notice is not None:
+            notice, self._notice = self._notice, None
+            raise raisable(notice)
+        while True:
+            socket = self.socket
+            if socket is None:
+                self._need()
+                await self._wait_room()
+                continue
+            try:
+                gone = socket.send(datagram, self.remote) if self.remote is not None else socket.send(datagram)
+            except OSError as error:
+                if error.errno == errno.EMSGSIZE:
+                    self._too_large(len(datagram), self.maximum_size)
+                raise self._said(error) from error
+            if gone:
+                self.sent_count += len(datagram)
+                self.sent_datagrams += 1
+                self.activity += 1
+                return
+            await self._wait_room()
+
+    # Waiting
+
+    def _need(self) -> None:
+        if self._closed:
+            raise self._closed_error()
+        if self._failure is not None:
+            raise raisable(self._failure)
+        if self.socket is None:
+            owner = self._owner()
+            assert owner is not None  # it is what made this call
+            owner.needed()
+
+    def _waiter(self) -> Waiter:
+        owner = self._owner()
+        assert owner is not None
+        return owner.driver.waiter()
+
+    def _closed_error(self) -> ChannelClosedError:
+        return ChannelClosedError("the connection was closed by this side", endpoint=self.endpoint, phase=Phase.TRANSFER)
+
+    async def _turn(self) -> None:
+        """Wait until the receives before this one are done and a datagram is there; it is then first in the queue."""
+        if not self._readers and not self._inbox:
+            if self._notice is not None:
+                notice, self._notice = self._notice, None
+                raise raisable(notice)
+            if self._ended:
+                raise self._end_error()
+        self._need()
+        waiter = self._waiter()
+        self._readers.append(waiter)
+        if self._readers[0] is waiter and self._inbox:
+            return
+        try:
+            await waiter
+        except BaseException:
+            self._readers.remove(waiter)
+            self._wake()
+            raise
+
+    def _take(self) -> bytes:
+        datagram = self._inbox.popleft()
+        self._size -= len(datagram) + OVERHEAD
+        self.received_count += len(datagram)
+        self.received_datagrams += 1
+        return datagram
+
+    def _next(self) -> None:
+        if self._readers:
+            waiter = self._readers.popleft()
+            if not waiter.done():
+                waiter.cancel()
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._readers and self._inbox and not self._readers[0].done():
+            self._readers[0].set_result(None)
+
+    async def _wait_room(self) -> None:
+        waiter = self._waiter()
+        self._senders.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._senders:
+                self._senders.remove(waiter)
+
+    def _end_error(self) -> EndOfStreamError:
+        return EndOfStreamError("the flow has ended", endpoint=self.endpoint, phase=Phase.TRANSFER)
+
+    # Measuring
+
+    def metadata(self, protocol: type[Any]) -> UDPMetadata | None:
+        return None if self.socket is None else UDPMetadata(self.dropped)
+
+    def counters(self) -> TransportCounters | None:
+        """The kernel counts nothing per datagram socket, so we do."""
+        if self.socket is None:
+            return None
+        return TransportCounters(
+            received_packets=self.received_datagrams,
+            sent_packets=self.sent_datagrams,
+            received_bytes=self.received_count,
+            sent_bytes=self.sent_count,
+        )
+
+    # For the connection
+
+    @property
+    def maximum_size(self) -> int:
+        return 0 if self.socket is None else self.socket.maximum_size(self.remote)
+
+    def attach(self, socket: DatagramSocket, remote: Address | None = None) -> None:
+        self.socket, self.remote = socket, remote
+        if remote is None:
+            socket.handler = self
+        self.writable()
+
+    def detach(self) -> None:
+        if self.socket is not None:
+            if self.remote is None:
+                self.socket.close()
+            self.socket = None
+
+    def end(self) -> None:
+        """No more will come: what was received can still be taken, then the flow has ended."""
+        self._ended = True
+        if not self._inbox:
+            for waiter in self._readers:
+                if not waiter.done():
+                    waiter.set_exception(self._end_error())
+
+    def raise_pending(self, error: NetworkError) -> None:
+        for waiter in (*self._readers, *self._senders):
+            if not waiter.done():
+                waiter.set_exception(raisable(error))
+
+    def fail(self, error: NetworkError) -> None:
+        if self._failure is None:
+            self._failure = error
+        self.detach()
+        self.raise_pending(error)
+
+    def abort(self) -> None:
+        self._close()
+
+    async def finish(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.raise_pending(self._closed_error())
+            self._inbox.clear()
+            self.detach()
+
+    # For the socket
+
+    def received(self, datagram: bytes, remote: Address | None) -> None:
+        self.activity += 1
+        cost = len(datagram) + OVERHEAD
+        if self._size + cost > self._limit and self._inbox:
+            self.dropped += 1
+            return
+        self._inbox.append(datagram)
+        self._size += cost
+        self._wake()
+
+    def writable(self) -> None:
+        waiting, self._senders = self._senders, deque()
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def failed(self, error: OSError) -> None:
+        """The network answered one of our datagrams with an error. Others may fare better, so only a call is told."""
+        notice = self._said(error)
+        for waiter in self._readers:
+            if not waiter.done():
+                waiter.set_exception(notice)
+                return
+        self._notice = notice
+
+    def _said(self, error: OSError) -> NetworkError:
+        where: dict[str, Any] = {"endpoint": self.endpoint, "phase": Phase.TRANSFER, "code": error.errno}
+        notice: NetworkError
+        if error.errno == errno.ECONNREFUSED:
+            notice = ConnectRefusedError("nobody receives datagrams there (ICMP port unreachable)", **where)
+        elif error.errno == errno.ECONNRESET:
+            notice = PeerResetError("the peer refused a datagram", **where)
+        else:
+            notice = ConnectError(f"the datagram could not be delivered: {error.strerror or error}", **where)
+        notice.__cause__ = error
+        return notice

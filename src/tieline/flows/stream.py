@@ -1,0 +1,296 @@
+"""A byte stream over one socket: the socket below, the pipeline between, the waiting calls above.
+
+    receive() ◀── StreamReceiving ◀── pipeline ◀── received()
+                                                              socket
+    send()    ──▶ StreamSending   ──▶ pipeline ──▶ send()
+
+The flow exists from the construction of its connection, so calls can wait in it before there is a socket. Establishment
+*attaches* one; `try_next_endpoint` detaches it and another takes its place while the calls go on waiting.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tieline.errors import (
+    ChannelClosedError,
+    CloseTimeoutError,
+    NetworkError,
+    Phase,
+    raisable,
+    translate,
+)
+from tieline.flows.receiving import StreamReceiving
+from tieline.flows.sending import StreamSending
+
+if TYPE_CHECKING:
+    from tieline.drivers.port import Driver, StreamSocket, Waiter
+    from tieline.engines.pipeline import Pipeline
+    from tieline.parameters import Parameters
+    from tieline.reports import TransportCounters
+
+__all__ = ["FlowOwner", "StreamFlow"]
+
+
+class FlowOwner(Protocol):
+    """The connection, as its flow sees it. The flow does not keep it alive."""
+
+    driver: Driver
+
+    def needed(self) -> None:
+        """A call waits: start, or try again. Raises what makes waiting pointless."""
+
+    def flow_failed(self, error: NetworkError) -> None: ...
+
+
+class StreamFlow:
+    """Moves bytes both ways for one connection."""
+
+    __slots__ = ("__weakref__", "_closed", "_discarding", "_failure", "_owner", "_parameters", "_peer_ended", "endpoint", "pipeline", "receiving", "sending", "socket")
+
+    calls = (
+        "send(data, end_of_stream=), send_file(), send_idempotent(), receive(exactly=|at_least=, at_most=|as_=|until=), "
+        "receive_into() and iteration"
+    )
+
+    def __init__(self, owner: FlowOwner, parameters: Parameters[Any], endpoint: object) -> None:
+        self._owner = weakref.ref(owner)
+        self._parameters = parameters
+        self.endpoint = endpoint
+        self.socket: StreamSocket | None = None
+        self.pipeline: Pipeline | None = None
+        self.receiving = StreamReceiving(self, parameters.receive_limit)
+        self.sending = StreamSending(self, parameters.send_limit)
+        self._failure: NetworkError | None = None
+        self._closed = self._discarding = False
+        self._peer_ended: Waiter | None = None
+
+    # For the halves
+
+    def need(self) -> None:
+        """Raise if no byte can come or go any more, or see to it that some can."""
+        if self._closed:
+            raise self._closed_error()
+        if self._failure is not None:
+            raise raisable(self._failure)
+        if self.socket is None:
+            owner = self._owner()
+            assert owner is not None  # it is what made this call
+            owner.needed()
+
+    def waiter(self) -> Waiter:
+        owner = self._owner()
+        assert owner is not None
+        return owner.driver.waiter()
+
+    def translate(self, error: OSError) -> NetworkError:
+        return translate(error, self.endpoint)
+
+    def _closed_error(self) -> ChannelClosedError:
+        return ChannelClosedError("the connection was closed by this side", endpoint=self.endpoint, phase=Phase.TRANSFER)
+
+    # For the connection
+
+    def attach(self, socket: StreamSocket, pipeline: Pipeline | None, plaintext: bytes, wire: bytes, early: int) -> None:
+        """Go on with an established socket: `plaintext` came with its handshake, `wire` still has to leave."""
+        self.socket, self.pipeline = socket, pipeline
+        socket.handler = self
+        if plaintext:
+            self.receiving.arrived(plaintext)
+        self.receiving.attached()
+        if wire:
+            self.sending.emit(wire)
+        self.sending.attached(early)
+        if pipeline is not None and pipeline.ended:
+            self.receiving.ended()
+
+    def detach(self) -> None:
+        """Give up the socket; the calls go on waiting for the next."""
+        if self.socket is not None:
+            self.socket.abort()
+            self.socket = self.pipeline = None
+            self.receiving.inbox.clear()
+
+    def raise_pending(self, error: NetworkError) -> None:
+        """What waits raises, but the flow can still be attached later."""
+        self.receiving.fail(error)
+        self.sending.fail(error)
+
+    def fail(self, error: NetworkError) -> None:
+        """It is over: what waits raises, and so does what comes after what has already been received."""
+        if self._failure is None:
+            self._failure = error
+        if self.socket is not None:
+            self.socket.abort()
+            self.socket = None
+        self.raise_pending(error)
+        self._wake_close()
+
+    def abort(self) -> None:
+        """Close with a reset, at once."""
+        self._close_calls()
+        if self.socket is not None:
+            self.socket.abort()
+            self.socket = None
+        self._wake_close()
+
+    def _close_calls(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.raise_pending(self._closed_error())
+
+    async def finish(self) -> None:
+        """Close gracefully: what was accepted drains, then our end goes out, and unread input is discarded until the peer's.
+
+        Raises CloseTimeoutError when nothing moves for `close_timeout` seconds.
+        """
+        self._close_calls()
+        if self.socket is None:
+            return
+        unread = self.receiving.inbox.size > 0 or self.socket.unread()
+        self.receiving.inbox.clear()
+        self._discarding = True
+        self.socket.resume()
+        self.sending.end()
+        if not self.sending.idle:
+            await self._progress(lambda: self.sending.idle, self.sending.drained, "the peer takes no more of what was sent")
+        if self.socket is not None and unread and not self.receiving.inbox.ended:
+            await self._progress(
+                lambda: self.socket is None or self.receiving.inbox.ended,
+                self._until_peer_ended,
+                "the peer goes on sending what nobody reads",
+            )
+        if self.socket is not None:
+            self.socket.close()
+            self.socket = None
+
+    def _until_peer_ended(self) -> Waiter:
+        self._peer_ended = self.waiter()
+        return self._peer_ended
+
+    async def _progress(self, done: Callable[[], bool], wait: Callable[[], Waiter], stall: str) -> None:
+        """Wait until `done`; when nothing has left for `close_timeout` seconds, abort and raise."""
+        owner = self._owner()
+        assert owner is not None
+        timeout = self._parameters.close_timeout
+        while not done() and self.socket is not None:
+            before = self.sending.remaining
+            waiter = wait()
+            timer = owner.driver.call_later(timeout, _expire, waiter)
+            try:
+                await waiter
+            finally:
+                timer.cancel()
+            if not done() and self.socket is not None and self.sending.remaining == before:
+                self.abort()
+                raise CloseTimeoutError(
+                    stall,
+                    endpoint=self.endpoint,
+                    phase=Phase.CLOSING,
+                    expected=f"progress within close_timeout={timeout:g} s",
+                    got="none; the connection was reset, and the last bytes may be lost",
+                )
+
+    def _wake_close(self) -> None:
+        if self._peer_ended is not None and not self._peer_ended.done():
+            self._peer_ended.set_result(None)
+
+    # For the socket
+
+    def connected(self) -> None:
+        """Establishment is over before the flow gets its socket."""
+
+    def received(self, data: memoryview) -> None:
+        pipeline = self.pipeline
+        if pipeline is None:
+            if not self._discarding:
+                self.receiving.arrived(bytes(data))
+            return
+        try:
+            piece = pipeline.receive(data)
+        except NetworkError as error:
+            self._violated(error)
+            return
+        output = pipeline.output()
+        if output:
+            self.sending.emit(output)
+        if piece and not self._discarding:
+            self.receiving.arrived(piece)
+        if pipeline.ended and not self.receiving.inbox.ended:
+            self._end_received()
+
+    def received_end(self) -> None:
+        if self.pipeline is not None and not self.receiving.inbox.ended:
+            try:
+                self.pipeline.receive_end()
+            except NetworkError as error:
+                if not self._discarding:
+                    self._violated(error)
+                    return
+        if not self.receiving.inbox.ended:
+            self._end_received()
+
+    def _end_received(self) -> None:
+        self.receiving.ended()
+        self._wake_close()
+
+    def _violated(self, error: NetworkError) -> None:
+        """What came cannot be: tell the peer what the pipeline wants to tell it, and end."""
+        if self.pipeline is not None and self.socket is not None:
+            alert = self.pipeline.output()
+            if alert:
+                try:
+                    self.socket.send(alert)
+                    self.socket.end()
+                except OSError:
+                    alert = b""  # the peer is gone: nobody is left to be told
+        self._fail(error, reset=False)
+
+    def writable(self) -> None:
+        self.sending.pump()
+
+    def failed(self, error: OSError) -> None:
+        self.socket = None
+        if self._closed:
+            self.sending.fail(self.translate(error))
+            self._end_received()
+            return
+        self._fail(self.translate(error), reset=True)
+
+    def _fail(self, error: NetworkError, *, reset: bool) -> None:
+        if self.socket is not None and not reset:
+            self.socket.close()
+            self.socket = None
+        self.fail(error)
+        owner = self._owner()
+        if owner is not None:
+            owner.flow_failed(error)
+
+    # Measuring
+
+    def metadata(self, protocol: type[Any]) -> Any:
+        """What one layer knows of this connection, None without a connection."""
+        if self.socket is None:
+            return None
+        for layer in self.pipeline.layers if self.pipeline is not None else ():
+            if layer.name == protocol.name:
+                return layer.metadata()
+        return self.socket.metadata()
+
+    def counters(self) -> TransportCounters | None:
+        return None if self.socket is None else self.socket.counters()
+
+    @property
+    def received_count(self) -> int:
+        return self.receiving.count
+
+    @property
+    def sent_count(self) -> int:
+        return self.sending.count
+
+
+def _expire(waiter: Waiter) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,122 @@
+"""Parameters: a protocol stack, and the settings that belong to no single protocol."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import KW_ONLY, dataclass
+from typing import Generic, TypeVar
+
+from tieline.endpoints import EndpointLike, HostPort, UnixEndpoint, to_endpoint
+from tieline.errors import UnexpectedEndpointTypeError
+from tieline.paths import InterfaceType
+from tieline.protocols.checks import require_at_least, require_range, require_seconds
+from tieline.protocols.roles import NetworkProtocol
+
+__all__ = ["Parameters", "ServiceClass"]
+
+P = TypeVar("P", bound=NetworkProtocol)
+
+
+class ServiceClass(enum.Enum):
+    """What the traffic is, so that queues may treat it accordingly: categories of delay and loss, not ranks."""
+
+    BEST_EFFORT = "best effort"
+    BACKGROUND = "background"
+    INTERACTIVE_VIDEO = "interactive video"
+    INTERACTIVE_VOICE = "interactive voice"
+    RESPONSIVE_DATA = "responsive data"
+    SIGNALING = "signaling"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters(Generic[P]):
+    """How to connect or listen: the stack, and what concerns the connection as a whole. Times in seconds, sizes in bytes.
+
+    Where from and over what:
+
+    - `local_endpoint`: address and port to bind; `local_port` binds the port on the wildcard address. One of the two.
+    - `local_endpoint_reuse_allowed`: several sockets may bind the same local endpoint.
+    - `required_interface`: only this interface, by name. `required_interface_type`, `prohibited_interfaces` and
+      `prohibited_interface_types` restrict likewise.
+    - `service_class`: sets the socket's priority, so that local queues know.
+
+    Establishing:
+
+    - `waits_for_connectivity`: calls stay pending while the connection is `WAITING`, instead of raising its reason.
+    - `fast_open_allowed`: `send_idempotent` before ready may ride on the first flight.
+    - `resolution_timeout`: for a name to be resolved.
+    - `resolution_delay`, `attempt_delay`: of the race between addresses (RFC 8305 section 8).
+
+    Moving data:
+
+    - `receive_limit`: bytes kept for a reader that does not come; the peer is then made to wait.
+    - `send_limit`: bytes accepted from a sender and not yet given to the kernel.
+    - `close_timeout`: without progress, after which a graceful close gives up.
+
+    Listening:
+
+    - `maximum_pending_handshakes`: that may run before their connections reach a handler.
+    - `grace_period`: for handlers to finish when the listener stops.
+    - `backlog`: connections that the kernel holds for us.
+    """
+
+    stack: P
+    _: KW_ONLY
+    local_endpoint: EndpointLike | None = None
+    local_port: int | None = None
+    local_endpoint_reuse_allowed: bool = False
+    required_interface: str | None = None
+    required_interface_type: InterfaceType | None = None
+    prohibited_interfaces: tuple[str, ...] = ()
+    prohibited_interface_types: tuple[InterfaceType, ...] = ()
+    service_class: ServiceClass = ServiceClass.BEST_EFFORT
+    waits_for_connectivity: bool = False
+    fast_open_allowed: bool = False
+    resolution_timeout: float = 30.0
+    resolution_delay: float = 0.05
+    attempt_delay: float = 0.25
+    receive_limit: int = 256 * 1024
+    send_limit: int = 256 * 1024
+    close_timeout: float = 5.0
+    maximum_pending_handshakes: int = 256
+    grace_period: float = 5.0
+    backlog: int = 1024
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.stack, NetworkProtocol):
+            raise TypeError(f"Parameters wants a protocol stack such as TLS() or UDP(), got {self.stack!r}")
+        require_range("local_port", self.local_port, 0, 65535)
+        if self.local_endpoint is not None:
+            endpoint = to_endpoint(self.local_endpoint)
+            if not isinstance(endpoint, UnixEndpoint) and not (isinstance(endpoint, HostPort) and endpoint.is_literal):
+                raise UnexpectedEndpointTypeError(
+                    "local_endpoint must be an address", endpoint=endpoint, expected="an IP address with a port, or a Unix path"
+                )
+            if self.local_port is not None:
+                raise ValueError(f"local_endpoint={endpoint} and local_port={self.local_port} exclude each other: give one")
+            object.__setattr__(self, "local_endpoint", endpoint)
+        object.__setattr__(self, "prohibited_interfaces", tuple(self.prohibited_interfaces))
+        object.__setattr__(self, "prohibited_interface_types", tuple(self.prohibited_interface_types))
+        require_seconds("resolution_timeout", self.resolution_timeout)
+        for option, low, high in (("resolution_delay", 0.0, 2.0), ("attempt_delay", 0.01, 2.0)):  # RFC 8305 section 8
+            if not low <= getattr(self, option) <= high:
+                raise ValueError(f"{option} must be from {low} to {high} seconds, got {getattr(self, option)}")
+        require_seconds("close_timeout", self.close_timeout)
+        require_seconds("grace_period", self.grace_period, zero=True)
+        for option in ("receive_limit", "send_limit", "maximum_pending_handshakes", "backlog"):
+            require_at_least(option, getattr(self, option), 1)
+
+    @classmethod
+    def of(cls, using: P | Parameters[P]) -> Parameters[P]:
+        """`using` as parameters: a bare stack gets the defaults."""
+        return using if isinstance(using, Parameters) else Parameters(using)
+
+    @property
+    def restricts_interfaces(self) -> bool:
+        """Whether any option here rules an interface out."""
+        return bool(
+            self.required_interface
+            or self.required_interface_type
+            or self.prohibited_interfaces
+            or self.prohibited_interface_types
+        )

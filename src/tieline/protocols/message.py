@@ -1,0 +1,47 @@
+"""What a receive gives: content, and the metadata of the top protocol for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+else:
+    from typing import TypeVar as _TypeVar
+
+    def TypeVar(name: str, *, default: object = None, **options: Any) -> _TypeVar:  # defaults exist from Python 3.13
+        return _TypeVar(name, **options)
+
+
+__all__ = ["DatagramMetadata", "Message", "MessageMetadata", "StreamMetadata"]
+
+
+@dataclass(frozen=True, slots=True)
+class MessageMetadata:
+    """Base of all per-message metadata. `other` holds that of the protocols below, for this message."""
+
+    other: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMetadata(MessageMetadata):
+    """Of a piece of a byte stream: `end_of_stream` says that the peer's end was reached by this receive."""
+
+    end_of_stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DatagramMetadata(MessageMetadata):
+    """Of one datagram."""
+
+
+C = TypeVar("C")
+M = TypeVar("M", default=MessageMetadata)
+
+
+class Message(NamedTuple, Generic[C, M]):
+    """Content and its metadata: ``content, metadata = await connection.receive()``."""
+
+    content: C
+    metadata: M

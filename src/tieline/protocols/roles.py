@@ -1,0 +1,68 @@
+"""What a protocol is to the ones above it: the role decides which calls a channel has.
+
+    StreamProtocol      ordered bytes without boundaries           TCP, TLS
+    MessageProtocol     whole messages                             (and every datagram protocol)
+    DatagramProtocol    messages that may be lost and have a limit UDP
+    MultiplexProtocol   no data of its own, gives rise to channels
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = ["DatagramProtocol", "MessageProtocol", "MultiplexProtocol", "NetworkProtocol", "OneToOneProtocol", "StreamProtocol"]
+
+
+class NetworkProtocol:
+    """Base of all protocol values: frozen options, nested from the top of the stack downwards."""
+
+    __slots__ = ()
+
+    name: ClassVar[str]
+    stands_on: ClassVar[str]
+    """What may stand below, in words for the error message."""
+
+    @property
+    def layers(self) -> tuple[NetworkProtocol, ...]:
+        """The stack from this protocol down to the lowest."""
+        below: Any = getattr(self, "below", None)
+        return (self,) if below is None else (self, *below.layers)
+
+    def find(self, protocol: type[Any]) -> Any:
+        """The layer of this stack that is an instance of `protocol`, or None."""
+        return next((layer for layer in self.layers if isinstance(layer, protocol)), None)
+
+    def _require_below(self, below: object, allowed: type[NetworkProtocol]) -> None:
+        if not isinstance(below, allowed):
+            got = type(below).__name__ if not isinstance(below, type) else f"the class {below.__name__}, not an instance"
+            raise TypeError(f"{type(self).__name__} stands on {self.stands_on}, got {got}")
+
+
+class OneToOneProtocol(NetworkProtocol):
+    """May be the top of an ordinary connection."""
+
+    __slots__ = ()
+
+
+class StreamProtocol(OneToOneProtocol):
+    """Ordered bytes without boundaries."""
+
+    __slots__ = ()
+
+
+class MessageProtocol(OneToOneProtocol):
+    """Whole messages."""
+
+    __slots__ = ()
+
+
+class DatagramProtocol(MessageProtocol):
+    """Messages that may be lost, and that must fit a size."""
+
+    __slots__ = ()
+
+
+class MultiplexProtocol(NetworkProtocol):
+    """Carries no data itself: its channels do."""
+
+    __slots__ = ()

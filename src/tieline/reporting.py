@@ -1,0 +1,129 @@
+"""What a connection notes about itself while it lives, and makes reports of when asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from tieline.endpoints import HostPort
+from tieline.paths import Interface, Path, PathStatus, evaluate
+from tieline.reports import DataTransferReport, EstablishmentReport, Handshake, PathReport, Resolution, TransportCounters
+
+if TYPE_CHECKING:
+    from tieline.connection import NetworkConnection
+    from tieline.drivers.port import Address, Driver
+    from tieline.establishment.establishment import Establishment
+
+__all__ = ["PendingDataTransferReport", "Reading", "Reporting", "connected_path"]
+
+
+class Reading:
+    """A flow's counters at one time."""
+
+    __slots__ = ("received", "sent", "time", "transport")
+
+    def __init__(self, time: float, flow: Any) -> None:
+        self.time = time
+        self.transport: TransportCounters = flow.counters() or TransportCounters()
+        self.received: int = flow.received_count
+        self.sent: int = flow.sent_count
+
+
+class Reporting:
+    """The notes of one connection."""
+
+    def __init__(self) -> None:
+        self._started = 0.0
+        self._previous_attempts = 0
+        self._attempt_started = 0.0
+        self._ready_at = 0.0
+        self._resolutions: tuple[Resolution, ...] = ()
+        self._handshakes: tuple[Handshake, ...] = ()
+        self._at_ready: Reading | None = None
+        self._at_close: Reading | None = None
+
+    def started(self, now: float) -> None:
+        """The connection was started (or accepted, which is its only attempt)."""
+        self._started = self._attempt_started = now
+
+    def attempt_failed(self) -> None:
+        """An attempt ended in waiting or failure."""
+        self._previous_attempts += 1
+
+    def established(self, establishment: Establishment) -> None:
+        """An attempt succeeded."""
+        self._attempt_started = establishment.started
+        self._resolutions = establishment.resolutions()
+        self._handshakes = tuple(establishment.handshakes)
+
+    def ready(self, now: float, flow: Any) -> None:
+        """Data can flow from now on."""
+        self._ready_at = now
+        self._at_ready = Reading(now, flow)
+
+    def freeze(self, flow: Any, now: float) -> None:
+        """The socket goes: keep what it counted, so that a closed connection can still be asked."""
+        self._at_close = Reading(now, flow)
+
+    def establishment(self) -> EstablishmentReport:
+        """How establishment went. The connection is ready."""
+        return EstablishmentReport(
+            duration=self._ready_at - self._attempt_started,
+            attempt_started_after=self._attempt_started - self._started,
+            previous_attempt_count=self._previous_attempts,
+            resolutions=self._resolutions,
+            handshakes=self._handshakes,
+        )
+
+    def read(self, connection: NetworkConnection[Any]) -> Reading:
+        """The counters now, or at the close."""
+        return self._at_close or Reading(connection.driver.time(), connection._flow)
+
+    def transfer(self, connection: NetworkConnection[Any], start: Reading | None = None) -> DataTransferReport:
+        """What was transferred from `start`, by default from ready, until now."""
+        start = start or self._at_ready
+        if start is None:
+            raise RuntimeError(f"nothing was transferred: {connection!r} has never been ready")
+        end = self.read(connection)
+        path = connection.current_path
+        report = PathReport.between(
+            start.transport,
+            end.transport,
+            interface=None if path is None else path.interface,
+            received_application_byte_count=end.received - start.received,
+            sent_application_byte_count=end.sent - start.sent,
+        )
+        return DataTransferReport(end.time - start.time, (report,), PathReport.aggregate([report]))
+
+
+class PendingDataTransferReport:
+    """A measurement that runs until `collect`, or until the connection ends."""
+
+    def __init__(self, connection: NetworkConnection[Any], reporting: Reporting) -> None:
+        self._connection = connection
+        self._reporting = reporting
+        self._start = reporting.read(connection) if connection.state.value == "ready" else None
+        self._collected: DataTransferReport | None = None
+
+    async def collect(self) -> DataTransferReport:
+        """End the measurement and give its report; again, the same one. Raises as `NetworkConnection.ready` does.
+
+        Cancelling: the measurement goes on.
+        """
+        if self._collected is None:
+            if not self._connection.state.is_final:
+                await self._connection.ready()
+            self._collected = self._reporting.transfer(self._connection, self._start)
+        return self._collected
+
+
+def connected_path(driver: Driver, local: Address | None, remote: Address | None) -> Path:
+    """The path of a connection between these addresses: the interface that has the local one."""
+    if not isinstance(local, HostPort):  # a Unix socket leads over no interface
+        return Path(PathStatus.SATISFIED, local_endpoint=local, remote_endpoint=remote)
+    every = driver.interfaces()
+    host, _, scope = local.host.partition("%")
+    used: list[Interface] = [
+        one for one in every if host in one.addresses and scope in ("", one.name, str(one.index))
+    ]
+    return replace(evaluate(used or every), local_endpoint=local, remote_endpoint=remote)
