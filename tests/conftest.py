@@ -1,13 +1,13 @@
 """How tests run.
 
-An ``async def`` test runs once on each event loop, asyncio's own and uvloop. When it has passed it must also have tidied up:
+An ``async def`` test runs once on each event loop, asyncio's own and uvloop. Having passed, it must also have tidied up:
 
-* no task is left, except what only waited for its turn to end;
+* no task is left, except one that only waits for its turn to end;
 * no descriptor is open that was not open before;
 * nothing was reported to the loop's exception handler;
-* nothing is collected unclosed: a ``ResourceWarning`` is an error, and pytest fails a test for an exception in ``__del__``.
+* nothing is collected unclosed: ResourceWarnings are errors, and pytest fails a test for an exception in ``__del__``.
 
-``@pytest.mark.asyncio_only`` leaves uvloop out. A test that is not ``async`` can ask for ``loop_factory`` and run loops itself.
+``@pytest.mark.asyncio_only`` leaves uvloop out. A test that is not async can ask for ``loop_factory`` and run loops.
 """
 
 from __future__ import annotations
@@ -67,9 +67,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if not inspect.iscoroutinefunction(test):
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters}
+    loop_factory: Any = pyfuncitem.callspec.params["loop_factory"]
     problems: list[str] = []
     before = descriptors()
-    with asyncio.Runner(debug=False, loop_factory=pyfuncitem.funcargs["loop_factory"]) as runner:
+    with asyncio.Runner(debug=False, loop_factory=loop_factory) as runner:
         runner.get_loop().set_exception_handler(lambda _, context: problems.append(f"reported to the loop: {context}"))
         problems += runner.run(tasks_left(test, arguments))
     del runner

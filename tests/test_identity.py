@@ -20,7 +20,7 @@ def identity() -> Identity:
 
 
 def test_self_signed_says_what_servers_and_clients_need() -> None:
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     made = Identity.self_signed("a.example", "127.0.0.1", "::1", "bücher.example", valid_for=datetime.timedelta(days=2))
     (leaf,) = [x509.load_der_x509_certificate(der) for der in made.certificate_chain]
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -47,13 +47,17 @@ def test_self_signed_needs_a_name_and_a_future() -> None:
 def test_a_long_name_is_whole_in_the_alternative_names() -> None:
     name = ".".join(["a" * 60] * 3)
     leaf = x509.load_der_x509_certificate(Identity.self_signed(name).certificate)
-    assert leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName) == [name]
+    assert leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
+        x509.DNSName
+    ) == [name]
 
 
 def test_the_key_never_shows(identity: Identity) -> None:
     for text in (repr(identity), str(identity), f"{identity}", repr([identity])):
         assert identity.fingerprint in text
-        assert "private" not in text and identity.private_key.hex() not in text and repr(identity.private_key) not in text
+        assert (
+            "private" not in text and identity.private_key.hex() not in text and repr(identity.private_key) not in text
+        )
 
 
 def test_values_compare_hash_and_travel(identity: Identity) -> None:
@@ -72,7 +76,7 @@ PKCS8, OLD = serialization.PrivateFormat.PKCS8, serialization.PrivateFormat.Trad
 def test_other_keys_and_old_forms(
     key: ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey, form: serialization.PrivateFormat
 ) -> None:
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     name = x509.Name([])
     builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))
     signed = builder.sign(key, None if key is ED25519 else hashes.SHA256())
@@ -99,7 +103,9 @@ def test_from_files(identity: Identity, tmp_path: Path) -> None:
 def test_password(identity: Identity, tmp_path: Path, password: str | bytes) -> None:
     key = serialization.load_der_private_key(identity.private_key, None)
     locked = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"opensesame")
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"opensesame"),
     )
     chain, _ = identity.pem()
     assert Identity.from_pem(chain, locked, password) == identity
@@ -112,7 +118,7 @@ def test_password(identity: Identity, tmp_path: Path, password: str | bytes) -> 
 
 def test_mistakes_are_named(identity: Identity, tmp_path: Path) -> None:
     other = Identity.self_signed("other")
-    with pytest.raises(ValueError, match="private key does not belong to the certificate.*CN=localhost"):
+    with pytest.raises(ValueError, match=r"private key does not belong to the certificate.*CN=localhost"):
         Identity.from_pem(identity.pem()[0], other.pem()[1])
     with pytest.raises(ValueError, match="private key does not belong"):
         Identity(identity.certificate_chain, other.private_key)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "tieline"
 PAGE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 
-LIMITS = {"src/**/*.py": 400, "src/**/*.pyi": 400, "tests/**/*.py": 600, "rust/**/*.rs": 600}
+LIMITS = {"src/**/*.py": 400, "src/**/*.pyi": 400, "tests/**/*.py": 900, "rust/**/*.rs": 600}
 DRAWERS = {"utils", "util", "helpers", "helper", "common", "core", "base", "misc", "shared", "stuff"}
 HEAVY = ["asyncio", "click", "cryptography", "ifaddr", "rich", "ssl"]
 
@@ -30,7 +30,7 @@ ROOMS = re.findall(r"^\d+\. `(\w+)`", section("Rooms, top floor first"), re.MULT
 OUTSIDE = set(re.findall(r"`(\w+)`", section("The outside world").split("\n\n")[0]))
 EXCEPTIONS = {
     room_or_module: set(re.findall(r"`([\w.]+)`", imported))
-    for room_or_module, imported in re.findall(r"^\* `([\w.]+)`: ([^.]*)", section("The outside world"), re.MULTILINE)
+    for room_or_module, imported in re.findall(r"^\* `([\w.]+)`: (.*?)\. ", section("The outside world"), re.MULTILINE)
 }
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
@@ -84,7 +84,7 @@ def test_imports_go_downwards(module: str) -> None:
         top, _, inner = name.partition(".")
         if top == "tieline":
             target = room(inner) if room(inner) in ROOMS else "__init__"
-            assert ROOMS.index(target) >= floor, f"{MODULES[module]}:{line}: {room(module)} imports {target}, which is above it"
+            assert ROOMS.index(target) >= floor, f"line {line}: {room(module)} imports {target}, which is above it"
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -93,7 +93,7 @@ def test_only_drivers_touch_the_outside_world(module: str) -> None:
     for line, name in imports(module):
         if name.split(".")[0] in OUTSIDE and room(module) != "drivers":
             granted = name in allowed or name.split(".")[0] in allowed
-            assert granted, f"{MODULES[module]}:{line}: {name} belongs to drivers; see ARCHITECTURE.md, The outside world"
+            assert granted, f"line {line}: only drivers import {name}; see ARCHITECTURE.md, The outside world"
 
 
 def test_every_exception_is_in_use() -> None:

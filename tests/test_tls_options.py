@@ -53,8 +53,16 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"peer_authentication": "required"}, TypeError, "must be a PeerAuthentication or None, got 'required'"),
     ({"certificate_validator": True}, TypeError, "must be callable, got True"),
     ({"minimum_version": "TLSv1.2"}, TypeError, "minimum_version must be a TLSVersion or None, got 'TLSv1.2'"),
-    ({"minimum_version": TLSVersion.TLSv1_0}, ValueError, r"minimum_version=TLSv1.0 is obsolete \(RFC 8996\).*ssl_context"),
-    ({"maximum_version": TLSVersion.TLSv1_1}, ValueError, r"maximum_version=TLSv1.1 is obsolete \(RFC 8996\).*ssl_context"),
+    (
+        {"minimum_version": TLSVersion.TLSv1_0},
+        ValueError,
+        r"minimum_version=TLSv1.0 is obsolete \(RFC 8996\).*ssl_context",
+    ),
+    (
+        {"maximum_version": TLSVersion.TLSv1_1},
+        ValueError,
+        r"maximum_version=TLSv1.1 is obsolete \(RFC 8996\).*ssl_context",
+    ),
     (
         {"minimum_version": TLSVersion.TLSv1_3, "maximum_version": TLSVersion.TLSv1_2},
         ValueError,
@@ -67,7 +75,11 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
         r"none of cipher_suites=\['TLS_AES_128_GCM_SHA256'\] belongs to TLSv1.2",
     ),
     ({"early_data": True, "tickets": False}, ValueError, "early_data=True needs tickets=True, got tickets=False"),
-    ({"early_data": True, "maximum_version": TLSVersion.TLSv1_2}, ValueError, "needs TLSv1.3, got maximum_version=TLSv1.2"),
+    (
+        {"early_data": True, "maximum_version": TLSVersion.TLSv1_2},
+        ValueError,
+        "needs TLSv1.3, got maximum_version=TLSv1.2",
+    ),
     ({"early_data": True, "certificate_validator": accept}, ValueError, "early_data=True would move data before"),
     (
         {"certificate_validator": accept, "trust": Trust.certificates(IDENTITY)},
@@ -92,7 +104,11 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"handshake_timeout": 0}, ValueError, "handshake_timeout must be a finite number of seconds above 0, got 0"),
     ({"ssl_context": "ctx"}, TypeError, "ssl_context must be an ssl.SSLContext or None, got 'ctx'"),
     *[
-        ({"ssl_context": CONTEXT, option: value}, ValueError, f"ssl_context=<.*> and {option}=.* exclude each other: {hint}")
+        (
+            {"ssl_context": CONTEXT, option: value},
+            ValueError,
+            f"ssl_context=<.*> and {option}=.* exclude each other: {hint}",
+        )
         for option, value, hint in [
             ("alpn", ["h2"], "call its set_alpn_protocols"),
             ("identity", IDENTITY, "call its load_cert_chain"),
@@ -128,6 +144,8 @@ def test_a_key_is_not_in_the_options_repr() -> None:
 
 
 def test_metadata_gives_certificate_objects() -> None:
-    metadata = TLSMetadata(version="TLSv1.3", cipher_suite="TLS_AES_128_GCM_SHA256", peer_certificates=(IDENTITY.certificate,))
+    metadata = TLSMetadata(
+        version="TLSv1.3", cipher_suite="TLS_AES_128_GCM_SHA256", peer_certificates=(IDENTITY.certificate,)
+    )
     (certificate,) = metadata.certificates()
     assert certificate.subject.rfc4514_string() == "CN=localhost"

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["MessageIterator", "NetworkChannel"]
 
 P_co = TypeVar("P_co", bound=NetworkProtocol, covariant=True)
-I = TypeVar("I", bound=FixedWidthInteger)  # noqa: E741  # the integer of receive(as_=...)
 C_co = TypeVar("C_co", covariant=True)
 M_co = TypeVar("M_co", covariant=True)
 
@@ -170,8 +169,8 @@ class NetworkChannel(Generic[P_co]):
 
     @overload
     def receive(
-        self: NetworkChannel[StreamProtocol], *, as_: type[I]
-    ) -> Coroutine[Any, Any, Message[I, StreamMetadata]]: ...
+        self: NetworkChannel[StreamProtocol], *, as_: type[FixedWidthInteger]
+    ) -> Coroutine[Any, Any, Message[int, StreamMetadata]]: ...
     @overload
     def receive(
         self: NetworkChannel[StreamProtocol], *, exactly: int

@@ -75,9 +75,10 @@ class HostPort(Endpoint):
 
     def __post_init__(self) -> None:
         _require_str("host", self.host)
+        port: object = self.port
         # bool is an int to Python, but True is no port to anybody.
-        if not isinstance(self.port, int) or isinstance(self.port, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"port must be an int, got {self.port!r}")
+        if not isinstance(port, int) or isinstance(port, bool):
+            raise TypeError(f"port must be an int, got {port!r}")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must be 0 to 65535, got {self.port}")
         object.__setattr__(self, "host", _normal_host(self.host))

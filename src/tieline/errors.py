@@ -104,7 +104,7 @@ class NetworkError(Exception):
         self.code = code
         self._expected = expected
         self._got = got
-        self._hint = hint
+        self.hint = hint
 
     def __str__(self) -> str:
         where = ", ".join(str(part) for part in (self.endpoint, self.phase) if part is not None)
@@ -113,8 +113,8 @@ class NetworkError(Exception):
             text += f"; expected {self._expected}"
         if self._got is not None:
             text += f", got {self._got}" if self._expected is not None else f"; got {self._got}"
-        if self._hint is not None:
-            text += f". {self._hint}"
+        if self.hint is not None:
+            text += f". {self.hint}"
         return text
 
 
@@ -128,8 +128,8 @@ class _OSNetworkError(NetworkError, OSError):
         if self.domain is ErrorDomain.POSIX:
             self.errno = code
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+    def __setstate__(self, state: dict[str, Any] | None) -> None:
+        self.__dict__.update(state or {})
         self.errno = self.code if self.domain in (ErrorDomain.POSIX, ErrorDomain.DNS) else None
 
 

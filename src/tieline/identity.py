@@ -64,14 +64,18 @@ class Identity:
     ) -> Identity:
         """Read PEM files: `cert` holds the chain, leaf first, and the private key too if `key` is None."""
         cert_pem = _read(cert)
-        return cls._load(cert_pem, str(cert), *((cert_pem, str(cert)) if key is None else (_read(key), str(key))), password)
+        return cls._load(
+            cert_pem, str(cert), *((cert_pem, str(cert)) if key is None else (_read(key), str(key))), password
+        )
 
     @classmethod
     def from_pem(
         cls, cert: str | bytes, key: str | bytes | None = None, password: str | bytes | None = None
     ) -> Identity:
         """From PEM text: `cert` holds the chain, leaf first, and the private key too if `key` is None."""
-        return cls._load(_octets(cert), "cert", *((_octets(cert), "cert") if key is None else (_octets(key), "key")), password)
+        return cls._load(
+            _octets(cert), "cert", *((_octets(cert), "cert") if key is None else (_octets(key), "key")), password
+        )
 
     @classmethod
     def _load(
@@ -110,7 +114,7 @@ class Identity:
         alternatives = [_general_name(name) for name in names]
         # A common name has at most 64 characters (RFC 5280 appendix A.1); only people read it.
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
-        now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+        now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
         key = ec.generate_private_key(ec.SECP256R1())
         signing_only = x509.KeyUsage(
             digital_signature=True,
@@ -132,7 +136,8 @@ class Identity:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(signing_only, critical=True)
             .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+                critical=False,
             )
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .sign(key, hashes.SHA256())
@@ -140,7 +145,7 @@ class Identity:
         return cls((_der(certificate),), _pkcs8(key))
 
     def pem(self) -> tuple[str, str]:
-        """The chain and the unencrypted key as PEM text: ``Identity.from_pem(*identity.pem())`` is equal to this one."""
+        """The chain and the unencrypted key as PEM text, in the form that `from_pem` takes."""
         from cryptography.hazmat.primitives import serialization
 
         chain = "".join(

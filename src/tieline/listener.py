@@ -15,7 +15,7 @@ from tieline.errors import NetworkError, UnexpectedEndpointTypeError, raisable
 from tieline.establishment.binding import Place, bind_all, check_listening
 from tieline.inbound import DatagramSide, StreamSide
 from tieline.parameters import Parameters
-from tieline.protocols.checks import require_range
+from tieline.protocols.checks import require_at_least, require_range
 from tieline.protocols.roles import DatagramProtocol, NetworkProtocol
 from tieline.updates import UpdateIterator, Updates
 
@@ -297,7 +297,7 @@ def listening_place(on: int | EndpointLike | None, parameters: Parameters[Any]) 
         if local is not None:
             return local  # type: ignore[return-value]  # Parameters made it an address
         return parameters.local_port or 0
-    if isinstance(on, int) and not isinstance(on, bool):
+    if isinstance(on, int):
         require_range("on", on, 0, 65535)
         return on
     endpoint = to_endpoint(on)
@@ -310,6 +310,6 @@ def listening_place(on: int | EndpointLike | None, parameters: Parameters[Any]) 
 
 def checked_limit(limit: int | None) -> int | None:
     """A budget of connections: 0 or more, or None."""
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
-        raise ValueError(f"new_connection_limit must be 0 or more, or None for no limit, got {limit!r}")
+    if limit is not None:
+        require_at_least("new_connection_limit", limit, 0)
     return limit

@@ -1,7 +1,7 @@
 """What the network looks like at one moment: interfaces, and paths made of them.
 
 A path is a snapshot: a change of the network makes a new one that differs from the old, never a changed one. `evaluate`
-is the whole rule of how interfaces become a path; which interfaces there are is for `tieline.drivers.interfaces` to say.
+is the whole rule of how interfaces become a path; which ones there are, `tieline.drivers.interfaces` says.
 """
 
 import enum

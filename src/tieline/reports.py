@@ -125,8 +125,8 @@ class PathReport:
     """What went over one path while the report ran; `None` where the system cannot tell. Times in seconds.
 
     Transport bytes are those of the stream or the datagrams, each counted once when sent; what was sent again is
-    `retransmitted_transport_byte_count`. Application bytes are above TLS and the like. Round-trip times are those at the
-    report's end; the minimum is of the system's own window (5 minutes on Linux).
+    `retransmitted_transport_byte_count`. Application bytes are above TLS and the like. Round-trip times are those at
+    the report's end; the minimum is of the system's own window (5 minutes on Linux).
     """
 
     interface: Interface | None = None

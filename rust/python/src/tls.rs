@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use pyo3::buffer::PyBuffer;
 use pyo3::create_exception;
-use pyo3::exceptions::{
-    PyException, PyOSError, PyRuntimeError, PyTypeError, PyValueError,
-};
+use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBool, PyBytes, PyList};
@@ -23,9 +21,9 @@ const DETACH_FROM: usize = 64 * 1024;
 
 #[pymodule(submodule)]
 pub(crate) mod tls {
+    use super::*;
     #[pymodule_export]
     use super::{TlsConfig, TlsEngine, TlsInfo};
-    use super::*;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -156,7 +154,9 @@ impl TlsConfig {
             early_data,
             keylog_file,
         };
-        Ok(Self(Config::server(settings, authentication).map_err(refused)?))
+        Ok(Self(
+            Config::server(settings, authentication).map_err(refused)?,
+        ))
     }
 }
 
@@ -202,7 +202,9 @@ fn parse_trust(
             .map_err(|_| PyValueError::new_err("a fingerprint is a SHA-256 of 32 bytes")),
         "validator" => match validator {
             Some(callable) => Ok(Trust::Validator(python_validator(callable))),
-            None => Err(PyValueError::new_err("trust in a validator needs a validator")),
+            None => Err(PyValueError::new_err(
+                "trust in a validator needs a validator",
+            )),
         },
         "none" => Ok(Trust::Anyone),
         other => Err(PyValueError::new_err(format!(
@@ -339,7 +341,9 @@ impl TlsEngine {
             if used == room {
                 Ok(())
             } else {
-                Err(PyRuntimeError::new_err("the records have another size than announced"))
+                Err(PyRuntimeError::new_err(
+                    "the records have another size than announced",
+                ))
             }
         })
     }
@@ -483,7 +487,9 @@ impl<'a> Input<'a> {
     fn new(object: &'a Bound<'_, PyAny>) -> PyResult<Self> {
         match object.cast::<PyBytes>() {
             Ok(bytes) => Ok(Self::Bytes(bytes.as_bytes())),
-            Err(_) => Ok(Self::Copy(PyBuffer::<u8>::get(object)?.to_vec(object.py())?)),
+            Err(_) => Ok(Self::Copy(
+                PyBuffer::<u8>::get(object)?.to_vec(object.py())?,
+            )),
         }
     }
 

@@ -67,9 +67,11 @@ class StreamSocket(Protocol):
     """Ordered bytes to one peer."""
 
     handler: StreamHandler
-    local_address: Address | None
-    remote_address: Address | None
 
+    @property
+    def local_address(self) -> Address | None: ...
+    @property
+    def remote_address(self) -> Address | None: ...
     def send(self, data: Buffer, /) -> int:
         """Give bytes to the kernel now; returns how many it took. Fewer than all: `writable` follows. Raises OSError."""
 
@@ -97,8 +99,8 @@ class StreamSocket(Protocol):
 class StreamAcceptor(Protocol):
     """A listening stream socket."""
 
-    local_address: Address
-
+    @property
+    def local_address(self) -> Address: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def close(self) -> None: ...
@@ -116,9 +118,11 @@ class DatagramSocket(Protocol):
     """Datagrams to one peer (connected) or to many."""
 
     handler: DatagramHandler
-    local_address: Address
-    remote_address: Address | None
 
+    @property
+    def local_address(self) -> Address: ...
+    @property
+    def remote_address(self) -> Address | None: ...
     def send(self, datagram: Buffer, remote: Address | None = None, /) -> bool:
         """Give one datagram to the kernel now; False when blocked (`writable` follows). Raises OSError."""
 

@@ -10,9 +10,10 @@
   output ▼     │ receive            what the transport carries
        transport
 
-A layer does its handshake when the one below it is ready, so `receive` carries bytes upwards only as far as the layer that is
-still shaking hands, and starts the next one when that is done. Everything that a layer wants to say goes down through `send`
-of the layers below it. Nobody here does I/O or knows the time: the caller writes what `start`, `send`, `end` and `output` give.
+A layer does its handshake when the one below it is ready, so `receive` carries bytes upwards only as far as the layer
+that is still shaking hands, and starts the next one when that is done. Everything that a layer wants to say goes down
+through `send` of the layers below it. Nobody here does I/O or knows the time: the caller writes what `start`, `send`,
+`end` and `output` give.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ __all__ = ["Layer", "Pipeline"]
 class Layer(Protocol):
     """One byte-to-byte protocol of a stack as a sans-I/O machine.
 
-    The order of calls: `start` once; then `receive` for what comes and `output` for what goes, until `ready`; then `send` too.
-    While `decision` is not None the caller awaits it and gives the result to `decided`; meanwhile it had better not read on.
+    The order of calls: `start` once; then `receive` for what comes and `output` for what goes, until `ready`; then
+    `send` too. While `decision` is not None the caller awaits it, gives the result to `decided`, and had better not read
+    on meanwhile. Data are bytes or buffers of bytes (a `memoryview` of format ``B``).
     """
 
     @property
@@ -63,7 +65,10 @@ class Layer(Protocol):
         ...
 
     def receive(self, data: Buffer, /) -> bytes:
-        """Take what came from below and return what it means above; before `ready` that is early data. Raises NetworkError."""
+        """Take what came from below and return what it means above; before `ready` that is early data.
+
+        Raises NetworkError. If something good came before the fault, that is returned, and the next call raises.
+        """
         ...
 
     def receive_end(self) -> None:
@@ -75,7 +80,7 @@ class Layer(Protocol):
         ...
 
     def send_early(self, data: Buffer, /) -> int:
-        """Put data into the first flight, to be taken from `output`; returns how many bytes were accepted, perhaps none."""
+        """Put data into the first flight, to be taken from `output`; returns how many bytes were taken, perhaps none."""
         ...
 
     def end(self) -> bytes:

@@ -1,13 +1,13 @@
 """TLS as a layer: options become an engine, and the engine's failures become sentences.
 
-    options ──▶ client_layer / server_layer ──▶ EngineLayer (rustls)  or  ContextLayer (ssl_context, in tls_stdlib.py)
+    options ──▶ client_layer / server_layer ──▶ EngineLayer (rustls)  or  ContextLayer (ssl_context: tls_stdlib.py)
 
-Both are a `TLSLayer`, which knows when the handshake counts as done. That is later than the engine thinks if the application
-decides about the certificate: a validator that returned an awaitable, or one that has not seen the peer because the session
-was resumed. Until then nothing is sent, and what came is held back.
+Both are a `TLSLayer`, which knows when the handshake counts as done. That is later than the engine thinks if the
+application decides about the certificate: a validator that returned an awaitable, or one that has not seen the peer
+because the session was resumed. Until then nothing is sent, and what came is held back.
 
-Engines' configurations are shared between connections whose settings are equal, and only between those. A configuration owns
-its session cache, so a session can never be resumed under another trust, validator or identity than it was made under.
+Configurations are shared between connections whose settings are equal, and only between those. Each owns its session
+cache, so a session can never be resumed under another trust, validator or identity than it was made under.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 __all__ = ["TLSLayer", "check_server", "client_config", "client_layer", "server_config", "server_layer", "tls_error"]
 
 CONFIGURATIONS = 128
-"""How many configurations of each role are kept, the least recently used is dropped. A program has few; each holds a few KiB
-and up to a few hundred sessions."""
+"""How many of each role are kept, the least recently used is dropped. A program has few, and each can hold a few
+hundred sessions."""
 
 NO_NAME = "0.0.0.0"
 """Stands for the server's name where nobody looks at it: an address is not sent as SNI (RFC 6066 section 3)."""
 
 
 def client_layer(options: TLS, *, endpoint_name: str | None, endpoint: object) -> Layer:
-    """For a client of `endpoint`, whose host is `endpoint_name`. Raises ValueError if there is no name but a check of it."""
+    """For a client of `endpoint`, whose host is `endpoint_name`. Raises ValueError without a name to check."""
     if options.ssl_context is not None:
         return _context_layer(options, False, _plain_name(options.server_name or endpoint_name), endpoint)
     return EngineLayer(client_config(options), checked_name(options, endpoint_name, endpoint), options, endpoint)
@@ -61,13 +61,15 @@ def check_server(options: SecurityOptions) -> None:
     """Raise ValueError if no server can be made with these options: a listener's constructor asks."""
     if getattr(options, "ssl_context", None) is None and options.identity is None:
         raise ValueError(
-            "a server needs a certificate and a key, got identity=None; for example identity=Identity.from_files(cert, key)"
+            "a server needs a certificate and a key, got identity=None; try identity=Identity.from_files(cert, key)"
         )
 
 
 def client_config(options: SecurityOptions) -> engine.TlsConfig:
     """The engine's configuration for a client; the same object for equal settings."""
-    return _shared(_client_config, _settings(options, judges=options.peer_authentication is not PeerAuthentication.NONE))
+    return _shared(
+        _client_config, _settings(options, judges=options.peer_authentication is not PeerAuthentication.NONE)
+    )
 
 
 def server_config(options: SecurityOptions) -> engine.TlsConfig:
@@ -162,14 +164,16 @@ class TLSLayer:
         """If something good came before a fault, it is returned, and the next call raises."""
         raise NotImplementedError
 
-    def _progress(self, plaintext: bytes) -> bytes:
-        """Called with what came before this layer was ready: returns what may already be given up, and sets `ready`."""
+    def _shaken(self) -> bool:
+        """The engine's handshake is done. Also asks for the validator's judgement when it is time."""
         raise NotImplementedError
 
-    def _admit(self, plaintext: bytes) -> bytes:
-        """The engine's handshake is done: ready, unless the application is still deciding or has refused."""
-        if self._refusal is not None:  # asked again after it had failed: it stays failed
+    def _progress(self, plaintext: bytes) -> bytes:
+        """What came before this layer was ready: returns what may be given up already, and sets `ready`."""
+        if self._refusal is not None:  # it stays refused
             raise self._refusal
+        if not self._shaken():
+            return plaintext  # early data
         if self.decision is not None:
             self._held += plaintext
             return b""
@@ -258,15 +262,15 @@ class EngineLayer(TLSLayer):
             raise self._translated(failure) from self._engine.validator_error
         return plaintext if self.ready else self._progress(plaintext)
 
-    def _progress(self, plaintext: bytes) -> bytes:
+    def _shaken(self) -> bool:
         if not self._judged and (decision := self._engine.decision) is not None:
             self._judged, self.decision = True, decision
         if self._engine.handshaking:
-            return plaintext
+            return False
         if not self._judged and self._engine.needs_validation:
             info = self._engine.info()
             self._judge(info.peer_certificates, self._server_name or info.server_name or "")
-        return self._admit(plaintext)
+        return True
 
     def send(self, data: Buffer, /) -> bytes:
         try:
@@ -309,9 +313,9 @@ def tls_error(
     detail: str = "",
     **where: Any,
 ) -> TLSError:
-    """The error for an engine's `reason`; `where` goes to TLSError. `received`: the peer found the fault and sent `alert`.
+    """The error for an engine's `reason`; `where` goes to TLSError.
 
-    `detail` is the engine's own sentence, for the reasons that are too many to have one here.
+    `received`: the peer found the fault and sent `alert`. `detail`: the engine's own sentence, for what has none here.
     """
     if received:
         reason = _SAME_FOR_BOTH.get(alert or "", reason)
@@ -328,8 +332,14 @@ _TRUST = "Trust it with Trust.certificates(...) or pin it with Trust.fingerprint
 
 _SENTENCES: dict[str, tuple[str, str | None]] = {
     "expired": ("the peer's certificate has expired", "It must be renewed; or the clock of this machine is wrong"),
-    "not_yet_valid": ("the peer's certificate is not valid yet", "Check the clock of this machine and that of the peer"),
-    "wrong_name": ("the peer's certificate is for another name", "Connect by a name that is in it, or set server_name=..."),
+    "not_yet_valid": (
+        "the peer's certificate is not valid yet",
+        "Check the clock of this machine and that of the peer",
+    ),
+    "wrong_name": (
+        "the peer's certificate is for another name",
+        "Connect by a name that is in it, or set server_name=...",
+    ),
     "unknown_authority": ("the peer's certificate is not signed by a known authority", _TRUST),
     "revoked": ("the peer's certificate has been revoked", None),
     "wrong_purpose": ("the peer's certificate is not meant for this purpose (extended key usage)", None),
@@ -381,12 +391,62 @@ _SAME_FOR_BOTH = {
 """Alerts that say what our own engine would have called by this name."""
 
 # RFC 8446 section 6, RFC 5246 section 7.2, and RFC 7301 for the last one.
-_NUMBERED = """
-    0 close_notify 10 unexpected_message 20 bad_record_mac 22 record_overflow 40 handshake_failure 42 bad_certificate
-    43 unsupported_certificate 44 certificate_revoked 45 certificate_expired 46 certificate_unknown 47 illegal_parameter
-    48 unknown_ca 49 access_denied 50 decode_error 51 decrypt_error 70 protocol_version 71 insufficient_security
-    80 internal_error 86 inappropriate_fallback 90 user_canceled 100 no_renegotiation 109 missing_extension
-    110 unsupported_extension 112 unrecognized_name 113 bad_certificate_status_response 115 unknown_psk_identity
-    116 certificate_required 120 no_application_protocol
-""".split()
+_NUMBERED = [
+    "0",
+    "close_notify",
+    "10",
+    "unexpected_message",
+    "20",
+    "bad_record_mac",
+    "22",
+    "record_overflow",
+    "40",
+    "handshake_failure",
+    "42",
+    "bad_certificate",
+    "43",
+    "unsupported_certificate",
+    "44",
+    "certificate_revoked",
+    "45",
+    "certificate_expired",
+    "46",
+    "certificate_unknown",
+    "47",
+    "illegal_parameter",
+    "48",
+    "unknown_ca",
+    "49",
+    "access_denied",
+    "50",
+    "decode_error",
+    "51",
+    "decrypt_error",
+    "70",
+    "protocol_version",
+    "71",
+    "insufficient_security",
+    "80",
+    "internal_error",
+    "86",
+    "inappropriate_fallback",
+    "90",
+    "user_canceled",
+    "100",
+    "no_renegotiation",
+    "109",
+    "missing_extension",
+    "110",
+    "unsupported_extension",
+    "112",
+    "unrecognized_name",
+    "113",
+    "bad_certificate_status_response",
+    "115",
+    "unknown_psk_identity",
+    "116",
+    "certificate_required",
+    "120",
+    "no_application_protocol",
+]
 ALERTS = {name: int(number) for number, name in zip(_NUMBERED[::2], _NUMBERED[1::2], strict=True)}

@@ -4,14 +4,15 @@
                                 │ SSLObject │
     ciphertext ◀── outgoing ◀── └───────────┘ ◀── write() ◀── plaintext
 
-`ssl` is imported here although machines do no I/O: a MemoryBIO does none. OpenSSL says "nothing to read" by an exception, so
-we read only while the incoming side holds something.
+`ssl` is imported here although machines do no I/O: a MemoryBIO does none. OpenSSL says "nothing to read" by an
+exception, so we read only while the incoming side holds something.
 """
 
 from __future__ import annotations
 
 import re
 import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tieline.engines.tls import ALERTS, TLSLayer
@@ -30,7 +31,7 @@ READ_SIZE = 16 * 1024
 
 
 class ContextLayer(TLSLayer):
-    """TLS by an `ssl.SSLContext`, which brings trust, certificates and versions; a validator is asked after it has agreed."""
+    """TLS by an `ssl.SSLContext`, which brings trust, certificates and versions; a validator is asked after it agreed."""
 
     def __init__(self, options: TLS, server_side: bool, server_name: str | None, endpoint: object) -> None:
         super().__init__(options.certificate_validator, endpoint)
@@ -86,12 +87,12 @@ class ContextLayer(TLSLayer):
         self._shaking = False
         return True
 
-    def _progress(self, plaintext: bytes) -> bytes:
-        if not self._judged:
+    def _shaken(self) -> bool:
+        if not self._judged and not self._shaking:
             certificates = self._certificates()
             if certificates or not self._server_side:  # a client that was not asked for one has nothing to judge
                 self._judge(certificates, self._server_name or "")
-        return self._admit(plaintext)
+        return not self._shaking
 
     def _read(self) -> bytes:
         pieces: list[bytes] = []
@@ -134,10 +135,8 @@ class ContextLayer(TLSLayer):
         return 0  # the standard library has no early data
 
     def end(self) -> bytes:
-        try:
+        with suppress(ssl.SSLError):  # close_notify is written; what is missing is the peer's, for which we do not wait
             self._tls.unwrap()
-        except ssl.SSLError:
-            pass  # close_notify is written; what is missing is the peer's, for which we do not wait
         return self.output()
 
     def output(self) -> bytes:
@@ -177,7 +176,9 @@ class ContextLayer(TLSLayer):
         if reason == "not_tls" and not self._shaking:
             reason = "protocol_violation"
         words = slug.replace("_", " ").lower() or str(error)
-        return self._failed(reason, detail=f"the peer broke the rules of TLS ({words})" if reason == "protocol_violation" else "")
+        return self._failed(
+            reason, detail=f"the peer broke the rules of TLS ({words})" if reason == "protocol_violation" else ""
+        )
 
 
 _ALERT = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_(?:ALERT_)?(\w+)")

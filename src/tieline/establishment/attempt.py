@@ -103,7 +103,7 @@ class StreamAttempt:
         flow.attach(socket, self._pipeline, b"".join(self._plaintext), self._wire, self._early)
         return socket
 
-    # The socket's handler
+    # The socket's handler; it reads nothing while a validator thinks
 
     def connected(self) -> None:
         self._stop_timer()
@@ -146,8 +146,6 @@ class StreamAttempt:
     def received_end(self) -> None:
         pipeline = self._pipeline
         assert pipeline is not None
-        if pipeline.ready:  # a validator still thinks: the flow will find out when it asks for more
-            return
         try:
             pipeline.receive_end()
         except NetworkError as error:
@@ -199,6 +197,7 @@ class StreamAttempt:
             return
         decision = pipeline.decision
         if decision is not None:
+            self._socket.pause()  # what comes meanwhile waits in the kernel
             self._decision = self._driver.spawn(self._decide(pipeline, decision), "tieline certificate validator")
             return
         if self._early and not pipeline.early_data_accepted:
@@ -218,6 +217,8 @@ class StreamAttempt:
             self._fail(error)
             return
         self._decision = None
+        if self._socket is not None:
+            self._socket.resume()
         self._advance()
 
     # Ending

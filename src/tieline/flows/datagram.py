@@ -121,11 +121,9 @@ class DatagramFlow:
             self._need()
         while self.socket is None or self._senders:
             await self._wait_room()
-        if self._notice is not None:
-            notice, self._notice = self._notice, None
-            raise raisable(notice)
+        self._raise_notice()
         while True:
-            socket = self.socket
+            socket = self._present_socket()
             if socket is None:
                 self._need()
                 await self._wait_room()
@@ -142,6 +140,15 @@ class DatagramFlow:
                 self.activity += 1
                 return
             await self._wait_room()
+
+    def _present_socket(self) -> DatagramSocket | None:
+        return self.socket
+
+    def _raise_notice(self) -> None:
+        """Raise, once, what the network said of an earlier datagram."""
+        if self._notice is not None:
+            notice, self._notice = self._notice, None
+            raise raisable(notice)
 
     # Waiting
 
@@ -166,9 +173,7 @@ class DatagramFlow:
     async def _turn(self) -> None:
         """Wait until the receives before this one are done and a datagram is there; it is then first in the queue."""
         if not self._readers and not self._inbox:
-            if self._notice is not None:
-                notice, self._notice = self._notice, None
-                raise raisable(notice)
+            self._raise_notice()
             if self._ended:
                 raise self._end_error()
         self._need()

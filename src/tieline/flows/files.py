@@ -20,7 +20,7 @@ class FileSource:
             raise ValueError(f"offset must be 0 or more, got {offset}")
         if count is not None and count < 0:
             raise ValueError(f"count must be 0 or more, got {count}")
-        if isinstance(file, io.TextIOBase):
+        if isinstance(file, io.TextIOBase):  # type: ignore[unreachable]  # for callers who do not check types
             raise TypeError("send_file wants a file opened in binary mode, got one opened in text mode")
         self._file: BinaryIO | None = file
         self.offset = offset

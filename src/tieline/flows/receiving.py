@@ -215,7 +215,8 @@ class StreamReceiving:
         self._wake()
 
     def attached(self) -> None:
-        self._paused = False
+        """A new socket is there: it may have been paused while nobody could read."""
+        self._paused = True
         self._adjust()
 
     def fail(self, error: NetworkError) -> None:

@@ -50,7 +50,7 @@ class End(enum.Enum):
 class StreamSending:
     """Gives bytes to the pipeline and the socket."""
 
-    __slots__ = ("_accepted", "_drained", "_end", "_error", "_flow", "_limit", "_size", "_slice", "_writers", "count", "ended", "first")
+    __slots__ = ("_accepted", "_end", "_error", "_flow", "_limit", "_size", "_slice", "_writers", "count", "ended", "first")
 
     def __init__(self, flow: StreamFlow, limit: int) -> None:
         self._flow = flow
@@ -58,7 +58,6 @@ class StreamSending:
         self._accepted: deque[Buffer] = deque()
         self._size = 0  # of what is accepted
         self._writers: deque[Writer] = deque()
-        self._drained: Waiter | None = None
         self._slice = min(SLICE, limit)
         self._end = End.NONE
         self._error: NetworkError | None = None
@@ -301,8 +300,7 @@ class StreamSending:
                 return
             self._end = End.DONE
             socket.end()
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        self._flow.wake_close()
 
     @property
     def idle(self) -> bool:
@@ -313,11 +311,6 @@ class StreamSending:
     def remaining(self) -> int:
         """Bytes that were accepted and have not gone to the kernel."""
         return self._size
-
-    def drained(self) -> Waiter:
-        """Completes when `idle` becomes true, or sending fails."""
-        self._drained = self._flow.waiter()
-        return self._drained
 
     def attached(self, early: int) -> None:
         """A socket is there. Of the idempotent bytes, `early` have already gone with the first flight."""
@@ -345,5 +338,4 @@ class StreamSending:
             self._accepted.clear()
             self._size = 0
             self._end = End.NONE
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        self._flow.wake_close()

@@ -48,7 +48,7 @@ class FlowOwner(Protocol):
 class StreamFlow:
     """Moves bytes both ways for one connection."""
 
-    __slots__ = ("__weakref__", "_closed", "_discarding", "_failure", "_owner", "_parameters", "_peer_ended", "endpoint", "pipeline", "receiving", "sending", "socket")
+    __slots__ = ("__weakref__", "_closed", "_discarding", "_failure", "_owner", "_news", "_parameters", "endpoint", "pipeline", "receiving", "sending", "socket")
 
     calls = (
         "send(data, end_of_stream=), send_file(), send_idempotent(), receive(exactly=|at_least=, at_most=|as_=|until=), "
@@ -65,7 +65,7 @@ class StreamFlow:
         self.sending = StreamSending(self, parameters.send_limit)
         self._failure: NetworkError | None = None
         self._closed = self._discarding = False
-        self._peer_ended: Waiter | None = None
+        self._news: Waiter | None = None
 
     # For the halves
 
@@ -126,7 +126,7 @@ class StreamFlow:
             self.socket.abort()
             self.socket = None
         self.raise_pending(error)
-        self._wake_close()
+        self.wake_close()
 
     def abort(self) -> None:
         """Close with a reset, at once."""
@@ -134,7 +134,7 @@ class StreamFlow:
         if self.socket is not None:
             self.socket.abort()
             self.socket = None
-        self._wake_close()
+        self.wake_close()
 
     def _close_calls(self) -> None:
         if not self._closed:
@@ -154,36 +154,26 @@ class StreamFlow:
         self._discarding = True
         self.socket.resume()
         self.sending.end()
-        if not self.sending.idle:
-            await self._progress(lambda: self.sending.idle, self.sending.drained, "the peer takes no more of what was sent")
-        if self.socket is not None and unread and not self.receiving.inbox.ended:
-            await self._progress(
-                lambda: self.socket is None or self.receiving.inbox.ended,
-                self._until_peer_ended,
-                "the peer goes on sending what nobody reads",
-            )
-        if self.socket is not None:
-            self.socket.close()
-            self.socket = None
+        await self._progress(lambda: self.sending.idle, "the peer takes no more of what was sent")
+        if unread:
+            await self._progress(lambda: self.receiving.inbox.ended, "the peer goes on sending what nobody reads")
+        self._close_socket()
 
-    def _until_peer_ended(self) -> Waiter:
-        self._peer_ended = self.waiter()
-        return self._peer_ended
-
-    async def _progress(self, done: Callable[[], bool], wait: Callable[[], Waiter], stall: str) -> None:
+    async def _progress(self, done: Callable[[], bool], stall: str) -> None:
         """Wait until `done`; when nothing has left for `close_timeout` seconds, abort and raise."""
         owner = self._owner()
         assert owner is not None
         timeout = self._parameters.close_timeout
-        while not done() and self.socket is not None:
+        while not done() and self.is_open:
             before = self.sending.remaining
-            waiter = wait()
-            timer = owner.driver.call_later(timeout, _expire, waiter)
+            waiter = self._news = owner.driver.waiter()
+            timer = owner.driver.call_later(timeout, self.wake_close)
             try:
                 await waiter
             finally:
                 timer.cancel()
-            if not done() and self.socket is not None and self.sending.remaining == before:
+                self._news = None
+            if self.sending.remaining == before and self.is_open and not done():
                 self.abort()
                 raise CloseTimeoutError(
                     stall,
@@ -193,9 +183,20 @@ class StreamFlow:
                     got="none; the connection was reset, and the last bytes may be lost",
                 )
 
-    def _wake_close(self) -> None:
-        if self._peer_ended is not None and not self._peer_ended.done():
-            self._peer_ended.set_result(None)
+    def wake_close(self) -> None:
+        """Something happened that a graceful close may have waited for."""
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a socket."""
+        return self.socket is not None
+
+    def _close_socket(self) -> None:
+        if self.socket is not None:
+            self.socket.close()
+            self.socket = None
 
     # For the socket
 
@@ -234,7 +235,7 @@ class StreamFlow:
 
     def _end_received(self) -> None:
         self.receiving.ended()
-        self._wake_close()
+        self.wake_close()
 
     def _violated(self, error: NetworkError) -> None:
         """What came cannot be: tell the peer what the pipeline wants to tell it, and end."""
@@ -260,9 +261,8 @@ class StreamFlow:
         self._fail(self.translate(error), reset=True)
 
     def _fail(self, error: NetworkError, *, reset: bool) -> None:
-        if self.socket is not None and not reset:
-            self.socket.close()
-            self.socket = None
+        if not reset:
+            self._close_socket()
         self.fail(error)
         owner = self._owner()
         if owner is not None:
@@ -289,8 +289,3 @@ class StreamFlow:
     @property
     def sent_count(self) -> int:
         return self.sending.count
-
-
-def _expire(waiter: Waiter) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

@@ -27,11 +27,11 @@ class FixedWidthInteger(int):
         return self.to_bytes(self.width, "big", signed=self.signed)
 
     @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """The integer whose wire form is `data`, which must be `width` bytes."""
+    def decode(cls, data: bytes) -> int:
+        """The number whose wire form is `data`, which must be `width` bytes."""
         if len(data) != cls.width:
             raise ValueError(f"{cls.__name__} is {cls.width} bytes on the wire, got {len(data)}")
-        return super().__new__(cls, int.from_bytes(data, "big", signed=cls.signed))
+        return int.from_bytes(data, "big", signed=cls.signed)
 
 
 class UInt8(FixedWidthInteger):

@@ -30,7 +30,7 @@ CIPHER_SUITES = {
         "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
     ),
 }
-"""What the engine implements, by version and in its order of preference: forward secrecy and authenticated encryption only."""
+"""What the engine implements, by version, the preferred one first."""
 
 
 class PeerAuthentication(enum.Enum):
@@ -56,12 +56,12 @@ class SecurityOptions:
 
     - `alpn`: application protocols, the preferred one first; 1 to 255 bytes each.
     - `identity`: our certificate and key. A server needs one; a client presents it if it is asked to.
-    - `trust`: what makes a peer's certificate good. A server looks at it only if `peer_authentication` asks for certificates.
+    - `trust`: what makes a peer's certificate good. A server looks at it only if `peer_authentication` asks for one.
     - `server_name`: what the server is called in its certificate; None takes the endpoint's host.
-    - `peer_authentication`: None is the role's default: clients verify servers, servers ask clients for nothing. ``NONE``
-      accepts any server unseen; ``OPTIONAL`` is for servers, a client verifies as by default.
-    - `certificate_validator`: decides in place of `trust`, for each handshake, also a resumed one. Called with the peer's
-      certificates and the server's name; an exception refuses. With an awaitable no data moves until it has decided.
+    - `peer_authentication`: None is the role's default: clients verify servers, servers ask clients for nothing.
+      ``NONE`` accepts any server unseen; ``OPTIONAL`` is for servers, a client verifies as by default.
+    - `certificate_validator`: decides in place of `trust`, for each handshake, also a resumed one. Called with the
+      peer's certificates and the server's name; an exception refuses. With an awaitable no data moves until it decided.
     - `minimum_version`, `maximum_version`: None leaves it to the engine, which knows TLS 1.2 and 1.3.
     - `cipher_suites`: allowed suites by their IANA names; empty allows all that the engine has.
     - `tickets`: sessions may be resumed, but only between connections with equal security options.
@@ -109,7 +109,9 @@ class SecurityOptions:
         for option, version in (("minimum_version", low), ("maximum_version", high)):
             _require_type(option, version, TLSVersion, optional=True)
             if version in (TLSVersion.TLSv1_0, TLSVersion.TLSv1_1):
-                raise ValueError(f"{option}={version} is obsolete (RFC 8996); a peer that needs it is reached with ssl_context")
+                raise ValueError(
+                    f"{option}={version} is obsolete (RFC 8996); a peer that needs it is reached with ssl_context"
+                )
         if low is not None and high is not None and low > high:
             raise ValueError(f"minimum_version={low} is above maximum_version={high}")
         allowed = [version for version in CIPHER_SUITES if (low or version) <= version <= (high or version)]
@@ -147,8 +149,9 @@ class SecurityOptions:
 class TLSMetadata:
     """What the handshake agreed on.
 
-    `version` is ``"TLSv1.3"`` or ``"TLSv1.2"``, `cipher_suite` an IANA name (OpenSSL's name with `ssl_context`), `group` the key
-    exchange, such as ``"X25519MLKEM768"``. `peer_certificates` are DER, the peer's own first; empty if it presented none.
+    `version` is ``"TLSv1.3"`` or ``"TLSv1.2"``, `cipher_suite` an IANA name (OpenSSL's name with `ssl_context`), `group`
+    the key exchange, such as ``"X25519MLKEM768"``. `peer_certificates` are DER, the peer's own first; none if it
+    presented none.
     """
 
     version: str

@@ -19,9 +19,9 @@ __all__ = ["TLS"]
 class TLS(StreamProtocol, SecurityOptions):
     """Transport Layer Security 1.2 and 1.3 over TCP: all of `SecurityOptions`, and
 
-    - `ssl_context`: a context of the standard library that replaces Tieline's own engine. It brings its own certificates,
-      ALPN and versions, so only `server_name`, `certificate_validator` (asked after the context has agreed) and
-      `handshake_timeout` may be set beside it.
+    - `ssl_context`: a context of the standard library that replaces Tieline's own engine. It brings its own
+      certificates, ALPN and versions, so only `server_name`, `certificate_validator` (asked after the context has
+      agreed) and `handshake_timeout` may be set beside it.
     """
 
     name: ClassVar[str] = "TLS"

@@ -156,16 +156,33 @@ mod tests {
             der.push(b'Z');
             assert_eq!(time(&der), Some((seconds as i64, &[][..])));
         }
-        assert_eq!(time(b"\x17\x0d491231235959Z").map(|t| t.0), Some(2_524_607_999));
-        assert_eq!(time(b"\x17\x0d500101000000Z").map(|t| t.0), Some(-631_152_000));
+        assert_eq!(
+            time(b"\x17\x0d491231235959Z").map(|t| t.0),
+            Some(2_524_607_999)
+        );
+        assert_eq!(
+            time(b"\x17\x0d500101000000Z").map(|t| t.0),
+            Some(-631_152_000)
+        );
     }
 
     #[test]
     fn hostile_encodings_are_refused() {
-        for der in [&b""[..], b"\x30", b"\x30\x80", b"\x30\x84\xff\xff\xff\xff", b"\x30\x02\x30\x05"] {
+        for der in [
+            &b""[..],
+            b"\x30",
+            b"\x30\x80",
+            b"\x30\x84\xff\xff\xff\xff",
+            b"\x30\x02\x30\x05",
+        ] {
             assert_eq!(check_dates(der, at(0)), Err(CertificateError::BadEncoding));
         }
-        for der in [&b"\x17\x0d4912312359590"[..], b"\x17\x0d991331235959Z", b"\x17\x01Z", b"\x16\x01Z"] {
+        for der in [
+            &b"\x17\x0d4912312359590"[..],
+            b"\x17\x0d991331235959Z",
+            b"\x17\x01Z",
+            b"\x16\x01Z",
+        ] {
             assert_eq!(time(der), None);
         }
     }

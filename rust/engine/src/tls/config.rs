@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache,
+};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
@@ -139,7 +141,9 @@ impl Config {
             (chain, None) if chain.is_empty() => builder.with_no_client_auth(),
             (chain, key) => {
                 let key = own_key(&chain, key)?;
-                builder.with_client_auth_cert(chain, key).map_err(bad_identity)?
+                builder
+                    .with_client_auth_cert(chain, key)
+                    .map_err(bad_identity)?
             }
         };
         config.alpn_protocols = settings.alpn.clone();
@@ -235,10 +239,16 @@ fn provider(suites: &[String]) -> Result<Arc<CryptoProvider>, String> {
     }
     let known = std::mem::take(&mut provider.cipher_suites);
     for name in suites {
-        match known.iter().find(|suite| suite_name(suite.suite()) == *name) {
+        match known
+            .iter()
+            .find(|suite| suite_name(suite.suite()) == *name)
+        {
             Some(suite) => provider.cipher_suites.push(*suite),
             None => {
-                let names: Vec<_> = known.iter().map(|suite| suite_name(suite.suite())).collect();
+                let names: Vec<_> = known
+                    .iter()
+                    .map(|suite| suite_name(suite.suite()))
+                    .collect();
                 return Err(format!(
                     "unknown cipher suite {name}; known are {}",
                     names.join(", ")

@@ -173,11 +173,15 @@ impl Engine {
     pub fn seal(&mut self, data: &[u8], sealed: &mut [u8]) -> Result<usize, EngineError> {
         let waiting = self.output.len();
         let Some((head, tail)) = sealed.split_at_mut_checked(waiting) else {
-            return Err(EngineError::Misuse("the buffer is too small for what waits"));
+            return Err(EngineError::Misuse(
+                "the buffer is too small for what waits",
+            ));
         };
         let used = self.encrypt(data, tail)?;
         if used > tail.len() {
-            return Err(EngineError::Misuse("the buffer is too small for the records"));
+            return Err(EngineError::Misuse(
+                "the buffer is too small for the records",
+            ));
         }
         head.copy_from_slice(&self.output);
         self.output.clear();
@@ -198,7 +202,12 @@ impl Engine {
             return Err(EngineError::Misuse("send() before the handshake is done"));
         }
         match self.with_writer(|writer| writer.encrypt(data, sealed)) {
-            Some(Ok(size) | Err(EncryptError::InsufficientSize(InsufficientSizeError { required_size: size }))) => Ok(size),
+            Some(
+                Ok(size)
+                | Err(EncryptError::InsufficientSize(InsufficientSizeError {
+                    required_size: size,
+                })),
+            ) => Ok(size),
             Some(Err(EncryptError::EncryptExhausted)) => {
                 let text = "So much was sent on this connection that its TLS keys are used up.";
                 let failure = Failure::new(Reason::Internal, text);
@@ -243,8 +252,7 @@ impl Engine {
         let mut taken = 0;
         for piece in data.chunks(RECORD) {
             let start = self.output.len();
-            self.output
-                .resize(start + piece.len() + RECORD_OVERHEAD, 0);
+            self.output.resize(start + piece.len() + RECORD_OVERHEAD, 0);
             // The limit that came with the ticket may cut the piece short; only the size of the
             // record shows by how much.
             let written = early.encrypt(piece, &mut self.output[start..]).unwrap_or(0);
@@ -308,7 +316,9 @@ impl Engine {
             && !self.is_handshaking()
             && !self.notes.validator_asked
             && common.handshake_kind() == Some(HandshakeKind::Resumed)
-            && common.peer_certificates().is_some_and(|chain| !chain.is_empty())
+            && common
+                .peer_certificates()
+                .is_some_and(|chain| !chain.is_empty())
     }
 
     /// None while handshaking.
@@ -325,12 +335,12 @@ impl Engine {
         Some(Info {
             version: version_name(version),
             cipher_suite: suite_name(suite.suite()),
-            group: common
-                .negotiated_key_exchange_group()
-                .map(|group| match group.name().as_str() {
+            group: common.negotiated_key_exchange_group().map(|group| {
+                match group.name().as_str() {
                     Some(name) => name.to_owned(),
                     None => format!("0x{:04X}", u16::from(group.name())),
-                }),
+                }
+            }),
             alpn: common.alpn_protocol().map(printable),
             server_name: self
                 .server_name

@@ -148,37 +148,38 @@ impl Failure {
                 );
                 Self::new(Reason::NoCommonAlpn, message).between(ours, theirs)
             }
-            Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedApplicationProtocol) => Self::new(
-                Reason::NoCommonAlpn,
-                "The peer selected an application protocol that we had not offered.",
-            ),
+            Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedApplicationProtocol) => {
+                Self::new(
+                    Reason::NoCommonAlpn,
+                    "The peer selected an application protocol that we had not offered.",
+                )
+            }
             Error::PeerIncompatible(what) => Self::from_incompatible(what),
-            Error::PeerMisbehaved(PeerMisbehaved::AttemptedDowngradeToTls12WhenTls13IsSupported) => {
-                Self::new(
-                    Reason::NoCommonVersion,
-                    "Somebody between us and the peer tried to downgrade the connection to TLS 1.2.",
-                )
-            }
-            Error::PeerSentOversizedRecord | Error::InvalidMessage(InvalidMessage::MessageTooLarge) => {
-                Self::new(
-                    Reason::RecordTooLarge,
-                    "The peer sent a TLS record that is larger than TLS allows.",
-                )
-            }
+            Error::PeerMisbehaved(
+                PeerMisbehaved::AttemptedDowngradeToTls12WhenTls13IsSupported,
+            ) => Self::new(
+                Reason::NoCommonVersion,
+                "Somebody between us and the peer tried to downgrade the connection to TLS 1.2.",
+            ),
+            Error::PeerSentOversizedRecord
+            | Error::InvalidMessage(InvalidMessage::MessageTooLarge) => Self::new(
+                Reason::RecordTooLarge,
+                "The peer sent a TLS record that is larger than TLS allows.",
+            ),
             Error::DecryptError => Self::new(
                 Reason::DecryptError,
                 "A TLS record could not be decrypted: it was damaged, forged or out of order.",
             ),
-            Error::InvalidMessage(what) => Self::violation("sent a malformed TLS message", words(what)),
+            Error::InvalidMessage(what) => {
+                Self::violation("sent a malformed TLS message", words(what))
+            }
             Error::PeerMisbehaved(what) => Self::violation("broke the TLS protocol", words(what)),
-            Error::InappropriateMessage { got_type, .. } => Self::violation(
-                "sent a TLS message out of turn",
-                words(got_type),
-            ),
-            Error::InappropriateHandshakeMessage { got_type, .. } => Self::violation(
-                "sent a TLS handshake message out of turn",
-                words(got_type),
-            ),
+            Error::InappropriateMessage { got_type, .. } => {
+                Self::violation("sent a TLS message out of turn", words(got_type))
+            }
+            Error::InappropriateHandshakeMessage { got_type, .. } => {
+                Self::violation("sent a TLS handshake message out of turn", words(got_type))
+            }
             // This is how the system's trust store reports that it is missing.
             Error::General(text) => Self::new(Reason::Internal, sentence(text)),
             other => Self::new(Reason::Internal, sentence(&other.to_string())),
@@ -416,12 +417,18 @@ fn words(what: &impl fmt::Debug) -> String {
 /// webpki writes its names as `DnsName("example.com")`.
 fn bare_name(name: &str) -> String {
     let inside = name.split_once('(').map_or(name, |(_, rest)| rest);
-    inside.trim_matches(|c| matches!(c, '"' | '(' | ')')).to_owned()
+    inside
+        .trim_matches(|c| matches!(c, '"' | '(' | ')'))
+        .to_owned()
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {
     let text = items.collect::<Vec<_>>().join(", ");
-    if text.is_empty() { "nothing".into() } else { text }
+    if text.is_empty() {
+        "nothing".into()
+    } else {
+        text
+    }
 }
 
 fn chain_of(error: &dyn std::error::Error) -> String {

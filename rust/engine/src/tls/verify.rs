@@ -167,7 +167,14 @@ impl<Chain> Judgement<Chain> {
                     None => Ok(()),
                 }
             }
-            Self::Chain { chain, .. } => ask_chain(chain),
+            Self::Chain { chain, .. } => ask_chain(chain).map_err(|error| match error {
+                // A root of the right name, but another key has signed: a namesake of an authority
+                // that we trust, typically one that was made anew.
+                Error::InvalidCertificate(CertificateError::BadSignature) => {
+                    CertificateError::UnknownIssuer.into()
+                }
+                other => other,
+            }),
             Self::Fingerprints(pins) => {
                 let mut got = [0; 32];
                 got.copy_from_slice(digest(&SHA256, leaf).as_ref()); // SHA-256 has 32 bytes
@@ -310,9 +317,7 @@ impl ClientCertVerifier for ClientVerifier {
     ) -> Result<ClientCertVerified, Error> {
         self.judgement
             .judge(leaf, intermediates, None, now, |chain| {
-                chain
-                    .verify_client_cert(leaf, intermediates, now)
-                    .map(drop)
+                chain.verify_client_cert(leaf, intermediates, now).map(drop)
             })
             .map(|()| ClientCertVerified::assertion())
     }
@@ -404,7 +409,9 @@ fn system_roots() -> Result<Arc<RootCertStore>, String> {
     let mut store = RootCertStore::empty();
     store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if store.is_empty() {
-        return Err("the system has no trusted certificates (is ca-certificates installed?)".into());
+        return Err(
+            "the system has no trusted certificates (is ca-certificates installed?)".into(),
+        );
     }
     Ok(LOADED.get_or_init(|| Arc::new(store)).clone())
 }

@@ -49,7 +49,7 @@ class AsyncioDriver:
         assert task is not None  # asked from a coroutine
         return task
 
-    async def wait(self, tasks: Sequence[asyncio.Task[Any]], timeout: float | None) -> None:
+    async def wait(self, tasks: Sequence[Any], timeout: float | None) -> None:
         if tasks:
             await asyncio.wait(tasks, timeout=timeout)
 

@@ -109,6 +109,7 @@ def apply_datagram(sock: socket.socket, parameters: Parameters[Any]) -> None:
     if sock.family == socket.AF_UNIX:
         return
     _set(sock, _common(sock.family, parameters))
+    _set(sock, _multicast(sock.family, parameters.stack.find(IP) or IP()))
     udp: UDP | None = parameters.stack.find(UDP)
     if udp is not None and udp.no_checksum_preferred and sock.family == socket.AF_INET and LINUX:
         sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
@@ -131,10 +132,8 @@ def _common(family: int, parameters: Parameters[Any]) -> Iterator[Option]:
     if ip.hop_limit is not None:
         if v6:
             yield socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, ip.hop_limit
-            yield socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ip.hop_limit
         else:
             yield socket.IPPROTO_IP, socket.IP_TTL, ip.hop_limit
-            yield socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ip.hop_limit
     if ip.use_minimum_mtu and v6:
         yield socket.IPPROTO_IPV6, IPV6_MTU, IPV6_MINIMUM_MTU
     if ip.fragmentation_disabled:
@@ -148,13 +147,23 @@ def _common(family: int, parameters: Parameters[Any]) -> Iterator[Option]:
     if v6 and LINUX and ip.local_address_preference is not AddressPreference.DEFAULT:
         temporary = ip.local_address_preference is AddressPreference.TEMPORARY
         yield socket.IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_TMP if temporary else IPV6_PREFER_SRC_PUBLIC
+    if parameters.service_class is not ServiceClass.BEST_EFFORT:
+        yield socket.SOL_SOCKET, SO_PRIORITY, PRIORITY[parameters.service_class]
+
+
+def _multicast(family: int, ip: IP) -> Iterator[Option]:
+    """For datagram sockets: a stream socket refuses these options."""
+    v6 = family == socket.AF_INET6
+    if ip.hop_limit is not None:
+        if v6:
+            yield socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ip.hop_limit
+        else:
+            yield socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ip.hop_limit
     if ip.multicast_loopback_disabled:
         if v6:
             yield socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0
         else:
             yield socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0
-    if parameters.service_class is not ServiceClass.BEST_EFFORT:
-        yield socket.SOL_SOCKET, SO_PRIORITY, PRIORITY[parameters.service_class]
 
 
 def _tcp(tcp: TCP) -> Iterator[Option]:

@@ -58,7 +58,8 @@ def type_of(name: str, root: str = SYSFS, _depth: int = 0) -> InterfaceType:
     if kind != str(_ARPHRD_ETHER) or _has(root, name, "tun_flags"):
         return InterfaceType.OTHER
     # veth has no mark of its own. It is the one Ethernet link without device and DEVTYPE that knows a speed, besides a
-    # macvlan whose lower link lies in another namespace; either is a container's wire. Dummy and tunnel links know none.
+    # macvlan whose lower link lies in another namespace; either is a container's wire. Dummy and tunnel links know no
+    # speed.
     return InterfaceType.WIRED if _has(root, name, "device") or _read(root, name, "speed") else InterfaceType.OTHER
 
 
