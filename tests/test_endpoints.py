@@ -57,15 +57,17 @@ services = st.builds(
     st.none() | interface_names,
 )
 
-paths = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=["\0"]), min_size=1, max_size=30) | st.binary(
-    min_size=1, max_size=107
-).map(lambda raw: raw.replace(b"\0", b"x").decode("utf-8", "surrogateescape"))
+paths = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters=["\0"]), min_size=1, max_size=26
+) | st.binary(min_size=1, max_size=106).map(lambda raw: raw.replace(b"\0", b"x").decode("utf-8", "surrogateescape"))
 unix = st.builds(UnixEndpoint, (paths | paths.map("\0{}".format) | paths.map("/{}".format)).filter(lambda p: p != "@"))
 
 urls = st.builds(
     "{}://{}{}{}{}".format,
     st.sampled_from(["wss", "ws", "http", "HTTPS", "socks5"]),
-    st.sampled_from(["example.com", "Example.com", "user@example.com", "[2001:db8::1]", "[fe80::1%25eth0]", "192.0.2.1"]),
+    st.sampled_from(
+        ["example.com", "Example.com", "user@example.com", "[2001:db8::1]", "[fe80::1%25eth0]", "192.0.2.1"]
+    ),
     st.just("") | ports.map(":{}".format),
     st.from_regex(r"(/[A-Za-z0-9%._~:@-]{0,8}){0,3}", fullmatch=True),
     st.from_regex(r"(\?[a-z=&/?]{0,8})?(#[a-z]{0,4})?", fullmatch=True),
@@ -89,10 +91,9 @@ def test_any_text_is_an_endpoint_or_a_value_error(text: str) -> None:
     for candidate in (text, f"{text}:1", f"[{text}]:1", f"unix:{text}", f"service:{text}", f"ws://{text}"):
         try:
             endpoint = Endpoint.parse(candidate)
-        except ValueError as error:
-            assert str(error)
-        else:
-            assert Endpoint.parse(str(endpoint)) == endpoint
+        except ValueError:
+            continue
+        assert Endpoint.parse(str(endpoint)) == endpoint
 
 
 @pytest.mark.parametrize(
@@ -187,21 +188,21 @@ def test_bad_text(text: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "values", "said"),
     [
-        (lambda: HostPort("example.com", "443"), "port must be an int, got '443'"),
-        (lambda: HostPort("example.com", True), "port must be an int, got True"),
-        (lambda: HostPort(b"example.com", 443), "host must be a str, got b'example.com'"),
-        (lambda: UnixEndpoint(b"/run/x"), "Unix socket path must be a str, got b'/run/x'"),
-        (lambda: URLEndpoint(None), "URL must be a str, got None"),
-        (lambda: ServiceEndpoint("a", None), "service type must be a str, got None"),
-        (lambda: ServiceEndpoint("a", "_game._tcp", interface=3), "service interface must be a str, got 3"),
-        (lambda: Endpoint.parse(443), "endpoint must be a str, got 443"),
+        (HostPort, ("example.com", "443"), "port must be an int, got '443'"),
+        (HostPort, ("example.com", True), "port must be an int, got True"),
+        (HostPort, (b"example.com", 443), "host must be a str, got b'example.com'"),
+        (UnixEndpoint, (b"/run/x",), "Unix socket path must be a str, got b'/run/x'"),
+        (URLEndpoint, (None,), "URL must be a str, got None"),
+        (ServiceEndpoint, ("a", None), "service type must be a str, got None"),
+        (ServiceEndpoint, ("a", "_game._tcp", "local.", 3), "service interface must be a str, got 3"),
+        (Endpoint.parse, (443,), "endpoint must be a str, got 443"),
     ],
 )
-def test_wrong_types(make: Callable[[], Any], said: str) -> None:
+def test_wrong_types(make: Callable[..., Endpoint], values: tuple[Any, ...], said: str) -> None:
     with pytest.raises(TypeError, match=said):
-        make()
+        make(*values)
 
 
 def test_parse_of_one_kind_refuses_the_others() -> None:

@@ -157,8 +157,8 @@ class Sysfs:
             path = self.root / name / file.replace("__", "/")
             path.parent.mkdir(exist_ok=True)
             path.write_text(f"{text}\n")
-        for path in also:
-            (self.root / name / path).mkdir()
+        for folder in also:
+            (self.root / name / folder).mkdir()
 
     def type(self, name: str) -> str:
         return linux.type_of(name, str(self.root)).name

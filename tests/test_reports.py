@@ -122,13 +122,16 @@ def test_a_path_report_has_the_fields_of_the_reference() -> None:
 
 
 def test_established_at_once() -> None:
-    assert str(ESTABLISHED) == """\
+    assert (
+        str(ESTABLISHED)
+        == """\
 Established in 12.3 ms, at the first attempt
   resolution          1.20 ms  2 endpoints from query over UDP
     tried first                [::1]:443
     succeeded                  127.0.0.1:443
   TCP                 0.40 ms  round trip 0.31 ms
   TLS                 8.10 ms  round trip –"""
+    )
 
 
 def test_established_late_through_a_proxy() -> None:
@@ -143,13 +146,16 @@ def test_established_late_through_a_proxy() -> None:
         proxy_configured=True,
         proxy_endpoint=proxy,
     )
-    assert str(late) == """\
+    assert (
+        str(late)
+        == """\
 Established in 1.50 s, after 1 attempt in 62.10 s
   resolution          0.00 ms  1 endpoint from cache
     tried first                –
     succeeded                  –
   TCP                 23.4 ms  round trip –
   proxy                  used  proxy.example:1080"""
+    )
     assert "\n  proxy              not used  proxy.example:1080" in str(replace(late, used_proxy=False))
 
 
@@ -158,7 +164,9 @@ def test_established_without_anything_to_tell() -> None:
 
 
 def test_transferred_over_one_path() -> None:
-    assert str(DataTransferReport(1.25, (WIRED,), WIRED)) == """\
+    assert (
+        str(DataTransferReport(1.25, (WIRED,), WIRED))
+        == """\
 Data transfer during 1.25 s over eth0 (wired)
                      received        sent
   application         1.5 MiB         7 B
@@ -170,6 +178,7 @@ Data transfer during 1.25 s over eth0 (wired)
   round trip          0.31 ms  smoothed
                       0.20 ms  minimum
                       0.04 ms  variance"""
+    )
 
 
 def test_transferred_over_two_paths() -> None:
@@ -201,7 +210,9 @@ def test_sizes(count: int, text: str) -> None:
 def test_a_terminal_shows_each_line_whole() -> None:
     long = URLEndpoint(f"wss://example.com/{'x' * 100}")
     evil = UnixEndpoint("/run/\x1b[31m\n\udc80")
-    text = str(replace(ESTABLISHED, resolutions=(replace(RESOLUTION, preferred_endpoint=long, successful_endpoint=evil),)))
+    text = str(
+        replace(ESTABLISHED, resolutions=(replace(RESOLUTION, preferred_endpoint=long, successful_endpoint=evil),))
+    )
     assert len(text.splitlines()) == 6
     assert all(len(line) <= 80 for line in text.splitlines())
     assert text.splitlines()[2].endswith("xxx…")

@@ -75,12 +75,7 @@ class HostPort(Endpoint):
 
     def __post_init__(self) -> None:
         _require_str("host", self.host)
-        port: object = self.port
-        # bool is an int to Python, but True is no port to anybody.
-        if not isinstance(port, int) or isinstance(port, bool):
-            raise TypeError(f"port must be an int, got {port!r}")
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"port must be 0 to 65535, got {self.port}")
+        _require_port(self.port)
         object.__setattr__(self, "host", _normal_host(self.host))
 
     def __str__(self) -> str:
@@ -362,6 +357,14 @@ def _encoded(what: str, text: str, errors: str) -> bytes:
 def _require_interface(name: str) -> None:
     if not _PLAIN.fullmatch(name):
         raise ValueError(f"interface must be a name such as 'eth0' or a number, got {name!r}")
+
+
+def _require_port(port: object) -> None:
+    # bool is an int to Python, but True is no port to anybody.
+    if not isinstance(port, int) or isinstance(port, bool):
+        raise TypeError(f"port must be an int, got {port!r}")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be 0 to 65535, got {port}")
 
 
 def _require_str(what: str, value: object) -> None:

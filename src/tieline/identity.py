@@ -202,7 +202,7 @@ class Trust:
         return cls("fingerprints", tuple(_digest(one) for one in sha256))
 
 
-def _digest(text: str) -> bytes:
+def _digest(text: object) -> bytes:
     if not isinstance(text, str):
         raise TypeError(f"a fingerprint must be text in hex, got {text!r}")
     try:
@@ -220,7 +220,7 @@ def _certificates_in(source: Buffer | str | Certificate | Identity) -> Iterator[
     elif isinstance(source, str):
         yield from _parse_pem(source.encode(), "the text")
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        data = bytes(source)
+        data = bytes(memoryview(source))
         if b"-----BEGIN" in data:
             yield from _parse_pem(data, "the text")
         else:

@@ -268,7 +268,7 @@ def _sum(values: Iterable[int | None]) -> int | None:
 
 def _table(alignments: str, rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Indented lines of cells aligned ``<`` or ``>``, in columns at least as wide as in the other tables."""
-    widths = [max(minimum, *map(len, column)) for minimum, column in zip((15, 10, 10), zip(*rows), strict=True)]
+    widths = [max(minimum, *(len(row[number]) for row in rows)) for number, minimum in enumerate((15, 10, 10)) if rows]
     return [
         "  " + "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, alignments, widths, strict=True))
         for row in rows

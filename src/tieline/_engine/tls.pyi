@@ -109,6 +109,14 @@ class TlsEngine:
         """The peer sent close_notify: its direction ended cleanly."""
 
     @property
+    def failed(self) -> bool:
+        """The connection has failed: the next call of `receive` or `send` raises.
+
+        `receive` returns what was decrypted before a fault and leaves the fault to the next call;
+        where this is True, `receive(b"")` raises it now.
+        """
+
+    @property
     def decision(self) -> Awaitable[bool] | None:
         """What an asynchronous validator returned and the engine has provisionally accepted. None when nothing is left to decide."""
 

@@ -31,8 +31,8 @@ class Layer(Protocol):
     """One byte-to-byte protocol of a stack as a sans-I/O machine.
 
     The order of calls: `start` once; then `receive` for what comes and `output` for what goes, until `ready`; then
-    `send` too. While `decision` is not None the caller awaits it, gives the result to `decided`, and had better not read
-    on meanwhile. Data are bytes or buffers of bytes (a `memoryview` of format ``B``).
+    `send` too. While `decision` is not None the caller awaits it, gives the result to `decided`, and should not read
+    on. Data are bytes or buffers of bytes (a `memoryview` of format ``B``).
     """
 
     @property
@@ -80,7 +80,7 @@ class Layer(Protocol):
         ...
 
     def send_early(self, data: Buffer, /) -> int:
-        """Put data into the first flight, to be taken from `output`; returns how many bytes were taken, perhaps none."""
+        """Put data into the first flight, to be taken from `output`; returns how many bytes it took, perhaps none."""
         ...
 
     def end(self) -> bytes:
@@ -88,7 +88,7 @@ class Layer(Protocol):
         ...
 
     def output(self) -> bytes:
-        """Bytes for below that nobody asked for. To be taken after every call, also after an error: it may be an alert."""
+        """Bytes for below that nobody asked for. To be taken after every call, also after an error: maybe an alert."""
         ...
 
     def decided(self, accepted: bool, error: BaseException | None = None) -> bytes:

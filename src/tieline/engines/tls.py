@@ -13,6 +13,7 @@ cache, so a session can never be resumed under another trust, validator or ident
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Awaitable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -185,7 +186,7 @@ class TLSLayer:
         assert self._validator is not None
         self._judged = True
         try:
-            verdict = self._validator(certificates, server_name)
+            verdict: object = self._validator(certificates, server_name)
         except Exception as error:
             self._refuse(error)
         if inspect.isawaitable(verdict):
@@ -391,62 +392,12 @@ _SAME_FOR_BOTH = {
 """Alerts that say what our own engine would have called by this name."""
 
 # RFC 8446 section 6, RFC 5246 section 7.2, and RFC 7301 for the last one.
-_NUMBERED = [
-    "0",
-    "close_notify",
-    "10",
-    "unexpected_message",
-    "20",
-    "bad_record_mac",
-    "22",
-    "record_overflow",
-    "40",
-    "handshake_failure",
-    "42",
-    "bad_certificate",
-    "43",
-    "unsupported_certificate",
-    "44",
-    "certificate_revoked",
-    "45",
-    "certificate_expired",
-    "46",
-    "certificate_unknown",
-    "47",
-    "illegal_parameter",
-    "48",
-    "unknown_ca",
-    "49",
-    "access_denied",
-    "50",
-    "decode_error",
-    "51",
-    "decrypt_error",
-    "70",
-    "protocol_version",
-    "71",
-    "insufficient_security",
-    "80",
-    "internal_error",
-    "86",
-    "inappropriate_fallback",
-    "90",
-    "user_canceled",
-    "100",
-    "no_renegotiation",
-    "109",
-    "missing_extension",
-    "110",
-    "unsupported_extension",
-    "112",
-    "unrecognized_name",
-    "113",
-    "bad_certificate_status_response",
-    "115",
-    "unknown_psk_identity",
-    "116",
-    "certificate_required",
-    "120",
-    "no_application_protocol",
-]
-ALERTS = {name: int(number) for number, name in zip(_NUMBERED[::2], _NUMBERED[1::2], strict=True)}
+_NUMBERED = """
+    0 close_notify 10 unexpected_message 20 bad_record_mac 22 record_overflow 40 handshake_failure 42 bad_certificate
+    43 unsupported_certificate 44 certificate_revoked 45 certificate_expired 46 certificate_unknown 47 illegal_parameter
+    48 unknown_ca 49 access_denied 50 decode_error 51 decrypt_error 70 protocol_version 71 insufficient_security
+    80 internal_error 86 inappropriate_fallback 90 user_canceled 100 no_renegotiation 109 missing_extension
+    110 unsupported_extension 112 unrecognized_name 113 bad_certificate_status_response 115 unknown_psk_identity
+    116 certificate_required 120 no_application_protocol
+"""
+ALERTS = {name: int(number) for number, name in re.findall(r"(\d+) (\w+)", _NUMBERED)}

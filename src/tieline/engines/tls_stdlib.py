@@ -31,7 +31,7 @@ READ_SIZE = 16 * 1024
 
 
 class ContextLayer(TLSLayer):
-    """TLS by an `ssl.SSLContext`, which brings trust, certificates and versions; a validator is asked after it agreed."""
+    """TLS by an `ssl.SSLContext`, which brings trust, certificates and versions; a validator is asked last."""
 
     def __init__(self, options: TLS, server_side: bool, server_name: str | None, endpoint: object) -> None:
         super().__init__(options.certificate_validator, endpoint)

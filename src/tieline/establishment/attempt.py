@@ -193,12 +193,14 @@ class StreamAttempt:
             return
         for name in pipeline.handshakes():
             self._note(name, None)
-        if not pipeline.ready or self._decision is not None:
+        if self._decision is not None:
             return
         decision = pipeline.decision
         if decision is not None:
             self._socket.pause()  # what comes meanwhile waits in the kernel
             self._decision = self._driver.spawn(self._decide(pipeline, decision), "tieline certificate validator")
+            return
+        if not pipeline.ready:
             return
         if self._early and not pipeline.early_data_accepted:
             self._early = 0  # the peer threw them away: the flow sends them again

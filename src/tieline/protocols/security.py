@@ -149,9 +149,8 @@ class SecurityOptions:
 class TLSMetadata:
     """What the handshake agreed on.
 
-    `version` is ``"TLSv1.3"`` or ``"TLSv1.2"``, `cipher_suite` an IANA name (OpenSSL's name with `ssl_context`), `group`
-    the key exchange, such as ``"X25519MLKEM768"``. `peer_certificates` are DER, the peer's own first; none if it
-    presented none.
+    `version` is ``"TLSv1.3"`` or ``"TLSv1.2"``; `cipher_suite` an IANA name (with `ssl_context` that of OpenSSL);
+    `group` the key exchange, such as ``"X25519MLKEM768"``; `peer_certificates` DER, the peer's own first.
     """
 
     version: str
