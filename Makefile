@@ -35,7 +35,7 @@ lint: .venv/requirements
 	cargo clippy --release --locked --workspace --all-targets -- --deny warnings
 
 bench: build
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(ROW)
 
 # The install is editable: an edited Python file is in use at once, and only what is written here builds anew.
 build: .venv/engine

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
     from cryptography.x509 import Certificate, GeneralName
-    from typing_extensions import Buffer
 
 __all__ = ["Identity", "Trust"]
 
@@ -186,7 +185,7 @@ class Trust:
         return cls("system")
 
     @classmethod
-    def certificates(cls, *certificates: Buffer | str | Certificate | Identity) -> Trust:
+    def certificates(cls, *certificates: bytes | bytearray | str | Certificate | Identity) -> Trust:
         """Only these roots, or exactly these peers' certificates; name and dates are checked as well.
 
         Each is DER bytes, PEM text or bytes (one or a bundle), an `Identity` or a certificate object of `cryptography`.
@@ -214,13 +213,13 @@ def _digest(text: object) -> bytes:
     return digest
 
 
-def _certificates_in(source: Buffer | str | Certificate | Identity) -> Iterator[bytes]:
+def _certificates_in(source: bytes | bytearray | str | Certificate | Identity) -> Iterator[bytes]:
     if isinstance(source, Identity):
         yield source.certificate
     elif isinstance(source, str):
         yield from _parse_pem(source.encode(), "the text")
-    elif isinstance(source, (bytes, bytearray, memoryview)):
-        data = bytes(memoryview(source))
+    elif isinstance(source, (bytes, bytearray)):
+        data = bytes(source)
         if b"-----BEGIN" in data:
             yield from _parse_pem(data, "the text")
         else:

@@ -76,7 +76,7 @@ impl TlsConfig {
         certificate_chain = vec![], private_key = None, minimum_version = None,
         maximum_version = None, cipher_suites = vec![], tickets = true, early_data = false,
         keylog_file = None,
-    ))]
+    ), text_signature = "(*, alpn, trust, certificates=(), fingerprints=(), validator=None, certificate_chain=(), private_key=None, minimum_version=None, maximum_version=None, cipher_suites=(), tickets=True, early_data=False, keylog_file=None)")]
     #[allow(clippy::too_many_arguments)] // keyword arguments in Python
     fn client(
         alpn: Vec<PyBackedBytes>,
@@ -114,7 +114,7 @@ impl TlsConfig {
         certificates = vec![], fingerprints = vec![], validator = None, minimum_version = None,
         maximum_version = None, cipher_suites = vec![], tickets = true, early_data = false,
         keylog_file = None,
-    ))]
+    ), text_signature = "(*, alpn, certificate_chain, private_key, client_authentication='none', trust='none', certificates=(), fingerprints=(), validator=None, minimum_version=None, maximum_version=None, cipher_suites=(), tickets=True, early_data=False, keylog_file=None)")]
     #[allow(clippy::too_many_arguments)] // keyword arguments in Python
     fn server(
         alpn: Vec<PyBackedBytes>,
@@ -165,7 +165,11 @@ fn refused(error: ConfigError) -> PyErr {
         ConfigError::Invalid(text) => PyValueError::new_err(text),
         // With these arguments OSError picks its own subclass, as FileNotFoundError.
         ConfigError::KeyLog { path, error } => match error.raw_os_error() {
-            Some(number) => PyOSError::new_err((number, error.to_string(), path)),
+            Some(number) => {
+                let text = error.to_string();
+                let text = text.split(" (os error").next().unwrap_or(&text).to_owned();
+                PyOSError::new_err((number, text, path.into_os_string()))
+            }
             None => PyOSError::new_err(error.to_string()),
         },
     }

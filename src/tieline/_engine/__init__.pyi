@@ -1,1 +1,3 @@
 from tieline._engine import tls as tls
+
+__all__ = ["tls"]

@@ -1,20 +1,22 @@
 """TLS as a sans-I/O machine (rustls with aws-lc-rs). Mirrors rust/python/src/tls.rs."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import final
+from typing import TypeAlias, final
 
 from typing_extensions import Buffer
 
+__all__ = ["TlsConfig", "TlsEngine", "TlsFailure", "TlsInfo"]
+
 # (certificates as DER, leaf first; server name) -> accepted, or an awaitable of that.
-_Validator = Callable[[list[bytes], str], bool | Awaitable[bool]]
+_Validator: TypeAlias = Callable[[list[bytes], str], bool | Awaitable[bool]]
 
 class TlsFailure(Exception):
     """The handshake or a record failed. The alert for the peer, if any, is in `TlsEngine.output()`."""
 
     reason: str
-    """A stable slug: expired, not_yet_valid, wrong_name, unknown_authority, revoked, wrong_purpose, bad_certificate, wrong_fingerprint,
-    refused_by_validator, certificate_required, no_common_alpn, no_common_version, no_common_cipher, alert_received,
-    not_tls, protocol_violation, record_too_large, decrypt_error, internal."""
+    """A stable slug: expired, not_yet_valid, wrong_name, unknown_authority, revoked, wrong_purpose, bad_certificate,
+    wrong_fingerprint, refused_by_validator, certificate_required, no_common_alpn, no_common_version, no_common_cipher,
+    alert_received, not_tls, protocol_violation, record_too_large, decrypt_error, internal."""
     alert: str | None
     """Name of the TLS alert that was received, or that is sent to the peer because of this."""
     received: bool
@@ -79,9 +81,9 @@ class TlsInfo:
 class TlsEngine:
     """One connection's TLS: ciphertext in and out on one side, plaintext on the other.
 
-        ciphertext ──▶ receive() ──▶ plaintext
-        ciphertext ◀── send()    ◀── plaintext
-                   ◀── output()      (handshake, alerts, key updates: take it after every call)
+    ciphertext ──▶ receive() ──▶ plaintext
+    ciphertext ◀── send()    ◀── plaintext
+               ◀── output()      (handshake, alerts, key updates: take it after every call)
     """
 
     def __new__(cls, config: TlsConfig, server_name: str | None = None) -> TlsEngine:
@@ -91,16 +93,23 @@ class TlsEngine:
         """Take ciphertext; return the plaintext that it completes, perhaps none. Raises TlsFailure."""
 
     def send(self, data: Buffer, /) -> bytes:
-        """Encrypt all of `data` and return the records, after whatever `output()` still held. Handshake must be done."""
+        """Encrypt all of `data` and return the records, after whatever `output()` still held.
+
+        The handshake must be done.
+        """
 
     def output(self) -> bytes:
         """Take the bytes that wait for the peer without having been asked for by `send`."""
 
     def send_early(self, data: Buffer, /) -> int:
-        """Clients, before the handshake is done: queue 0-RTT data in `output()`. Returns how many bytes were taken (0 if there is no ticket)."""
+        """Clients, before the handshake is done: queue 0-RTT data in `output()`.
+
+        Returns how many bytes were taken: 0 if there is no ticket, or if a validator is to judge the peer (early data
+        would be gone before it is asked).
+        """
 
     def close_notify(self) -> bytes:
-        """End our direction; returns everything that is left to send."""
+        """End our direction; returns everything that is left to send. After a failure that is its alert."""
 
     @property
     def handshaking(self) -> bool: ...
@@ -118,7 +127,10 @@ class TlsEngine:
 
     @property
     def decision(self) -> Awaitable[bool] | None:
-        """What an asynchronous validator returned and the engine has provisionally accepted. None when nothing is left to decide."""
+        """What an asynchronous validator returned and the engine has provisionally accepted.
+
+        None when nothing is left to decide.
+        """
 
     @property
     def needs_validation(self) -> bool:

@@ -38,15 +38,14 @@ class Input:
                 loop = asyncio.get_running_loop()
                 await until_called(self._descriptor, loop.add_reader, loop.remove_reader)
 
-    @contextmanager
-    def as_file(self) -> Iterator[tuple[BinaryIO, int] | None]:
-        """The file that standard input is, and the position in it; None if it is something else."""
-        # What the kernel makes up, such as /proc/cpuinfo, calls itself an empty file.
-        if self._descriptor is None or not stat.S_ISREG((it := os.fstat(self._descriptor)).st_mode) or it.st_size == 0:
-            yield None
-            return
-        with open(self._descriptor, "rb", buffering=0, closefd=False) as file:
-            yield file, file.tell()
+    def file(self) -> BinaryIO | None:
+        """The file that standard input is, None if it is something else."""
+        if self._descriptor is None:
+            return None
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:  # /proc/cpuinfo calls itself an empty file, and is not
+            return None
+        return open(self._descriptor, "rb", closefd=False)
 
 
 class Output:

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["TLSLayer", "check_server", "client_config", "client_layer", "server_config", "server_layer", "tls_error"]
 
 CONFIGURATIONS = 128
-"""How many of each role are kept, the least recently used is dropped. A program has few, and each can hold a few
-hundred sessions."""
+"""How many of each role are kept; the least recently used is dropped. A program has few, each with its sessions."""
 
 NO_NAME = "0.0.0.0"
 """Stands for the server's name where nobody looks at it: an address is not sent as SNI (RFC 6066 section 3)."""
@@ -62,7 +61,7 @@ def check_server(options: SecurityOptions) -> None:
     """Raise ValueError if no server can be made with these options: a listener's constructor asks."""
     if getattr(options, "ssl_context", None) is None and options.identity is None:
         raise ValueError(
-            "a server needs a certificate and a key, got identity=None; try identity=Identity.from_files(cert, key)"
+            "a server needs a certificate and a key, got identity=None; try Identity.from_files(cert, key)"
         )
 
 
@@ -191,10 +190,10 @@ class TLSLayer:
             self._refuse(error)
         if inspect.isawaitable(verdict):
             self.decision = verdict
-        elif not isinstance(verdict, bool):  # None, from a forgotten return, must not be a guess
-            self._refuse(TypeError(f"a validator returns a bool or an awaitable of one, got {verdict!r}"))
-        elif not verdict:
+        elif verdict is False:
             self._refuse(None)
+        elif verdict is not True:  # None, from a forgotten return, must not be a guess
+            self._refuse(TypeError(f"a validator returns a bool or an awaitable of one, got {verdict!r}"))
 
     def decided(self, accepted: bool, error: BaseException | None = None) -> bytes:
         self.decision = None
@@ -307,12 +306,7 @@ class EngineLayer(TLSLayer):
 
 
 def tls_error(
-    reason: str,
-    *,
-    alert: str | None = None,
-    received: bool = False,
-    detail: str = "",
-    **where: Any,
+    reason: str, *, alert: str | None = None, received: bool = False, detail: str = "", **where: Any
 ) -> TLSError:
     """The error for an engine's `reason`; `where` goes to TLSError.
 
@@ -347,7 +341,7 @@ _SENTENCES: dict[str, tuple[str, str | None]] = {
     "bad_certificate": ("the peer's certificate is malformed or badly signed", None),
     "wrong_fingerprint": (
         "the peer's certificate is not one of those pinned",
-        "If it was renewed on purpose, put its new SHA-256 into Trust.fingerprints(...)",
+        "If it was renewed, pin its new SHA-256",
     ),
     "refused_by_validator": ("certificate_validator refused the peer's certificate", None),
     "certificate_required": ("the client presented no certificate", "It must set identity=..."),
@@ -361,13 +355,12 @@ _SENTENCES: dict[str, tuple[str, str | None]] = {
     "internal": ("the TLS engine failed", None),
 }
 
-_GOT = {"expired": "valid until {}", "not_yet_valid": "valid from {}"}
-"""What the engine's `got` is."""
+_GOT = {"expired": "valid until {}", "not_yet_valid": "valid from {}"}  # what the engine's `got` is
 
 _OURS = "the peer refused our certificate: "
 
 _PEER_SAYS: dict[str, tuple[str, str | None]] = {
-    "bad_certificate": (_OURS + "it could not read or verify it", None),
+    "bad_certificate": (_OURS + "it could not be verified, or is for another name", None),
     "unsupported_certificate": (_OURS + "it does not support this kind, or not for this purpose", None),
     "certificate_revoked": (_OURS + "it has been revoked", None),
     "certificate_expired": (_OURS + "it is expired or not valid yet", None),

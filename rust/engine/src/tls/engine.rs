@@ -164,13 +164,16 @@ impl Engine {
 
     /// How many bytes `seal` will write for `data`.
     pub fn sealed_len(&mut self, data: &[u8]) -> Result<usize, EngineError> {
-        let room = self.encrypt(data, &mut [])?;
-        Ok(self.output.len() + room)
+        self.flush();
+        let waiting = self.output.len();
+        // The attempt may queue a key update in rustls, and has counted that.
+        Ok(waiting + self.encrypt(data, &mut [])?)
     }
 
     /// Write everything that waits, and then the records of `data`, into `sealed`, which must have
     /// the length that `sealed_len` said. Returns how much of it was used: all.
     pub fn seal(&mut self, data: &[u8], sealed: &mut [u8]) -> Result<usize, EngineError> {
+        self.flush();
         let waiting = self.output.len();
         let Some((head, tail)) = sealed.split_at_mut_checked(waiting) else {
             return Err(EngineError::Misuse(
@@ -263,6 +266,30 @@ impl Engine {
             }
         }
         Ok(taken)
+    }
+
+    /// TLS 1.3: change the keys of both directions (RFC 8446, section 4.6.3). rustls does so by
+    /// itself before they wear out.
+    pub fn update_keys(&mut self) -> Result<(), EngineError> {
+        if self.is_handshaking() || self.closed || self.failed() {
+            return Err(EngineError::Misuse(
+                "update_keys() outside of the conversation",
+            ));
+        }
+        self.with_writer(|_| ()); // what waited is out of the way
+        let input = &mut self.incoming;
+        let result = match &mut self.connection {
+            Connection::Client(client) => match client.process_tls_records(input).state {
+                Ok(ConnectionState::WriteTraffic(writer)) => writer.refresh_traffic_keys(),
+                _ => Err(Error::HandshakeNotComplete),
+            },
+            Connection::Server(server) => match server.process_tls_records(input).state {
+                Ok(ConnectionState::WriteTraffic(writer)) => writer.refresh_traffic_keys(),
+                _ => Err(Error::HandshakeNotComplete),
+            },
+        };
+        self.flush();
+        result.map_err(|_| EngineError::Misuse("update_keys() needs TLS 1.3"))
     }
 
     /// End our direction; the alert is in `output`. Before the handshake is done TLS has no way to
@@ -481,19 +508,32 @@ impl Engine {
 
     /// Call `f` if application data may be sent now.
     fn with_writer<R>(&mut self, f: impl FnOnce(&mut dyn Writer) -> R) -> Option<R> {
-        // `process` has run before, so rustls has nothing to read or to send.
-        match &mut self.connection {
-            Connection::Client(client) => {
-                match client.process_tls_records(&mut self.incoming).state {
-                    Ok(ConnectionState::WriteTraffic(mut writer)) => Some(f(&mut writer)),
-                    _ => None,
+        // `process` has run before, so there is nothing to read; but `flush` may have left rustls
+        // waiting for the word that its bytes are on their way.
+        let mut ignored = Vec::new();
+        loop {
+            let step = match &mut self.connection {
+                Connection::Client(client) => {
+                    match client.process_tls_records(&mut self.incoming).state {
+                        Ok(ConnectionState::WriteTraffic(mut writer)) => {
+                            return Some(f(&mut writer));
+                        }
+                        Ok(other) => absorb(other, false, &mut ignored, &mut self.output),
+                        Err(error) => Err(error),
+                    }
                 }
-            }
-            Connection::Server(server) => {
-                match server.process_tls_records(&mut self.incoming).state {
-                    Ok(ConnectionState::WriteTraffic(mut writer)) => Some(f(&mut writer)),
-                    _ => None,
+                Connection::Server(server) => {
+                    match server.process_tls_records(&mut self.incoming).state {
+                        Ok(ConnectionState::WriteTraffic(mut writer)) => {
+                            return Some(f(&mut writer));
+                        }
+                        Ok(other) => absorb(other, false, &mut ignored, &mut self.output),
+                        Err(error) => Err(error),
+                    }
                 }
+            };
+            if step != Ok(Step::Again) {
+                return None;
             }
         }
     }

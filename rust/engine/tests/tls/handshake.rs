@@ -228,3 +228,23 @@ fn close_notify() {
     pair.client.close_notify();
     assert!(take(&mut pair.client).is_empty());
 }
+
+#[test]
+fn keys_are_updated_in_both_directions() {
+    let mut pair = connected();
+    for _ in 0..3 {
+        pair.client.update_keys().unwrap();
+        pair.pump(usize::MAX);
+        // The server's answer to the update goes out before what it sends next.
+        let down = send(&mut pair.server, b"next");
+        assert_eq!(receive(&mut pair.client, &down).unwrap(), b"next");
+        pair.server.update_keys().unwrap();
+        pair.client.update_keys().unwrap();
+        pair.pump(1);
+        pair.assert_works();
+    }
+    pair.client.close_notify();
+    pair.pump(usize::MAX);
+    assert!(pair.server.peer_closed());
+    assert!(pair.client.update_keys().is_err());
+}

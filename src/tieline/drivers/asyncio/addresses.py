@@ -24,7 +24,7 @@ def family_of(address: Address) -> socket.AddressFamily:
 def to_sockaddr(address: Address) -> SockAddr:
     """What `connect` and `bind` take. Raises OSError if an IPv6 scope names no interface."""
     if isinstance(address, UnixEndpoint):
-        return "\0" + address.path[1:] if address.path.startswith("@") else address.path
+        return address.path
     host, _, scope = address.host.partition("%")
     if ":" not in host:
         return (host, address.port)
@@ -38,7 +38,7 @@ def from_sockaddr(sockaddr: SockAddr) -> Address | None:
     if isinstance(sockaddr, bytes):
         sockaddr = sockaddr.decode("utf-8", "surrogateescape")
     if isinstance(sockaddr, str):
-        return UnixEndpoint("@" + sockaddr[1:] if sockaddr.startswith("\0") else sockaddr) if sockaddr else None
+        return UnixEndpoint(sockaddr) if sockaddr else None
     host, port, *rest = sockaddr
     if len(rest) == 2 and rest[1] and "%" not in host and ipaddress.IPv6Address(host).is_link_local:
         try:

@@ -279,7 +279,7 @@ class Acceptor:
         self._accepting = self._closed = False
         self._back_off: asyncio.TimerHandle | None = None
         self._sock = socket.socket(family_of(at), socket.SOCK_STREAM)
-        self._path = at.path if isinstance(at, UnixEndpoint) and not at.path.startswith("@") else None
+        self._path = at.path if isinstance(at, UnixEndpoint) and not at.is_abstract else None
         try:
             self._sock.setblocking(False)
             options.apply_stream(self._sock, parameters, listening=True)

@@ -1,0 +1,116 @@
+"""``make bench`` runs every row, ``make bench ROW=tcp-pingpong`` those whose name begins so.
+
+A row is one workload on one event loop. Tieline and its peer do it in turn, `ROUNDS` times, each with its server and its
+client in processes of their own on a core of their own. What counts is the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import uvloop
+
+from benchmarks import workloads
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.SelectorEventLoop,
+    "uvloop": uvloop.new_event_loop,
+}
+Side = tuple[workloads.Server, workloads.Client]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One workload: its two programs, what is sent, and the unit of the result."""
+
+    name: str
+    tls: bool
+    size: int
+    count: int
+    unit: str
+    programs: dict[str, Side]
+
+
+ROWS = [
+    Row("tcp-pingpong-64B", False, 64, 20_000, "round trips/s", workloads.ECHO),
+    Row("tcp-pingpong-1KiB", False, 1024, 20_000, "round trips/s", workloads.ECHO),
+    Row("tcp-bulk-64KiB", False, 65_536, 12_000, "MB/s", workloads.SINK),
+    Row("tcp-bulk-1MiB", False, 1_048_576, 1_000, "MB/s", workloads.SINK),
+    Row("tls-pingpong-64B", True, 64, 10_000, "round trips/s", workloads.ECHO),
+    Row("tls-bulk-64KiB", True, 65_536, 6_000, "MB/s", workloads.SINK),
+    Row("tls-bulk-1MiB", True, 1_048_576, 400, "MB/s", workloads.SINK),
+]
+
+
+def serve(server: workloads.Server, tls: bool, loop: str, core: int, ready: Any) -> None:
+    pin(core)
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(server(tls, ready.send))  # type: ignore[arg-type]
+
+
+def pin(core: int) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+
+
+def measure(row: Row, side: Side, loop: str) -> float:
+    """One run of one program: its figure."""
+    server, client = side
+    here, there = multiprocessing.Pipe()
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0, 1]
+    process = multiprocessing.Process(target=serve, args=(server, row.tls, loop, cores[0], there), daemon=True)
+    process.start()
+    try:
+        port = here.recv()
+        result: Any = multiprocessing.Queue()
+        pour = multiprocessing.Process(target=use, args=(client, row, loop, cores[-1], port, result), daemon=True)
+        pour.start()
+        figure = float(result.get(timeout=120))
+        pour.join()
+        return figure
+    finally:
+        process.terminate()
+        process.join()
+
+
+def use(client: workloads.Client, row: Row, loop: str, core: int, port: int, result: Any) -> None:
+    pin(core)
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        result.put(runner.run(client(row.tls, port, row.size, row.count)))  # type: ignore[arg-type]
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    arguments.add_argument("row", nargs="?", default="", help="rows whose name begins so")
+    arguments.add_argument("--rounds", type=int, default=5)
+    chosen = arguments.parse_args()
+    multiprocessing.set_start_method("fork")
+    workloads.identity()
+    print(f"{platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}, uvloop {uvloop.__version__}")
+    print(f"medians of {chosen.rounds} rounds; the ratio is the median of the rounds' ratios, with their range\n")
+    print(f"{'row':<20} {'loop':<8} {'tieline':>10} {'streams':>10} {'':<14} {'ratio':>6}  range")
+    for row in (row for row in ROWS if row.name.startswith(chosen.row)):
+        for loop in LOOPS:
+            rounds = [
+                {name: measure(row, side, loop) for name, side in row.programs.items()} for _ in range(chosen.rounds)
+            ]
+            ratios = sorted(one["tieline"] / one["streams"] for one in rounds)
+            ours, theirs = (statistics.median(one[name] for one in rounds) for name in ("tieline", "streams"))
+            print(
+                f"{row.name:<20} {loop:<8} {ours:>10,.0f} {theirs:>10,.0f} {row.unit:<14} "
+                f"{statistics.median(ratios):>6.2f}  {ratios[0]:.2f} to {ratios[-1]:.2f}"
+            )
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

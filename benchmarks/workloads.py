@@ -1,0 +1,180 @@
+"""The work, once for each library. A server runs until it is ended; a client returns how much it got done per second."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from functools import cache
+from pathlib import Path
+
+from tieline import TCP, TLS, Identity, NetworkConnection, NetworkListener, Trust, UInt64
+
+Ready = Callable[[int], None]
+Server = Callable[[bool, Ready], Awaitable[None]]
+Client = Callable[[bool, int, int, int], Awaitable[float]]
+SUITE = "TLS_AES_128_GCM_SHA256"  # the same on both sides; OpenSSL's names for TLS 1.3 are IANA's
+
+
+@cache
+def identity() -> Identity:
+    """One certificate for the run. Made before the processes part."""
+    return Identity.self_signed("localhost")
+
+
+def tieline_stack(tls: bool, *, server: bool) -> TCP | TLS:
+    if not tls:
+        return TCP()
+    if server:
+        return TLS(identity=identity(), cipher_suites=[SUITE])
+    return TLS(trust=Trust.certificates(identity().certificate), server_name="localhost", cipher_suites=[SUITE])
+
+
+def ssl_context(*, server: bool) -> ssl.SSLContext:
+    """The standard library with the same certificate. OpenSSL 3.0 cannot choose TLS 1.3 suites here: the other side does."""
+    with tempfile.TemporaryDirectory() as folder:
+        certificate, key = Path(folder, "certificate.pem"), Path(folder, "key.pem")
+        certificate.write_text(ssl.DER_cert_to_PEM_cert(identity().certificate))
+        key.write_bytes(private_key_pem())
+        if server:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(certificate, key)
+        else:
+            context = ssl.create_default_context(cafile=str(certificate))
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+def private_key_pem() -> bytes:
+    from cryptography.hazmat.primitives import serialization as form
+
+    key = form.load_der_private_key(identity().private_key, None)
+    return key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
+
+
+# Tieline
+
+
+async def tieline_echo(tls: bool, ready: Ready) -> None:
+    async def echo(connection: NetworkConnection[TCP]) -> None:
+        async for content, _ in connection:
+            await connection.send(content)
+
+    async with NetworkListener(tieline_stack(tls, server=True), on="127.0.0.1:0").serving(echo) as listener:  # type: ignore[arg-type]
+        ready(listener.port)
+        await asyncio.Event().wait()
+
+
+async def tieline_sink(tls: bool, ready: Ready) -> None:
+    async def swallow(connection: NetworkConnection[TCP]) -> None:
+        count = 0
+        async for content, _ in connection:
+            count += len(content)
+        await connection.send(UInt64(count))
+
+    async with NetworkListener(tieline_stack(tls, server=True), on="127.0.0.1:0").serving(swallow) as listener:  # type: ignore[arg-type]
+        ready(listener.port)
+        await asyncio.Event().wait()
+
+
+async def tieline_ping(tls: bool, port: int, size: int, count: int) -> float:
+    message = bytes(size)
+    async with NetworkConnection(("127.0.0.1", port), tieline_stack(tls, server=False)) as connection:
+        await connection.ready()
+        begun = time.perf_counter()
+        for _ in range(count):
+            await connection.send(message)  # type: ignore[misc]
+            await connection.receive(exactly=size)  # type: ignore[misc]
+        return count / (time.perf_counter() - begun)
+
+
+async def tieline_pour(tls: bool, port: int, size: int, count: int) -> float:
+    piece = bytes(size)
+    async with NetworkConnection(("127.0.0.1", port), tieline_stack(tls, server=False)) as connection:
+        await connection.ready()
+        begun = time.perf_counter()
+        for _ in range(count):
+            await connection.send(piece)  # type: ignore[misc]
+        await connection.send(b"", end_of_stream=True)  # type: ignore[misc]
+        arrived = (await connection.receive(as_=UInt64)).content  # type: ignore[misc]
+        assert arrived == size * count
+        return arrived / 1e6 / (time.perf_counter() - begun)
+
+
+# asyncio streams, as their documentation writes them
+
+
+async def streams_serve(handle: Callable[..., Awaitable[None]], tls: bool, ready: Ready) -> None:
+    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=ssl_context(server=True) if tls else None)
+    async with server:
+        ready(server.sockets[0].getsockname()[1])
+        await asyncio.Event().wait()
+
+
+async def streams_echo(tls: bool, ready: Ready) -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while content := await reader.read(65536):
+            writer.write(content)
+            await writer.drain()
+        writer.close()
+
+    await streams_serve(echo, tls, ready)
+
+
+async def streams_sink(tls: bool, ready: Ready) -> None:
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        expected = int.from_bytes(await reader.readexactly(8), "big")  # TLS streams of asyncio have no half-close
+        count = 0
+        while count < expected and (content := await reader.read(262144)):
+            count += len(content)
+        writer.write(count.to_bytes(8, "big"))
+        await writer.drain()
+        writer.close()
+
+    await streams_serve(swallow, tls, ready)
+
+
+async def streams_open(tls: bool, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if not tls:
+        return await asyncio.open_connection("127.0.0.1", port)
+    return await asyncio.open_connection("127.0.0.1", port, ssl=ssl_context(server=False), server_hostname="localhost")
+
+
+async def streams_ping(tls: bool, port: int, size: int, count: int) -> float:
+    message = bytes(size)
+    reader, writer = await streams_open(tls, port)
+    begun = time.perf_counter()
+    for _ in range(count):
+        writer.write(message)
+        await writer.drain()
+        await reader.readexactly(size)
+    speed = count / (time.perf_counter() - begun)
+    writer.close()
+    return speed
+
+
+async def streams_pour(tls: bool, port: int, size: int, count: int) -> float:
+    piece = bytes(size)
+    reader, writer = await streams_open(tls, port)
+    begun = time.perf_counter()
+    writer.write((size * count).to_bytes(8, "big"))
+    for _ in range(count):
+        writer.write(piece)
+        await writer.drain()
+    arrived = int.from_bytes(await reader.readexactly(8), "big")
+    assert arrived == size * count
+    speed = arrived / 1e6 / (time.perf_counter() - begun)
+    writer.close()
+    return speed
+
+
+ECHO: dict[str, tuple[Server, Client]] = {
+    "tieline": (tieline_echo, tieline_ping),
+    "streams": (streams_echo, streams_ping),
+}
+SINK: dict[str, tuple[Server, Client]] = {
+    "tieline": (tieline_sink, tieline_pour),
+    "streams": (streams_sink, streams_pour),
+}

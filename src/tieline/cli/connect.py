@@ -1,0 +1,134 @@
+"""`tieline connect`: standard input to a peer, and what the peer says to standard output."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from tieline.cli import bridge
+from tieline.cli.options import ENDPOINT, FILE, Security, adding, ip_options, ip_version, security_options, usage
+from tieline.cli.program import fail, run
+from tieline.cli.stdio import standard_input, standard_output
+from tieline.connection import NetworkConnection
+from tieline.endpoints import Endpoint, URLEndpoint
+from tieline.engines.states import State
+from tieline.parameters import Parameters
+from tieline.protocols.tcp import TCP
+from tieline.protocols.tls import TLS
+from tieline.protocols.udp import UDP
+
+__all__ = ["connect"]
+
+trust_options = adding(
+    click.option("--server-name", metavar="NAME", help="What the server's certificate must say; default: the host."),
+    click.option("--ca", type=FILE, metavar="FILE", help="Trust these roots and no others, PEM."),
+    click.option("--pin", metavar="SHA256", multiple=True, help="Trust the certificate with this fingerprint; may be repeated."),
+    click.option("--insecure", is_flag=True, help="Trust any certificate."),
+)
+
+
+@click.command()
+@click.argument("endpoint", type=ENDPOINT)
+@security_options
+@trust_options
+@click.option("--udp", is_flag=True, help="Datagrams. Each read of standard input is one.")
+@click.option("--linger", type=click.FloatRange(0), default=1.0, metavar="SECONDS", show_default=True,
+              help="With --udp: wait for answers after the end of input.")  # fmt: skip
+@ip_options
+@click.option("--local", type=ENDPOINT, metavar="ADDRESS:PORT", help="Where to connect from.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Give up connecting after this.")
+@click.option("--wait", is_flag=True, help="Keep trying until the connection can be established.")
+@click.option("--report", is_flag=True, help="Tell at the end how it went, on standard error.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the states of the connection on standard error.")
+def connect(
+    endpoint: Endpoint,
+    udp: bool,
+    linger: float,
+    ipv4: bool,
+    ipv6: bool,
+    interface: str | None,
+    local: Endpoint | None,
+    timeout: float | None,
+    wait: bool,
+    report: bool,
+    verbose: bool,
+    **security: Any,
+) -> None:
+    """Connect to ENDPOINT: send standard input, print what comes.
+
+    ENDPOINT is host:port, [address]:port, unix:/path or a URL. The end of standard input ends our direction, and the other
+    one goes on. When the peer ends too, so does the command; a peer that ends first is sent the rest of the input, unless
+    that is typed at a terminal. Exit code 1 and a message tell of any failure, 2 of a wrong command line.
+
+    \b
+    printf 'GET / HTTP/1.0\\r\\n\\r\\n' | tieline connect --tls example.com:https
+    tar c . | tieline connect backup:9000
+    tieline connect --tls --pin 4f6a… localhost:9000 < file
+    echo ping | tieline connect --udp localhost:9000
+    """
+    options = Security(**security)
+    if isinstance(endpoint, URLEndpoint) and endpoint.scheme in ("https", "wss"):
+        options = replace(options, tls=True)
+    if udp and options.tls:
+        raise click.UsageError("--udp and --tls exclude each other")
+    with usage():
+        ip = ip_version(ipv4=ipv4, ipv6=ipv6)
+        stack = options.over(TCP(ip))
+        parameters = Parameters[Any](
+            UDP(ip) if udp else stack,
+            local_endpoint=local,
+            required_interface=interface,
+            waits_for_connectivity=wait,
+        )
+        connection = NetworkConnection(endpoint, parameters)
+    if options.insecure:
+        click.echo("Warning: --insecure trusts any certificate; whoever is on the way can read and change everything.", err=True)
+    if verbose:
+        connection.on_state_update(show_state)
+    run(communicate(connection, linger=linger if udp else None, timeout=timeout, report=report))
+
+
+async def communicate(
+    connection: NetworkConnection[Any], *, linger: float | None, timeout: float | None, report: bool
+) -> None:
+    """One connection from its start to its end. `linger` is for datagrams."""
+    with standard_input() as source, standard_output() as sink:
+        async with connection:
+            await established(connection, timeout)
+            try:
+                if linger is None:
+                    await bridge.stream(connection, source, sink)
+                else:
+                    await bridge.datagrams(connection, source, sink, linger)
+            finally:
+                if report:
+                    click.echo(await connection.establishment_report(), err=True)
+                    click.echo(await connection.data_transfer_report(), err=True)
+
+
+async def established(connection: NetworkConnection[Any], timeout: float | None) -> None:
+    try:
+        async with asyncio.timeout(timeout) as deadline:
+            await connection.ready()
+    except TimeoutError:
+        if not deadline.expired():
+            raise  # the network's own
+        reason = f": {connection.error}" if connection.error is not None else ""
+        fail(f"not connected within {timeout:g} s{reason}")
+
+
+def show_state(connection: NetworkConnection[Any], state: State) -> None:
+    """One line on standard error."""
+    details = ""
+    if state is State.READY:
+        details = f" from {connection.local_endpoint} to {connection.remote_endpoint}"
+        if connection.parameters.stack.find(TLS) is not None:
+            session = connection.metadata(TLS)
+            agreed = (session.version, session.group, session.cipher_suite, session.negotiated_alpn)
+            details += f" with {', '.join(one for one in agreed if one)}"
+    elif connection.error is not None:
+        details = f": {connection.error}"
+    click.echo(f"{state.value}{details}", err=True)

@@ -1,0 +1,191 @@
+"""`tieline listen`: the other end of `tieline connect`, and small servers to test against."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import click
+
+from tieline.cli import bridge
+from tieline.cli.options import ENDPOINT, FILE, Security, ip_options, ip_version, security_options, usage
+from tieline.cli.program import run
+from tieline.cli.stdio import standard_input, standard_output
+from tieline.connection import NetworkConnection
+from tieline.endpoints import Endpoint
+from tieline.listener import NetworkListener
+from tieline.parameters import Parameters
+from tieline.protocols.roles import DatagramProtocol, StreamProtocol
+from tieline.protocols.tcp import TCP
+from tieline.protocols.tls import TLS
+from tieline.protocols.udp import UDP
+
+__all__ = ["listen"]
+
+Handler = Callable[[NetworkConnection[Any]], Awaitable[None]]
+
+
+class PlaceType(click.ParamType):
+    """A port on all addresses, or an endpoint."""
+
+    name = "port or endpoint"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int | Endpoint:
+        if isinstance(value, str) and value.isascii() and value.isdigit():
+            return int(value)
+        return ENDPOINT.convert(value, parameter, context)
+
+
+@click.command()
+@click.argument("place", type=PlaceType(), metavar="ENDPOINT_OR_PORT")
+@security_options
+@click.option("--self-signed", metavar="NAME", help="With --tls: make a certificate for NAME and print its fingerprint.")
+@click.option("--client-ca", type=FILE, metavar="FILE", help="With --tls: require client certificates from these roots, PEM.")
+@click.option("--udp", is_flag=True, help="Datagrams; each remote address and port is a connection.")
+@click.option("--idle", type=click.FloatRange(0, min_open=True), default=60.0, metavar="SECONDS", show_default=True,
+              help="With --udp: a peer that was silent for this long has ended.")  # fmt: skip
+@ip_options
+@click.option("--keep", is_flag=True, help="Serve any number of connections, side by side, until Ctrl-C.")
+@click.option("--echo", is_flag=True, help="Send back what comes.")
+@click.option("--discard", is_flag=True, help="Read what comes and forget it.")
+@click.option("--exec", "command", metavar="COMMAND", help="Run a shell command per connection: its input and output.")
+@click.option("-v", "--verbose", is_flag=True, help="Show connections and failed handshakes on standard error.")
+def listen(
+    place: int | Endpoint,
+    udp: bool,
+    idle: float,
+    ipv4: bool,
+    ipv6: bool,
+    interface: str | None,
+    keep: bool,
+    echo: bool,
+    discard: bool,
+    command: str | None,
+    verbose: bool,
+    **security: Any,
+) -> None:
+    """Accept a connection: print what comes, send standard input.
+
+    ENDPOINT_OR_PORT is a port (on all addresses; 0 takes a free one), host:port, [address]:port or unix:/path. One connection
+    is served, as `connect` would; with --keep many are, by --echo, --discard or --exec. A line on standard error tells where.
+
+    \b
+    tieline listen 9000 > file
+    tieline listen --tls --self-signed localhost localhost:9000
+    tieline listen --keep --exec 'grep --line-buffered tie' unix:/tmp/grep.sock
+    tieline listen --udp --keep --echo 9000
+    """
+    options = Security(**security)
+    if udp and options.tls:
+        raise click.UsageError("--udp and --tls exclude each other")
+    if echo + discard + (command is not None) > 1:
+        raise click.UsageError("--echo, --discard and --exec exclude each other")
+    if keep and not (echo or discard or command):
+        raise click.UsageError("--keep needs --echo, --discard or --exec: standard input and output serve one connection")
+    if udp and command:
+        raise click.UsageError("--exec needs a stream: --udp has no end of input")
+    with usage():
+        ip = ip_version(ipv4=ipv4, ipv6=ipv6)
+        stack = options.over(TCP(ip))
+        if isinstance(stack, TLS) and stack.identity is None:
+            raise click.UsageError("--tls needs --cert, or --self-signed NAME")
+        parameters = Parameters[Any](UDP(ip, idle_timeout=idle) if udp else stack, required_interface=interface)
+        listener = NetworkListener(parameters, on=place, new_connection_limit=None if keep else 1)
+    if verbose:
+        log_to_standard_error()
+    if isinstance(stack, TLS) and stack.identity is not None and options.self_signed:
+        click.echo(f"certificate SHA-256 {stack.identity.fingerprint}", err=True)
+    handler: Handler = echoing if echo else discarding if discard else standard
+    if command:
+        handler = executing(command)
+    run(serve_many(listener, handler) if keep else serve_one(listener, handler))
+
+
+async def serve_many(listener: NetworkListener[Any], handler: Handler) -> None:
+    """Until Ctrl-C; the handlers then get the listener's grace period."""
+    async with listener.serving(handler):
+        announce(listener)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            click.echo("stopping", err=True)
+
+
+async def serve_one(listener: NetworkListener[Any], handler: Handler) -> None:
+    """One connection to its end, whose errors are ours."""
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def once(connection: NetworkConnection[Any]) -> None:
+        try:
+            async with connection:  # which waits for what was sent to drain, without the listener's limit on that
+                await handler(connection)
+        except Exception as error:
+            if not ended.done():  # Ctrl-C has cancelled it
+                ended.set_exception(error)
+        else:
+            ended.set_result(None)
+
+    async with listener.serving(once):
+        announce(listener)
+        await ended
+
+
+def announce(listener: NetworkListener[Any]) -> None:
+    click.echo(f"listening on {' and '.join(map(str, listener.endpoints))}", err=True)
+
+
+def log_to_standard_error() -> None:
+    import logging
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("tieline").setLevel(logging.DEBUG)
+
+
+async def standard(connection: NetworkConnection[Any]) -> None:
+    """Standard input and output."""
+    with standard_input() as source, standard_output() as sink:
+        if isinstance(connection.parameters.stack, DatagramProtocol):
+            await bridge.datagrams(connection, source, sink, None)
+        else:
+            await bridge.stream(connection, source, sink)
+
+
+async def echoing(connection: NetworkConnection[StreamProtocol]) -> None:
+    async for content, _ in connection:
+        await connection.send(content)
+
+
+async def discarding(connection: NetworkConnection[Any]) -> None:
+    async for _ in connection:
+        pass
+
+
+def executing(command: str) -> Handler:
+    """A handler that runs a shell command per connection."""
+    pipe = asyncio.subprocess.PIPE
+
+    async def execute(connection: NetworkConnection[StreamProtocol]) -> None:
+        process = await asyncio.create_subprocess_shell(command, stdin=pipe, stdout=pipe)
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            async with bridge.background(feed(connection, process.stdin), f"input of process {process.pid}"):
+                while content := await process.stdout.read(65536):
+                    await connection.send(content)
+                await process.wait()
+        finally:
+            if process.returncode is None:
+                process.terminate()
+                await process.wait()
+
+    return execute
+
+
+async def feed(connection: NetworkConnection[StreamProtocol], process: asyncio.StreamWriter) -> None:
+    """What the peer sends into a process that may not want it all."""
+    try:
+        async for content, _ in connection:
+            process.write(content)
+            await process.drain()
+    finally:
+        process.close()
