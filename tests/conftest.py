@@ -1,6 +1,6 @@
 """How tests run.
 
-An ``async def`` test runs once on each event loop, asyncio's own and uvloop. Having passed, it must also have tidied up:
+An ``async def`` test runs once on each event loop, asyncio's own and uvloop. Having passed, it must also be tidy:
 
 * no task is left, except one that only waits for its turn to end;
 * no descriptor is open that was not open before;
@@ -17,7 +17,7 @@ import gc
 import inspect
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -68,11 +68,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters}
     loop_factory: Any = pyfuncitem.callspec.params["loop_factory"]
+    marker = pyfuncitem.get_closest_marker("timeout")
+    limit = float(marker.args[0] if marker else pyfuncitem.config.getini("timeout"))
     problems: list[str] = []
     before = descriptors()
     with asyncio.Runner(debug=False, loop_factory=loop_factory) as runner:
         runner.get_loop().set_exception_handler(lambda _, context: problems.append(f"reported to the loop: {context}"))
-        problems += runner.run(tasks_left(test, arguments))
+        problems += runner.run(tasks_left(test(**arguments), 0.9 * limit))
     del runner
     gc.collect()  # now, so that whatever was forgotten is this test's failure
     problems += [f"descriptor left open: {name}" for number, name in descriptors().items() if number not in before]
@@ -81,8 +83,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-async def tasks_left(test: Callable[..., Any], arguments: dict[str, Any]) -> list[str]:
-    await test(**arguments)
+async def tasks_left(test: Coroutine[Any, Any, None], limit: float) -> list[str]:
+    # Before pytest-timeout, which interrupts by a signal: uvloop only logs what a signal handler raises, and goes on.
+    async with asyncio.timeout(limit):
+        await test
     for _ in range(TURNS):
         await asyncio.sleep(0)
     return [f"task left: {task!r}" for task in asyncio.all_tasks() if task is not asyncio.current_task()]

@@ -25,7 +25,7 @@ __all__ = ["connect"]
 trust_options = adding(
     click.option("--server-name", metavar="NAME", help="What the server's certificate must say; default: the host."),
     click.option("--ca", type=FILE, metavar="FILE", help="Trust these roots and no others, PEM."),
-    click.option("--pin", metavar="SHA256", multiple=True, help="Trust the certificate with this fingerprint; may be repeated."),
+    click.option("--pin", metavar="SHA256", multiple=True, help="Trust this certificate, by its fingerprint; may be repeated."),
     click.option("--insecure", is_flag=True, help="Trust any certificate."),
 )
 
@@ -35,8 +35,8 @@ trust_options = adding(
 @security_options
 @trust_options
 @click.option("--udp", is_flag=True, help="Datagrams. Each read of standard input is one.")
-@click.option("--linger", type=click.FloatRange(0), default=1.0, metavar="SECONDS", show_default=True,
-              help="With --udp: wait for answers after the end of input.")  # fmt: skip
+@click.option("--linger", type=click.FloatRange(0), default=1.0, metavar="SECONDS",
+              help="With --udp: wait for answers after the end of input, 1 second if not told.")  # fmt: skip
 @ip_options
 @click.option("--local", type=ENDPOINT, metavar="ADDRESS:PORT", help="Where to connect from.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Give up connecting after this.")
@@ -77,7 +77,7 @@ def connect(
     with usage():
         ip = ip_version(ipv4=ipv4, ipv6=ipv6)
         stack = options.over(TCP(ip))
-        parameters = Parameters[Any](
+        parameters: Parameters[Any] = Parameters(
             UDP(ip) if udp else stack,
             local_endpoint=local,
             required_interface=interface,
@@ -85,7 +85,7 @@ def connect(
         )
         connection = NetworkConnection(endpoint, parameters)
     if options.insecure:
-        click.echo("Warning: --insecure trusts any certificate; whoever is on the way can read and change everything.", err=True)
+        click.echo("Warning: --insecure trusts any certificate, also that of an attacker on the way.", err=True)
     if verbose:
         connection.on_state_update(show_state)
     run(communicate(connection, linger=linger if udp else None, timeout=timeout, report=report))

@@ -26,7 +26,7 @@ __all__ = ["listen"]
 Handler = Callable[[NetworkConnection[Any]], Awaitable[None]]
 
 
-class PlaceType(click.ParamType):
+class PlaceType(click.ParamType["int | Endpoint"]):
     """A port on all addresses, or an endpoint."""
 
     name = "port or endpoint"
@@ -43,8 +43,8 @@ class PlaceType(click.ParamType):
 @click.option("--self-signed", metavar="NAME", help="With --tls: make a certificate for NAME and print its fingerprint.")
 @click.option("--client-ca", type=FILE, metavar="FILE", help="With --tls: require client certificates from these roots, PEM.")
 @click.option("--udp", is_flag=True, help="Datagrams; each remote address and port is a connection.")
-@click.option("--idle", type=click.FloatRange(0, min_open=True), default=60.0, metavar="SECONDS", show_default=True,
-              help="With --udp: a peer that was silent for this long has ended.")  # fmt: skip
+@click.option("--idle", type=click.FloatRange(0, min_open=True), default=60.0, metavar="SECONDS",
+              help="With --udp: a peer that was silent for this long has ended; 60 if not told.")  # fmt: skip
 @ip_options
 @click.option("--keep", is_flag=True, help="Serve any number of connections, side by side, until Ctrl-C.")
 @click.option("--echo", is_flag=True, help="Send back what comes.")
@@ -90,7 +90,7 @@ def listen(
         stack = options.over(TCP(ip))
         if isinstance(stack, TLS) and stack.identity is None:
             raise click.UsageError("--tls needs --cert, or --self-signed NAME")
-        parameters = Parameters[Any](UDP(ip, idle_timeout=idle) if udp else stack, required_interface=interface)
+        parameters: Parameters[Any] = Parameters(UDP(ip, idle_timeout=idle) if udp else stack, required_interface=interface)
         listener = NetworkListener(parameters, on=place, new_connection_limit=None if keep else 1)
     if verbose:
         log_to_standard_error()

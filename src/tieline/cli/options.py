@@ -34,7 +34,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 VERSIONS = {"1.2": TLSVersion.TLSv1_2, "1.3": TLSVersion.TLSv1_3}
 
 
-class EndpointType(click.ParamType):
+class EndpointType(click.ParamType[Endpoint]):
     """An endpoint in its text form."""
 
     name = "endpoint"

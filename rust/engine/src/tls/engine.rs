@@ -18,24 +18,21 @@
 
 use std::sync::Arc;
 
-use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
-use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, WriteTraffic,
-};
-use rustls::{AlertDescription, CommonState, Error, HandshakeKind};
+use rustls::unbuffered::{EncryptError, InsufficientSizeError};
+use rustls::{AlertDescription, Error, HandshakeKind};
 
 use super::config::{Config, Side, printable, suite_name, version_name};
+use super::connection::{Connection, Step, Writer};
 use super::failure::{Failure, Reason, alert_for, alert_name};
 use super::notes::{Notes, Opaque, with_notes};
 
 /// A buffer that grew beyond this is given back when it is empty, so that idle connections are small.
 const KEPT_CAPACITY: usize = 32 * 1024;
 /// The plaintext of one record at most.
-const RECORD: usize = 16 * 1024;
+pub(crate) const RECORD: usize = 16 * 1024;
 /// TLS 1.3: header, content type and tag.
-const RECORD_OVERHEAD: usize = 5 + 1 + 16;
+pub(crate) const RECORD_OVERHEAD: usize = 5 + 1 + 16;
 /// TLS 1.3: an encrypted EndOfEarlyData, which is a handshake header without a body.
 const END_OF_EARLY_DATA: usize = RECORD_OVERHEAD + 4;
 
@@ -83,45 +80,18 @@ pub struct Engine {
     closed: bool,
 }
 
-enum Connection {
-    Client(Box<UnbufferedClientConnection>),
-    Server(Box<UnbufferedServerConnection>),
-}
-
-impl Connection {
-    fn common(&self) -> &CommonState {
-        match self {
-            Self::Client(client) => client,
-            Self::Server(server) => server,
-        }
-    }
-}
-
-/// What `absorb` found, once the state's data has been taken.
-#[derive(PartialEq)]
-enum Step {
-    Again,
-    PeerClosed,
-    /// Nothing more without more input.
-    Idle,
-}
-
 impl Engine {
     /// A client needs the server's name (or address), a server must not have one.
     pub fn new(config: &Config, server_name: Option<&str>) -> Result<Self, String> {
         let connection = match (&config.side, server_name) {
             (Side::Client(config), Some(name)) => {
-                let name = parse_server_name(name)?;
-                let client = UnbufferedClientConnection::new(config.clone(), name);
-                Connection::Client(Box::new(client.map_err(|error| error.to_string())?))
+                Connection::client(config.clone(), parse_server_name(name)?)
             }
-            (Side::Server(config), None) => {
-                let server = UnbufferedServerConnection::new(config.clone());
-                Connection::Server(Box::new(server.map_err(|error| error.to_string())?))
-            }
+            (Side::Server(config), None) => Connection::server(config.clone()),
             (Side::Client(_), None) => return Err("a TLS client needs a server name".into()),
             (Side::Server(_), Some(_)) => return Err("a TLS server takes no server name".into()),
-        };
+        }
+        .map_err(|error| error.to_string())?;
         let mut engine = Self {
             connection,
             alpn: config.alpn.clone(),
@@ -240,32 +210,12 @@ impl Engine {
         if !self.is_handshaking() {
             return Err(EngineError::Misuse("send_early() after the handshake"));
         }
-        let Connection::Client(client) = &mut self.connection else {
+        if matches!(self.connection, Connection::Server(_)) {
             return Err(EngineError::Misuse("send_early() on a server"));
-        };
-        // `process` leaves the client in this state for as long as early data may be sent.
-        let Ok(ConnectionState::TransmitTlsData(mut transmit)) =
-            client.process_tls_records(&mut self.incoming).state
-        else {
-            return Ok(0);
-        };
-        let Some(mut early) = transmit.may_encrypt_early_data() else {
-            return Ok(0);
-        };
-        let mut taken = 0;
-        for piece in data.chunks(RECORD) {
-            let start = self.output.len();
-            self.output.resize(start + piece.len() + RECORD_OVERHEAD, 0);
-            // The limit that came with the ticket may cut the piece short; only the size of the
-            // record shows by how much.
-            let written = early.encrypt(piece, &mut self.output[start..]).unwrap_or(0);
-            self.output.truncate(start + written);
-            taken += written.saturating_sub(RECORD_OVERHEAD);
-            if written < piece.len() + RECORD_OVERHEAD {
-                break;
-            }
         }
-        Ok(taken)
+        Ok(self
+            .connection
+            .write_early(&mut self.incoming, &mut self.output, data))
     }
 
     /// TLS 1.3: change the keys of both directions (RFC 8446, section 4.6.3). rustls does so by
@@ -277,17 +227,7 @@ impl Engine {
             ));
         }
         self.with_writer(|_| ()); // what waited is out of the way
-        let input = &mut self.incoming;
-        let result = match &mut self.connection {
-            Connection::Client(client) => match client.process_tls_records(input).state {
-                Ok(ConnectionState::WriteTraffic(writer)) => writer.refresh_traffic_keys(),
-                _ => Err(Error::HandshakeNotComplete),
-            },
-            Connection::Server(server) => match server.process_tls_records(input).state {
-                Ok(ConnectionState::WriteTraffic(writer)) => writer.refresh_traffic_keys(),
-                _ => Err(Error::HandshakeNotComplete),
-            },
-        };
+        let result = self.connection.update_keys(&mut self.incoming);
         self.flush();
         result.map_err(|_| EngineError::Misuse("update_keys() needs TLS 1.3"))
     }
@@ -408,37 +348,14 @@ impl Engine {
     fn run(&mut self, plaintext: &mut Vec<u8>) -> (usize, Result<(), Error>) {
         let mut done = 0;
         loop {
-            // A client that has sent its hello may send early data in the state TransmitTlsData.
-            // It is not left before the handshake is done; it keeps nothing from happening.
-            let hold = self.is_handshaking();
+            let handshaking = self.is_handshaking();
             let before = plaintext.len();
             let output_before = self.output.len();
             let input = &mut self.incoming[done..];
-            let (discard, step) = match &mut self.connection {
-                Connection::Client(client) => {
-                    let status = client.process_tls_records(input);
-                    let step = status
-                        .state
-                        .and_then(|state| absorb(state, hold, plaintext, &mut self.output));
-                    (status.discard, step)
-                }
-                Connection::Server(server) => {
-                    let status = server.process_tls_records(input);
-                    let step = status.state.and_then(|state| match state {
-                        ConnectionState::ReadEarlyData(mut early) => {
-                            while let Some(record) = early.next_record() {
-                                plaintext.extend_from_slice(record?.payload);
-                            }
-                            Ok(Step::Again)
-                        }
-                        other => absorb(other, false, plaintext, &mut self.output),
-                    });
-                    (status.discard, step)
-                }
-            };
+            let (discard, step) = self.connection.advance(input, plaintext, &mut self.output);
             done += discard;
             self.heard_tls |= discard > 0;
-            if hold {
+            if handshaking {
                 self.notice_early_data(plaintext.len() > before, output_before);
             }
             match step {
@@ -468,17 +385,9 @@ impl Engine {
     fn flush(&mut self) {
         // As long as something is sendable, rustls does not look at its input.
         while self.connection.common().wants_write() {
-            let mut ignored = Vec::new();
-            let step = match &mut self.connection {
-                Connection::Client(client) => client
-                    .process_tls_records(&mut [])
-                    .state
-                    .and_then(|state| absorb(state, false, &mut ignored, &mut self.output)),
-                Connection::Server(server) => server
-                    .process_tls_records(&mut [])
-                    .state
-                    .and_then(|state| absorb(state, false, &mut ignored, &mut self.output)),
-            };
+            let (_, step) = self
+                .connection
+                .advance(&mut [], &mut Vec::new(), &mut self.output);
             if step != Ok(Step::Again) {
                 return;
             }
@@ -508,86 +417,8 @@ impl Engine {
 
     /// Call `f` if application data may be sent now.
     fn with_writer<R>(&mut self, f: impl FnOnce(&mut dyn Writer) -> R) -> Option<R> {
-        // `process` has run before, so there is nothing to read; but `flush` may have left rustls
-        // waiting for the word that its bytes are on their way.
-        let mut ignored = Vec::new();
-        loop {
-            let step = match &mut self.connection {
-                Connection::Client(client) => {
-                    match client.process_tls_records(&mut self.incoming).state {
-                        Ok(ConnectionState::WriteTraffic(mut writer)) => {
-                            return Some(f(&mut writer));
-                        }
-                        Ok(other) => absorb(other, false, &mut ignored, &mut self.output),
-                        Err(error) => Err(error),
-                    }
-                }
-                Connection::Server(server) => {
-                    match server.process_tls_records(&mut self.incoming).state {
-                        Ok(ConnectionState::WriteTraffic(mut writer)) => {
-                            return Some(f(&mut writer));
-                        }
-                        Ok(other) => absorb(other, false, &mut ignored, &mut self.output),
-                        Err(error) => Err(error),
-                    }
-                }
-            };
-            if step != Ok(Step::Again) {
-                return None;
-            }
-        }
-    }
-}
-
-/// `WriteTraffic` of clients and servers alike.
-trait Writer {
-    fn encrypt(&mut self, data: &[u8], sealed: &mut [u8]) -> Result<usize, EncryptError>;
-    fn close(&mut self, sealed: &mut [u8]) -> Result<usize, EncryptError>;
-}
-
-impl<Data> Writer for WriteTraffic<'_, Data> {
-    fn encrypt(&mut self, data: &[u8], sealed: &mut [u8]) -> Result<usize, EncryptError> {
-        WriteTraffic::encrypt(self, data, sealed)
-    }
-
-    fn close(&mut self, sealed: &mut [u8]) -> Result<usize, EncryptError> {
-        self.queue_close_notify(sealed)
-    }
-}
-
-/// Do what a state asks for.
-fn absorb<Data>(
-    state: ConnectionState<'_, '_, Data>,
-    hold: bool,
-    plaintext: &mut Vec<u8>,
-    output: &mut Vec<u8>,
-) -> Result<Step, Error> {
-    match state {
-        ConnectionState::ReadTraffic(mut traffic) => {
-            while let Some(record) = traffic.next_record() {
-                plaintext.extend_from_slice(record?.payload);
-            }
-            Ok(Step::Again)
-        }
-        ConnectionState::EncodeTlsData(mut encoder) => {
-            let start = output.len();
-            // The first try tells the size.
-            if let Err(EncodeError::InsufficientSize(size)) = encoder.encode(&mut []) {
-                output.resize(start + size.required_size, 0);
-                let written = encoder.encode(&mut output[start..]).unwrap_or(0);
-                output.truncate(start + written);
-            }
-            Ok(Step::Again)
-        }
-        ConnectionState::TransmitTlsData(mut transmit) => {
-            if hold && transmit.may_encrypt_app_data().is_none() {
-                return Ok(Step::Idle);
-            }
-            transmit.done();
-            Ok(Step::Again)
-        }
-        ConnectionState::PeerClosed => Ok(Step::PeerClosed),
-        _ => Ok(Step::Idle),
+        self.connection
+            .write(&mut self.incoming, &mut self.output, f)
     }
 }
 
@@ -606,11 +437,3 @@ fn parse_server_name(name: &str) -> Result<ServerName<'static>, String> {
     ServerName::try_from(host.to_owned())
         .map_err(|_| format!("{name:?} is neither a host name in ASCII nor an IP address"))
 }
-
-// The state of a connection is moved between threads, never shared.
-const _: fn() = || {
-    fn is_send<T: Send>() {}
-    is_send::<Engine>();
-    is_send::<ConnectionState<'_, '_, ClientConnectionData>>();
-    is_send::<ConnectionState<'_, '_, ServerConnectionData>>();
-};

@@ -4,6 +4,7 @@
 
 mod certificate;
 mod config;
+mod connection;
 mod engine;
 mod failure;
 mod notes;
