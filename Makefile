@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 
 BIN := .venv/bin
 RUST := Cargo.toml Cargo.lock $(shell find rust -type f)
-# The compiled module lies beside the Python sources, where `git clean` finds it but a stamp would not miss it.
+# The compiled module lies among the Python sources. Without it, what the stamp says is no longer true.
 LOST := $(if $(wildcard src/tieline/_engine.*),,lost)
 
 .DEFAULT_GOAL := test

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar, overload
 
 from tieline.engines.states import State
+from tieline.flows.content import misuse
 from tieline.flows.datagram import DatagramFlow
 from tieline.flows.stream import StreamFlow
 from tieline.parameters import Parameters
@@ -33,19 +34,20 @@ class MessageIterator(Generic[C_co, M_co]):
     Cancelling: a cancelled step has consumed nothing.
     """
 
-    __slots__ = ("_flow",)
+    __slots__ = ("_next",)
 
-    def __init__(self, flow: Any) -> None:
-        self._flow = flow
+    def __init__(self, next_piece: Any) -> None:
+        self._next = next_piece
 
     def __aiter__(self) -> MessageIterator[C_co, M_co]:
         return self
 
-    async def __anext__(self) -> Message[C_co, M_co]:
-        message: Message[C_co, M_co] | None = await self._flow.next_piece()
-        if message is None:
-            raise StopAsyncIteration
-        return message
+    def __anext__(self) -> Coroutine[Any, Any, Message[C_co, M_co]]:
+        """The next message. Raises `StopAsyncIteration` at a clean end, and `NetworkError`.
+
+        Cancelling: nothing has been consumed.
+        """
+        return self._next()  # type: ignore[no-any-return]
 
 
 class NetworkChannel(Generic[P_co]):
@@ -103,7 +105,7 @@ class NetworkChannel(Generic[P_co]):
                 reason = str(error)
         else:
             reason = f"it has no {name}()"
-        raise TypeError(f"{self._parameters.stack.name}: {reason}. Its calls: {self._flow.calls}") from None
+        raise misuse(self._flow, reason) from None
 
     def _part(self, name: str) -> Any:
         flow = self._flow
@@ -228,7 +230,7 @@ class NetworkChannel(Generic[P_co]):
         """The inbound side of a message protocol as an asynchronous iterator."""
         if not isinstance(self._parameters.stack, DatagramProtocol):
             raise TypeError(f"{self._parameters.stack.name} has no messages: iterate the connection itself for its bytes")
-        return MessageIterator(self._flow)
+        return MessageIterator(self._flow.next_piece)
 
     @overload
     def __aiter__(self: NetworkChannel[StreamProtocol]) -> AsyncIterator[Message[bytes, StreamMetadata]]: ...
@@ -236,7 +238,7 @@ class NetworkChannel(Generic[P_co]):
     def __aiter__(self: NetworkChannel[DatagramProtocol]) -> AsyncIterator[Message[bytes, DatagramMetadata]]: ...
     def __aiter__(self) -> Any:
         """Pieces as they come, never an empty one from a stream; ends at a clean end."""
-        return MessageIterator(self._part("receive"))
+        return MessageIterator(self._part("receive").next_piece)
 
     # Inspecting
 

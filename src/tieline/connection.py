@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
-import logging
 import warnings
 import weakref
 from collections.abc import Callable
@@ -15,26 +13,18 @@ from tieline import drivers
 from tieline.channel import NetworkChannel
 from tieline.endpoints import EndpointLike, to_endpoint
 from tieline.engines.states import CONNECTION, Event, State
-from tieline.errors import (
-    ChannelClosedError,
-    ConnectError,
-    ConnectResetError,
-    DNSError,
-    NetworkError,
-    Phase,
-    TLSError,
-    raisable,
-)
+from tieline.errors import ChannelClosedError, CloseTimeoutError, NetworkError, Phase, raisable
 from tieline.establishment.attempt import StreamAttempt
 from tieline.establishment.establishment import Establishment
+from tieline.establishment.failures import is_final
 from tieline.establishment.stacks import require_reachable
 from tieline.parameters import Parameters
 from tieline.protocols.roles import NetworkProtocol
 from tieline.reporting import PendingDataTransferReport, Reporting, connected_path
-from tieline.updates import UpdateIterator, Updates
+from tieline.updates import UpdateIterator, Updates, Waiters
 
 if TYPE_CHECKING:
-    from tieline.drivers.port import Address, DatagramSocket, Driver, Timer, Waiter
+    from tieline.drivers.port import Address, DatagramSocket, Driver, Timer
     from tieline.endpoints import Endpoint
     from tieline.paths import Path
     from tieline.reports import DataTransferReport, EstablishmentReport
@@ -44,10 +34,8 @@ __all__ = ["NetworkConnection"]
 P_co = TypeVar("P_co", bound=NetworkProtocol, covariant=True)
 
 FIRST_BACK_OFF, LAST_BACK_OFF = 1.0, 60.0  # seconds between attempts while WAITING
-FINAL_ERRNOS = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOPROTOOPT, errno.EAFNOSUPPORT})
 
 _ids = itertools.count(1)
-logger = logging.getLogger("tieline.connection")
 
 
 class NetworkConnection(NetworkChannel[P_co]):
@@ -68,7 +56,7 @@ class NetworkConnection(NetworkChannel[P_co]):
         self._state = State.SETUP
         self._parameters = Parameters.of(using)
         self._endpoint: Endpoint | None = to_endpoint(to)
-        require_reachable(self._endpoint, self._parameters.stack)
+        require_reachable(self._endpoint, self._parameters)
         self._prepare(self._endpoint)
 
     def _prepare(self, endpoint: object) -> None:
@@ -78,8 +66,9 @@ class NetworkConnection(NetworkChannel[P_co]):
         self._establishment: Establishment | None = None
         self._back_off = FIRST_BACK_OFF
         self._retry_timer: Timer | None = None
-        self._ready_waiters: list[Waiter] = []
-        self._closing: Waiter | None = None
+        self._becoming_ready = Waiters()
+        self._closing = False
+        self._closed = Waiters()
         self._local: Address | None = None
         self._remote: Address | None = None
         self._path: Path | None = None
@@ -91,7 +80,12 @@ class NetworkConnection(NetworkChannel[P_co]):
 
     @classmethod
     def accepted(
-        cls, driver: Driver, parameters: Parameters[Any], remote: Address | None, attach: Callable[[Any], Any]
+        cls,
+        driver: Driver,
+        parameters: Parameters[Any],
+        remote: Address | None,
+        attach: Callable[[Any], Any],
+        attempt: StreamAttempt | None = None,
     ) -> NetworkConnection[Any]:
         """A connection that a listener hands out, ready: `attach` gives its flow a socket and returns that."""
         self: NetworkConnection[Any] = cls.__new__(cls)
@@ -101,10 +95,9 @@ class NetworkConnection(NetworkChannel[P_co]):
         self._endpoint = None
         self._prepare(remote)
         self.driver = driver
-        self._reporting.started(driver.time())
         socket = attach(self._flow)
         self._local, self._remote = socket.local_address, remote
-        self._reporting.ready(driver.time(), self._flow)
+        self._reporting.accepted(attempt, driver.time(), self._flow)
         return self
 
     def __repr__(self) -> str:
@@ -137,8 +130,7 @@ class NetworkConnection(NetworkChannel[P_co]):
         if self._state is State.SETUP:
             self.driver = drivers.current()
             self._reporting.started(self.driver.time())
-            self._become(Event.START)
-            self._establish()
+            self._establish(Event.START)
         return self
 
     async def ready(self) -> None:
@@ -148,60 +140,67 @@ class NetworkConnection(NetworkChannel[P_co]):
 
         Cancelling: the connection goes on being established.
         """
-        if self._state is State.READY:
-            return
-        self.needed()
-        waiter = self.driver.waiter()
-        self._ready_waiters.append(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter in self._ready_waiters:
-                self._ready_waiters.remove(waiter)
+        if self._state is not State.READY:
+            self.needed()
+            await self._becoming_ready.wait(self.driver)
 
     async def aclose(self) -> None:
         """Close gracefully: pending calls of other tasks raise, what was accepted drains, then our end goes out.
 
         Idempotent. Raises `CloseTimeoutError` if nothing moves for `close_timeout` seconds; the connection is then aborted.
+        Raises what `ready` does if there is no connection for what `send_idempotent` had accepted.
 
-        Cancelling: the connection is aborted.
+        Cancelling: the connection is aborted, unless another task is closing it already.
         """
-        if self._closing is not None:
-            await self._closed_by_other(self._closing)
+        if self._closing:
+            if not self._state.is_final:
+                await self._closed.wait(self.driver)
             return
-        if self._state is not State.READY:
-            self.abort()
-            return
-        self._closing = self.driver.waiter()
+        self._closing = True
         try:
-            self._reporting.freeze(self._flow, self.driver.time())
-            await self._flow.finish()
+            if self._state is not State.READY and self._accepted_early and not self._state.is_final:
+                await self._ready_to_drain()
+            if self._state is State.READY:
+                self._reporting.freeze(self._flow, self.driver.time())
+                await self._flow.finish()
         finally:
             self.abort()
 
-    async def _closed_by_other(self, closing: Waiter) -> None:
-        while not closing.done():
-            waiter = self.driver.waiter()
-            self._ready_waiters.append(waiter)
-            try:
-                await waiter
-            except ChannelClosedError:
-                return
-            finally:
-                if waiter in self._ready_waiters:
-                    self._ready_waiters.remove(waiter)
+    async def _ready_to_drain(self) -> None:
+        """What was accepted before ready drains as well, so the close waits for a connection, but not for ever."""
+        closed = self._closed_error()
+        self._flow.raise_pending(closed)
+        self._becoming_ready.release(closed)
+        timeout = self._parameters.close_timeout
+        late = CloseTimeoutError(
+            "what send_idempotent() had accepted was never sent",
+            endpoint=self._name,
+            phase=Phase.CLOSING,
+            expected=f"a connection within close_timeout={timeout:g} s",
+            got="none",
+        )
+        timer = self.driver.call_later(timeout, self._becoming_ready.release, late)
+        try:
+            self._retry()
+            if not self._state.is_final:
+                await self._becoming_ready.wait(self.driver)
+        except ChannelClosedError:  # aborted meanwhile
+            return
+        finally:
+            timer.cancel()
 
     def abort(self) -> None:
         """Close at once, without draining; a TCP peer sees a reset. Idempotent."""
         if self._establishment is not None:
             self._establishment.cancel()
         self._cancel_retry()
+        if self._state is State.READY:
+            self._reporting.freeze(self._flow, self.driver.time())
         self._flow.abort()
         if not self._state.is_final:
+            self._becoming_ready.release(self._closed_error())
             self._become(Event.CLOSE)
-            self._raise_ready(self._closed_error())
-        if self._closing is not None and not self._closing.done():
-            self._closing.set_result(None)
+        self._closed.release()
 
     def _closed_error(self) -> ChannelClosedError:
         return ChannelClosedError("the connection was closed by this side", endpoint=self._name, phase=Phase.CLOSING)
@@ -209,9 +208,13 @@ class NetworkConnection(NetworkChannel[P_co]):
     def __del__(self) -> None:
         state = getattr(self, "_state", State.SETUP)
         if state is not State.SETUP and not state.is_final:
-            warnings.warn(f"unclosed {self!r}: use `async with` or aclose()", ResourceWarning, source=self, stacklevel=1)
             self._states.handler = None
-            self.abort()
+            try:
+                warnings.warn(
+                    f"unclosed {self!r}: use `async with` or aclose()", ResourceWarning, source=self, stacklevel=1
+                )
+            finally:
+                self.abort()
 
     # States
 
@@ -252,32 +255,33 @@ class NetworkConnection(NetworkChannel[P_co]):
             for updates in (self._paths, self._viability, self._better_paths):
                 updates.handler = None
 
-    def _raise_ready(self, error: NetworkError) -> None:
-        waiters, self._ready_waiters = self._ready_waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_exception(raisable(error))
-
-    # Establishing
+    # Establishing. The calls that wait are told first and the state handler last, for it may do anything.
 
     def needed(self) -> None:
         """A call waits for bytes or for room: see that the connection is established, or raise why it will not be."""
         if self._state is State.SETUP:
             self.start()
-        elif self._state is State.WAITING:
-            if not self._parameters.waits_for_connectivity:
-                self._retry()
-        elif self._state is State.FAILED:
+        elif not self._parameters.waits_for_connectivity and not self._closing:
+            self._retry()
+        if self._state is State.FAILED:  # only now: a state handler may have closed it meanwhile
             assert self._error is not None
             raise raisable(self._error)
-        elif self._state is State.CANCELLED:
+        if self._closing or self._state is State.CANCELLED:
             raise self._closed_error()
 
-    def _establish(self) -> None:
+    @property
+    def _accepted_early(self) -> bytes:
+        """What `send_idempotent` accepted before there was a socket."""
+        sending = getattr(self._flow, "sending", None)  # only a stream has one
+        return b"" if sending is None else bytes(sending.first)
+
+    def _establish(self, event: Event) -> None:
         assert self._endpoint is not None
-        first = bytes(self._flow.sending.first) if hasattr(self._flow, "sending") else b""
-        self._establishment = Establishment(self.driver, self._endpoint, self._parameters, self, first)
+        self._establishment = Establishment(
+            self.driver, self._endpoint, self._parameters, self, self._accepted_early
+        )
         self.driver.call_soon(self._establishment.start)
+        self._become(event)
 
     def established(self, won: StreamAttempt | DatagramSocket) -> None:
         """Establishment has a winner: data can flow."""
@@ -293,35 +297,32 @@ class NetworkConnection(NetworkChannel[P_co]):
         assert self._establishment is not None
         self._reporting.established(self._establishment)
         self._reporting.ready(self.driver.time(), self._flow)
+        self._becoming_ready.release()
         self._become(Event.ESTABLISHED)
-        waiters, self._ready_waiters = self._ready_waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
         if self._paths.watched and self.current_path is not None:
             self._paths.publish(self, self.current_path)
-        self._viability.publish(self, True)
+        if self._state is State.READY:
+            self._viability.publish(self, True)
 
     def not_established(self, error: NetworkError) -> None:
         """Every candidate failed: wait if that may pass, fail if not."""
         self._reporting.attempt_failed()
-        if final(error):
-            self._become(Event.REFUSED, error)
+        if is_final(error):
             self._flow.fail(error)
-            self._raise_ready(error)
+            self._becoming_ready.release(error)
+            self._become(Event.REFUSED, error)
             return
-        self._become(Event.UNAVAILABLE, error)
         self._retry_timer = self.driver.call_later(self._back_off, _retry_if_alive, weakref.ref(self))
         self._back_off = min(self._back_off * 2, LAST_BACK_OFF)
         if not self._parameters.waits_for_connectivity:
             self._flow.raise_pending(error)
-            self._raise_ready(error)
+            self._becoming_ready.release(error)
+        self._become(Event.UNAVAILABLE, error)
 
     def _retry(self) -> None:
-        self._cancel_retry()
         if self._state is State.WAITING:
-            self._become(Event.RETRY)
-            self._establish()
+            self._cancel_retry()
+            self._establish(Event.RETRY)
 
     def _cancel_retry(self) -> None:
         if self._retry_timer is not None:
@@ -334,20 +335,20 @@ class NetworkConnection(NetworkChannel[P_co]):
         For services where the application finds that the host it reached is the wrong one. Calls that wait go on waiting.
         Does nothing unless the connection is ready. Raises `RuntimeError` on a connection that a listener handed out.
         """
-        if self._state is not State.READY:
+        if self._state is not State.READY or self._closing:
             return
         if self._establishment is None:
             raise RuntimeError("an accepted connection has no other candidate: only the side that connects can try the next")
         self._flow.detach()
         self._local = self._remote = self._path = None
-        self._become(Event.NEXT_ENDPOINT)
         self.driver.call_soon(self._establishment.next_endpoint)
+        self._become(Event.NEXT_ENDPOINT)
 
     def flow_failed(self, error: NetworkError) -> None:
-        """The established connection broke."""
-        if self._state is State.READY and self._closing is None:
+        """The established connection broke. Its flow has told the calls that wait."""
+        if self._state is State.READY and not self._closing:
+            self._reporting.freeze(self._flow, self.driver.time())
             self._become(Event.BROKEN, error)
-            self._raise_ready(error)
 
     # Inspecting
 
@@ -363,7 +364,7 @@ class NetworkConnection(NetworkChannel[P_co]):
 
     @property
     def current_path(self) -> Path | None:
-        """The interface in use and the effective endpoints, None before ready."""
+        """The interface in use and the effective endpoints, None before ready. After the end, the last one that was asked for."""
         if self._path is None and self._state is State.READY:
             self._path = connected_path(self.driver, self._local, self._remote)
         return self._path
@@ -395,15 +396,3 @@ def _retry_if_alive(reference: weakref.ref[NetworkConnection[Any]]) -> None:
     connection = reference()
     if connection is not None:
         connection._retry()
-
-
-def final(error: NetworkError) -> bool:
-    """Whether waiting would not help: a completed exchange that said no, or options that this system refuses."""
-    if isinstance(error, DNSError):
-        return False
-    if isinstance(error, (TLSError, ConnectResetError)):
-        return True
-    if isinstance(error, ConnectError):
-        codes = {one.error.errno for one in error.attempts if isinstance(one.error, OSError)} or {error.errno}
-        return codes <= FINAL_ERRNOS
-    return True

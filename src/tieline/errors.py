@@ -28,6 +28,7 @@ from __future__ import annotations
 import copy
 import enum
 import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from socket import gaierror
@@ -80,8 +81,8 @@ class ErrorDomain(enum.StrEnum):
 class NetworkError(Exception):
     """The root of everything that goes wrong on the network.
 
-    `endpoint` and `phase` say where, `domain` and `code` carry the number of the layer that knew (an errno, a resolver's
-    code, a TLS alert), all of them None where there is none.
+    `endpoint` and `phase` say where, `domain` and `code` carry the number of the layer that knew (an errno, a
+    resolver's code, a TLS alert), all of them None where there is none.
     """
 
     domain: ErrorDomain | None = None
@@ -108,13 +109,19 @@ class NetworkError(Exception):
 
     def __str__(self) -> str:
         where = ", ".join(str(part) for part in (self.endpoint, self.phase) if part is not None)
-        text = f"{where}: {self.summary}" if where else self.summary
+        text = f"{where}: {self._what}" if where else self._what
+        if self.hint is not None:
+            text += f". {self.hint}"
+        return text
+
+    @property
+    def _what(self) -> str:
+        """The text without where it was and what to do."""
+        text = self.summary
         if self._expected is not None:
             text += f"; expected {self._expected}"
         if self._got is not None:
             text += f", got {self._got}" if self._expected is not None else f"; got {self._got}"
-        if self.hint is not None:
-            text += f". {self.hint}"
         return text
 
 
@@ -160,11 +167,15 @@ class ConnectError(_OSNetworkError):
         """The error for these attempts: its text is their table, its class follows from the reason that they share."""
         if len(attempts) == 1:
             (only,) = attempts
-            summary = f"{_reason(only.error)} ({only.endpoint}, after {only.elapsed * 1000:.0f} ms)"
+            address = "" if only.endpoint == endpoint else f"{only.endpoint}, "
+            summary = f"{_reason(only.error)} ({address}after {only.elapsed * 1000:.0f} ms)"
             phase = only.phase
+            if hint is None and isinstance(only.error, NetworkError):
+                hint = only.error.hint
         else:
             rows = [
-                (str(one.endpoint), str(one.phase), f"{one.elapsed * 1000:.0f} ms", _reason(one.error)) for one in attempts
+                (str(one.endpoint), str(one.phase), f"{one.elapsed * 1000:.0f} ms", _reason(one.error))
+                for one in attempts
             ]
             widths = [max(len(row[column]) for row in rows) for column in range(3)]
             lines = [
@@ -173,7 +184,9 @@ class ConnectError(_OSNetworkError):
             ]
             summary = f"none of {len(attempts)} addresses could be connected\n" + "\n".join(lines)
             phase = Phase.CONNECTING
-        shared = next((kind for kind in _SHARED if all(isinstance(one.error, kind.__bases__[1]) for one in attempts)), cls)
+        shared = next(
+            (kind for kind in _SHARED if all(isinstance(one.error, kind.__bases__[1]) for one in attempts)), cls
+        )
         codes = {one.error.errno for one in attempts if isinstance(one.error, OSError)}
         error = shared(
             summary,
@@ -183,6 +196,8 @@ class ConnectError(_OSNetworkError):
             code=codes.pop() if len(codes) == 1 else None,
         )
         error.attempts = tuple(attempts)
+        if len(attempts) == 1:
+            error.__cause__ = attempts[0].error
         return error
 
 
@@ -204,13 +219,42 @@ def translate(error: OSError, endpoint: object, phase: Phase = Phase.TRANSFER) -
     else:
         reason = error.strerror or str(error)
         failure = ConnectionAbortedByPeerError(f"the connection broke: {reason}", reason=reason, **where)
+        failure.domain, failure.errno = ErrorDomain.POSIX, error.errno  # the code is the kernel's, not the peer's
     failure.__cause__ = error
     return failure
 
 
+_MEANING = {
+    errno.ECONNREFUSED: "connection refused: nobody listens there",
+    errno.ECONNRESET: "the peer reset the connection",
+    errno.ETIMEDOUT: "no answer",
+    errno.EHOSTUNREACH: "the host cannot be reached",
+    errno.ENETUNREACH: "no route to this network",
+    errno.ENETDOWN: "the network is down",
+    errno.EACCES: "the system does not permit it (a firewall, a route, or the rights of this process)",
+    errno.EPERM: "the system does not permit it (a firewall, or the rights of this process)",
+    errno.EADDRINUSE: "the local address is in use",
+    errno.EADDRNOTAVAIL: "the local address is not one of this machine, or no port is free",
+    errno.EAFNOSUPPORT: "this machine does not have this kind of address",
+    errno.ENOENT: "there is no such socket file",
+    errno.ENOTSOCK: "this is not a socket",
+    errno.EPROTOTYPE: "this socket is of another kind",
+    errno.EAGAIN: "the peer's queue of waiting connections is full",  # of a Unix socket; TCP would let us wait
+    errno.EMFILE: "this process has too many files and sockets open",
+    errno.ENFILE: "this machine has too many files and sockets open",
+    errno.ENODEV: "there is no such interface",
+}
+"""What the kernel means when a connection cannot be made."""
+
+
 def _reason(error: BaseException) -> str:
     """An attempt's table has its own columns for endpoint and phase, so the reason comes without them."""
-    return error.summary if isinstance(error, NetworkError) else str(error)
+    if isinstance(error, NetworkError):
+        return error._what
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        standard = error.strerror == os.strerror(error.errno)  # or else somebody who knew more has written it
+        return _MEANING.get(error.errno, error.strerror) if standard else error.strerror
+    return str(error) or type(error).__name__
 
 
 class ConnectRefusedError(ConnectError, ConnectionRefusedError):
@@ -241,14 +285,17 @@ class DNSError(ConnectError, gaierror):
 class TLSError(_OSNetworkError):
     """The TLS handshake or a TLS record failed.
 
-    `reason` is a stable slug (``expired``, ``wrong_name``, ``unknown_authority``, ``refused_by_validator``, …); `alert` names
-    the TLS alert that was sent or received (RFC 8446 section 6), None if there was none; `attempts` is set while connecting.
+    `reason` is a stable slug (``expired``, ``wrong_name``, ``unknown_authority``, ``refused_by_validator``, …); `alert`
+    names the TLS alert that was sent or received (RFC 8446 section 6), None if there was none; `attempts` is set while
+    connecting.
     """
 
     domain = ErrorDomain.TLS
     attempts: tuple[Attempt, ...] = ()
 
-    def __init__(self, summary: str, *, reason: str = "handshake_failure", alert: str | None = None, **where: Any) -> None:
+    def __init__(
+        self, summary: str, *, reason: str = "handshake_failure", alert: str | None = None, **where: Any
+    ) -> None:
         super().__init__(summary, **where)
         self.reason = reason
         self.alert = alert

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,20 @@ logger = logging.getLogger("tieline.listener")
 Accepted = Callable[[NetworkConnection[Any]], None]
 Failed = Callable[[NetworkError], None]
 
+QUIET = 10.0  # seconds of accepting without trouble, after which trouble is news again
+
+FATAL = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP})
+"""What a listening socket says when it is none any more; everything else passes or concerns one peer."""
+
+
+def listening_failed(error: OSError, where: object) -> ConnectError:
+    """The error of a listener whose socket broke."""
+    failure = ConnectError(
+        f"the listening socket failed: {error.strerror or error}", endpoint=where, phase=Phase.LISTENING, code=error.errno
+    )
+    failure.__cause__ = error
+    return failure
+
 
 class StreamSide:
     """Listening stream sockets. A connection is handed out when its handshakes are done."""
@@ -36,17 +51,17 @@ class StreamSide:
         self._driver = driver
         self._parameters = parameters
         self._accepted = accepted
+        self._failed = failed
         self._acceptors: list[StreamAcceptor] = []
         self._handshakes: set[StreamAttempt] = set()
         self._budget: int | None = None
-        self._closed = self._out_of_resources = False
+        self._last_trouble = -QUIET
         self.failed_handshakes = 0
 
     def bind(self, address: Address) -> Address:
         """Listen on one address; returns it with its port. Raises OSError."""
         acceptor = self._driver.listen(address, self._parameters, self._arrived, self._accept_failed)
         self._acceptors.append(acceptor)
-        self._closed = False
         self._adjust()
         return acceptor.local_address
 
@@ -66,7 +81,6 @@ class StreamSide:
                 acceptor.resume()
 
     def _arrived(self, socket: StreamSocket) -> None:
-        self._out_of_resources = False
         remote = socket.remote_address
         attempt = StreamAttempt(
             self._driver,
@@ -82,26 +96,39 @@ class StreamSide:
 
     def _ready(self, attempt: StreamAttempt, remote: Address | None) -> None:
         self._handshakes.discard(attempt)
-        if self._closed:
+        if self._budget == 0:  # it was lowered while the handshakes ran
             attempt.cancel()
             return
-        self._accepted(NetworkConnection.accepted(self._driver, self._parameters, remote, attempt.hand_over))
+        self._accepted(
+            NetworkConnection.accepted(self._driver, self._parameters, remote, attempt.hand_over, attempt)
+        )
         self._adjust()
 
     def _handshake_failed(self, attempt: StreamAttempt, remote: Address | None, error: Exception) -> None:
         self._handshakes.discard(attempt)
         self.failed_handshakes += 1
-        logger.debug("handshake with %s failed: %s", remote, error)
+        if isinstance(error, (OSError, NetworkError)):
+            logger.debug("handshake with %s failed: %s", remote, error)
+        else:
+            logger.error("the handshake with %s ended in a mistake of the program", remote, exc_info=error)
         self._adjust()
 
     def _accept_failed(self, error: OSError) -> None:
-        if not self._out_of_resources:  # once, until accepting works again
-            self._out_of_resources = True
+        if error.errno in FATAL:
+            where = self._acceptors[0].local_address if self._acceptors else None
+            self.close()
+            self._failed(listening_failed(error, where))
+            return
+        now = self._driver.time()
+        if now - self._last_trouble >= QUIET:  # not for each descriptor that a closing connection gives back
             logger.error("cannot accept connections at present: %s; trying again until it works", error)
+        self._last_trouble = now
+
+    def release(self, connection: NetworkConnection[Any]) -> None:
+        """A connection's handler has ended: a stream has nothing left here."""
 
     def close(self) -> None:
         """Listen no more; connections that were handed out live on."""
-        self._closed = True
         for acceptor in self._acceptors:
             acceptor.close()
         self._acceptors.clear()
@@ -110,7 +137,8 @@ class StreamSide:
         self._handshakes.clear()
 
     def abort(self) -> None:
-        """Nothing is shared with the connections."""
+        """The same: nothing is shared with the connections."""
+        self.close()
 
 
 class DatagramSide:
@@ -123,14 +151,13 @@ class DatagramSide:
         self._failed = failed
         self._ports: list[SharedSocket] = []
         self._budget: int | None = None
-        self._closed = False
+        self.closed = False
         self.failed_handshakes = 0
 
     def bind(self, address: Address) -> Address:
         """Open one address; returns it with its port. Raises OSError."""
         port = SharedSocket(self._driver, self._parameters, address, self)
         self._ports.append(port)
-        self._closed = False
         return port.socket.local_address
 
     def limit(self, budget: int | None) -> None:
@@ -142,21 +169,22 @@ class DatagramSide:
         """Whether a datagram of a new peer makes a flow."""
         udp: UDP = self._parameters.stack.find(UDP)
         flows = sum(len(port.flows) for port in self._ports)
-        return not self._closed and (self._budget is None or self._budget > 0) and flows < udp.maximum_flows
+        return (self._budget is None or self._budget > 0) and flows < udp.maximum_flows
 
     def hand_out(self, connection: NetworkConnection[Any]) -> None:
         self._accepted(connection)
 
     def broke(self, error: OSError, where: Address) -> None:
-        failure = ConnectError(
-            f"the socket failed: {error.strerror or error}", endpoint=where, phase=Phase.LISTENING, code=error.errno
-        )
-        failure.__cause__ = error
-        self._failed(failure)
+        self._failed(listening_failed(error, where))
+
+    def release(self, connection: NetworkConnection[Any]) -> None:
+        """A flow's handler has ended: its peer may begin another."""
+        for port in self._ports:
+            port.forget(connection.remote_endpoint, connection._flow)
 
     def close(self) -> None:
-        """Take no new flows and end the iteration of those there are; their handlers may still send."""
-        self._closed = True
+        """Take in nothing more, so the iteration of flows ends; their handlers may still send."""
+        self.closed = True
         for port in self._ports:
             port.end()
 
@@ -183,6 +211,8 @@ class SharedSocket:
 
     def received(self, datagram: bytes, remote: Address | None) -> None:
         assert remote is not None  # the socket is not connected
+        if self._side.closed:
+            return
         flow = self.flows.get(remote)
         if flow is None or flow.socket is None:
             if not self._side.admits:
@@ -209,7 +239,15 @@ class SharedSocket:
 
     def failed(self, error: OSError) -> None:
         """An ICMP error for a peer that has gone reaches an open socket without a name: its flow ends by idleness."""
-        logger.debug("a datagram from %s could not be delivered: %s", self.socket.local_address, error)
+        if error.errno in FATAL:
+            self._side.broke(error, self.socket.local_address)
+            return
+        logger.debug("a datagram of %s could not be delivered: %s", self.socket.local_address, error)
+
+    def forget(self, remote: Address | None, flow: DatagramFlow) -> None:
+        """Forget a flow, unless its peer has begun another since."""
+        if remote is not None and self.flows.get(remote) is flow:
+            del self.flows[remote]
 
     # Idle flows
 

@@ -107,14 +107,13 @@ class NetworkListener(Generic[P]):
         side = self._side = kind(driver, self._parameters, accepted=self._accepted, failed=self._break)
         self._side.limit(self._limit)
         try:
-            self._bound = await bind_all(driver, self._on, self._parameters, side.bind, side.close)
-        except NetworkError as error:
-            self._side.close()
-            self._become(Event.REFUSED, error)
-            raise
-        except BaseException:
-            self._side.close()
-            self._become(Event.CLOSE)
+            self._bound = await bind_all(driver, self._on, self._parameters, side.bind, side.abort)
+        except BaseException as error:
+            side.abort()
+            if isinstance(error, NetworkError):
+                self._become(Event.REFUSED, error)
+            else:
+                self._become(Event.CLOSE)
             raise
         self._become(Event.ESTABLISHED)
         return driver
@@ -126,22 +125,25 @@ class NetworkListener(Generic[P]):
             self._side.limit(self._limit)
         task = connection.driver.spawn(self._serve(connection), f"tieline handler for {connection.remote_endpoint}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: self._served(task, connection))
 
     async def _serve(self, connection: NetworkConnection[P]) -> None:
         assert self._handler is not None
         try:
             await self._handler(connection)
             await connection.aclose()
-        except NetworkError as error:
-            if error.endpoint == connection._name:
-                logger.info("connection from %s ended: %s", connection._name, error)
+        except Exception as error:
+            if own_network_error(error, connection):
+                logger.info("connection from %s ended: %s", connection.remote_endpoint, error)
             else:
                 self._handler_raised(connection, error)
-        except Exception as error:
-            self._handler_raised(connection, error)
-        finally:
-            connection.abort()
+
+    def _served(self, task: Task, connection: NetworkConnection[P]) -> None:
+        """A handler has ended, perhaps cancelled before it began."""
+        self._tasks.discard(task)
+        connection.abort()
+        if self._side is not None:
+            self._side.release(connection)
 
     def _handler_raised(self, connection: NetworkConnection[P], error: Exception) -> None:
         logger.error("the handler of %r raised", connection, exc_info=error)
@@ -169,11 +171,13 @@ class NetworkListener(Generic[P]):
         finally:
             for task in self._tasks:
                 task.cancel()
-            while self._tasks:
-                await driver.wait(tuple(self._tasks), None)
-            self._side.abort()
-            if not self._state.is_final:
-                self._become(Event.CLOSE)
+            try:
+                while self._tasks:
+                    await driver.wait(tuple(self._tasks), None)
+            finally:
+                self._side.abort()
+                if not self._state.is_final:
+                    self._become(Event.CLOSE)
 
     # States
 
@@ -284,16 +288,42 @@ class Serving(Generic[P]):
         """
         grace = self._listener.parameters.grace_period if kind is None else 0.0
         failure = self._listener.error
-        await self._listener._stop(self._driver, grace)
-        if self._cancelled and failure is not None:
-            self._body.uncancel()
-            raise raisable(failure) from failure
+        unseen: BaseException | None = None
+        if self._cancelled:
+            try:
+                await self._turn()
+            except BaseException as cancellation:  # the body came to its end without meeting it
+                unseen = cancellation
+        try:
+            await self._listener._stop(self._driver, grace)
+        finally:
+            if self._cancelled:
+                others = self._body.uncancel()
+                if not others and failure is not None:
+                    raise raisable(failure) from failure
+                if unseen is not None:
+                    raise unseen
+
+    async def _turn(self) -> None:
+        waiter = self._driver.waiter()
+        self._driver.call_soon(lambda: None if waiter.done() else waiter.set_result(None))
+        await waiter
+
+
+def own_network_error(error: BaseException, connection: NetworkConnection[Any]) -> bool:
+    """Whether the peer or the network ended this connection: no mistake of its handler. Task groups wrap such errors."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(own_network_error(one, connection) for one in error.exceptions)
+    return isinstance(error, NetworkError) and error.endpoint == connection._name
 
 
 def listening_place(on: int | EndpointLike | None, parameters: Parameters[Any]) -> Place:
     """Where to listen: an address, a name, or a port on all addresses."""
+    local = parameters.local_endpoint
+    if on is not None and (local is not None or parameters.local_port is not None):
+        option = "local_port" if local is None else "local_endpoint"
+        raise ValueError(f"on={on} and Parameters({option}={getattr(parameters, option)}) exclude each other: give one")
     if on is None:
-        local = parameters.local_endpoint
         if local is not None:
             return local  # type: ignore[return-value]  # Parameters made it an address
         return parameters.local_port or 0

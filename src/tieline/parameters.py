@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import KW_ONLY, dataclass
+from types import NoneType
 from typing import Generic, TypeVar
 
 from tieline.endpoints import EndpointLike, HostPort, UnixEndpoint, to_endpoint
@@ -15,6 +16,9 @@ from tieline.protocols.roles import NetworkProtocol
 __all__ = ["Parameters", "ServiceClass"]
 
 P = TypeVar("P", bound=NetworkProtocol)
+
+TIMES = ("resolution_timeout", "resolution_delay", "attempt_delay", "close_timeout", "grace_period")
+MAY_BE_ZERO = ("resolution_delay", "grace_period")
 
 
 class ServiceClass(enum.Enum):
@@ -85,7 +89,7 @@ class Parameters(Generic[P]):
     def __post_init__(self) -> None:
         if not isinstance(self.stack, NetworkProtocol):
             raise TypeError(f"Parameters wants a protocol stack such as TLS() or UDP(), got {self.stack!r}")
-        require_range("local_port", self.local_port, 0, 65535)
+        require_range("local_port", self.local_port, 0, 65535, optional=True)
         if self.local_endpoint is not None:
             endpoint = to_endpoint(self.local_endpoint)
             if not isinstance(endpoint, UnixEndpoint) and not (isinstance(endpoint, HostPort) and endpoint.is_literal):
@@ -95,16 +99,37 @@ class Parameters(Generic[P]):
             if self.local_port is not None:
                 raise ValueError(f"local_endpoint={endpoint} and local_port={self.local_port} exclude each other: give one")
             object.__setattr__(self, "local_endpoint", endpoint)
-        object.__setattr__(self, "prohibited_interfaces", tuple(self.prohibited_interfaces))
-        object.__setattr__(self, "prohibited_interface_types", tuple(self.prohibited_interface_types))
-        require_seconds("resolution_timeout", self.resolution_timeout)
+        self._check_interfaces()
+        if not isinstance(self.service_class, ServiceClass):
+            raise TypeError(f"service_class must be a ServiceClass, got {self.service_class!r}")
+        for option in TIMES:
+            if getattr(self, option) is None:
+                raise TypeError(f"{option} must be a number of seconds, got None")
+            require_seconds(option, getattr(self, option), zero=option in MAY_BE_ZERO)
         for option, low, high in (("resolution_delay", 0.0, 2.0), ("attempt_delay", 0.01, 2.0)):  # RFC 8305 section 8
             if not low <= getattr(self, option) <= high:
                 raise ValueError(f"{option} must be from {low} to {high} seconds, got {getattr(self, option)}")
-        require_seconds("close_timeout", self.close_timeout)
-        require_seconds("grace_period", self.grace_period, zero=True)
         for option in ("receive_limit", "send_limit", "maximum_pending_handshakes", "backlog"):
             require_at_least(option, getattr(self, option), 1)
+
+    def _check_interfaces(self) -> None:
+        if self.required_interface is not None and not isinstance(self.required_interface, str):
+            raise TypeError(f"required_interface must be an interface's name, got {self.required_interface!r}")
+        if self.required_interface == "":
+            raise ValueError("required_interface must be an interface's name, got ''")
+        if not isinstance(self.required_interface_type, (InterfaceType, NoneType)):
+            raise TypeError(f"required_interface_type must be an InterfaceType, got {self.required_interface_type!r}")
+        for option, required, kind in (
+            ("prohibited_interfaces", self.required_interface, str),
+            ("prohibited_interface_types", self.required_interface_type, InterfaceType),
+        ):
+            given = getattr(self, option)
+            if isinstance(given, (str, InterfaceType)) or not all(isinstance(one, kind) for one in given):
+                what = "interface names" if kind is str else "InterfaceType members"
+                raise TypeError(f"{option} must be a sequence of {what}, got {given!r}")
+            if required is not None and required in given:
+                raise ValueError(f"{option}={tuple(given)} rules out what is required, {required!r}")
+            object.__setattr__(self, option, tuple(given))
 
     @classmethod
     def of(cls, using: P | Parameters[P]) -> Parameters[P]:

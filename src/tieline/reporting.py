@@ -6,12 +6,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tieline.endpoints import HostPort
+from tieline.engines.states import State
 from tieline.paths import Interface, Path, PathStatus, evaluate
-from tieline.reports import DataTransferReport, EstablishmentReport, Handshake, PathReport, Resolution, TransportCounters
+from tieline.reports import (
+    DataTransferReport,
+    EstablishmentReport,
+    Handshake,
+    PathReport,
+    Resolution,
+    TransportCounters,
+)
 
 if TYPE_CHECKING:
     from tieline.connection import NetworkConnection
     from tieline.drivers.port import Address, Driver
+    from tieline.establishment.attempt import StreamAttempt
     from tieline.establishment.establishment import Establishment
 
 __all__ = ["PendingDataTransferReport", "Reading", "Reporting", "connected_path"]
@@ -43,8 +52,14 @@ class Reporting:
         self._at_close: Reading | None = None
 
     def started(self, now: float) -> None:
-        """The connection was started (or accepted, which is its only attempt)."""
+        """The connection was started."""
         self._started = self._attempt_started = now
+
+    def accepted(self, attempt: StreamAttempt | None, now: float, flow: Any) -> None:
+        """A listener has handed the connection out; its only attempt began when the socket was accepted."""
+        self.started(now if attempt is None else attempt.begun)
+        self._handshakes = () if attempt is None else tuple(attempt.handshakes)
+        self.ready(now, flow)
 
     def attempt_failed(self) -> None:
         """An attempt ended in waiting or failure."""
@@ -63,7 +78,8 @@ class Reporting:
 
     def freeze(self, flow: Any, now: float) -> None:
         """The socket goes: keep what it counted, so that a closed connection can still be asked."""
-        self._at_close = Reading(now, flow)
+        if self._at_close is None:
+            self._at_close = Reading(now, flow)
 
     def establishment(self) -> EstablishmentReport:
         """How establishment went. The connection is ready."""
@@ -81,15 +97,18 @@ class Reporting:
 
     def transfer(self, connection: NetworkConnection[Any], start: Reading | None = None) -> DataTransferReport:
         """What was transferred from `start`, by default from ready, until now."""
-        start = start or self._at_ready
-        if start is None:
+        ready, start = self._at_ready, start or self._at_ready
+        if ready is None or start is None:
             raise RuntimeError(f"nothing was transferred: {connection!r} has never been ready")
         end = self.read(connection)
-        path = connection.current_path
+        path = connection.current_path or connected_path(
+            connection.driver, connection.local_endpoint, connection.remote_endpoint
+        )
         report = PathReport.between(
-            start.transport,
+            # Another socket since (`try_next_endpoint`) counts from zero.
+            start.transport if start.time >= ready.time else ready.transport,
             end.transport,
-            interface=None if path is None else path.interface,
+            interface=path.interface,
             received_application_byte_count=end.received - start.received,
             sent_application_byte_count=end.sent - start.sent,
         )
@@ -102,7 +121,7 @@ class PendingDataTransferReport:
     def __init__(self, connection: NetworkConnection[Any], reporting: Reporting) -> None:
         self._connection = connection
         self._reporting = reporting
-        self._start = reporting.read(connection) if connection.state.value == "ready" else None
+        self._start = reporting.read(connection) if connection.state is State.READY else None
         self._collected: DataTransferReport | None = None
 
     async def collect(self) -> DataTransferReport:
@@ -121,7 +140,10 @@ def connected_path(driver: Driver, local: Address | None, remote: Address | None
     """The path of a connection between these addresses: the interface that has the local one."""
     if not isinstance(local, HostPort):  # a Unix socket leads over no interface
         return Path(PathStatus.SATISFIED, local_endpoint=local, remote_endpoint=remote)
-    every = driver.interfaces()
+    try:
+        every = driver.interfaces()
+    except OSError:  # the system does not tell: a path without interfaces is what we know
+        every = ()
     host, _, scope = local.host.partition("%")
     used: list[Interface] = [
         one for one in every if host in one.addresses and scope in ("", one.name, str(one.index))

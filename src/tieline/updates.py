@@ -1,4 +1,4 @@
-"""One kind of news about an object: for one handler, and for any number of asynchronous iterators."""
+"""News about an object: for one handler, for any number of asynchronous iterators, and for whoever waits for one event."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from tieline import drivers
+from tieline.errors import NetworkError, raisable
 
 if TYPE_CHECKING:
-    from tieline.drivers.port import Waiter
+    from tieline.drivers.port import Driver, Waiter
 
-__all__ = ["UpdateIterator", "Updates"]
+__all__ = ["UpdateIterator", "Updates", "Waiters"]
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -93,3 +94,33 @@ class UpdateIterator(Generic[T]):
             finally:
                 self._waiter = None
         return self._values.popleft()
+
+
+class Waiters:
+    """The coroutines that wait for one event. Each has a waiter of its own, so cancelling one leaves the others alone."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: list[Waiter] = []
+
+    async def wait(self, driver: Driver) -> None:
+        """Wait for `release`, and raise what it was given."""
+        waiter = driver.waiter()
+        self._waiting.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+
+    def release(self, error: NetworkError | None = None) -> None:
+        """It happened, or it never will: then each gets a copy of the error."""
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if waiter.done():
+                continue
+            if error is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(raisable(error))

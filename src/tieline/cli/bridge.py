@@ -55,9 +55,7 @@ async def print_stream(connection: NetworkConnection[StreamProtocol], sink: Outp
     sink.end()
 
 
-async def datagrams(
-    connection: NetworkConnection[DatagramProtocol], source: Input, sink: Output, linger: float | None
-) -> None:
+async def datagrams(connection: NetworkConnection[DatagramProtocol], source: Input, sink: Output, linger: float | None) -> None:
     """A datagram for each read, until `linger` seconds after the end of input; None prints until the flow ends."""
     async with (
         background(send_datagrams(connection, source), "input") as sending,

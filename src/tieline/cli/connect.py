@@ -25,7 +25,7 @@ __all__ = ["connect"]
 trust_options = adding(
     click.option("--server-name", metavar="NAME", help="What the server's certificate must say; default: the host."),
     click.option("--ca", type=FILE, metavar="FILE", help="Trust these roots and no others, PEM."),
-    click.option("--pin", metavar="SHA256", multiple=True, help="Trust this certificate, by its fingerprint; may be repeated."),
+    click.option("--pin", metavar="SHA256", multiple=True, help="Trust the certificate with this fingerprint."),
     click.option("--insecure", is_flag=True, help="Trust any certificate."),
 )
 
@@ -39,7 +39,7 @@ trust_options = adding(
               help="With --udp: wait for answers after the end of input, 1 second if not told.")  # fmt: skip
 @ip_options
 @click.option("--local", type=ENDPOINT, metavar="ADDRESS:PORT", help="Where to connect from.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Give up connecting after this.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Limit for connecting.")
 @click.option("--wait", is_flag=True, help="Keep trying until the connection can be established.")
 @click.option("--report", is_flag=True, help="Tell at the end how it went, on standard error.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the states of the connection on standard error.")
@@ -59,9 +59,9 @@ def connect(
 ) -> None:
     """Connect to ENDPOINT: send standard input, print what comes.
 
-    ENDPOINT is host:port, [address]:port, unix:/path or a URL. The end of standard input ends our direction, and the other
-    one goes on. When the peer ends too, so does the command; a peer that ends first is sent the rest of the input, unless
-    that is typed at a terminal. Exit code 1 and a message tell of any failure, 2 of a wrong command line.
+    ENDPOINT is host:port, [address]:port, unix:/path or a URL. The end of standard input ends our direction, and the
+    other one goes on. When the peer ends too, so does the command; a peer that ends first is sent the rest of the
+    input, unless that is typed at a terminal. Exit code 1 and a message tell of any failure, 2 of a wrong command line.
 
     \b
     printf 'GET / HTTP/1.0\\r\\n\\r\\n' | tieline connect --tls example.com:https
@@ -91,9 +91,7 @@ def connect(
     run(communicate(connection, linger=linger if udp else None, timeout=timeout, report=report))
 
 
-async def communicate(
-    connection: NetworkConnection[Any], *, linger: float | None, timeout: float | None, report: bool
-) -> None:
+async def communicate(connection: NetworkConnection[Any], *, linger: float | None, timeout: float | None, report: bool) -> None:
     """One connection from its start to its end. `linger` is for datagrams."""
     with standard_input() as source, standard_output() as sink:
         async with connection:

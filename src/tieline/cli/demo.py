@@ -31,20 +31,21 @@ Show = Callable[[int], object]
 
 
 @click.command()
-@click.option("--size", type=click.IntRange(1), default=256, metavar="MIB", show_default=True, help="How much to transfer.")
+@click.option("--size", type=click.IntRange(1), default=256, metavar="MIB", show_default=True, help="How much.")
 @click.option("--plain", is_flag=True, help="TCP alone, without TLS.")
 def demo(size: int, plain: bool) -> None:
     """Transfer 256 MiB over TLS on this machine, and show what happened.
 
-    A listener with a certificate made for the occasion and a connection that trusts only that one, in one process. Both ends
-    compute the SHA-256 of what they see, and compare.
+    A listener with a certificate made for the occasion and a connection that trusts only that one, in one process. Both
+    ends compute the SHA-256 of what they see, and compare.
     """
     if plain:
         run(transfer(TCP(), TCP(), size))
         return
     identity = Identity.self_signed("localhost")
     click.echo(f"certificate SHA-256 {identity.fingerprint}")
-    run(transfer(TLS(identity=identity, alpn=[ALPN]), TLS(trust=Trust.fingerprints(identity.fingerprint), alpn=[ALPN]), size))
+    trust = Trust.fingerprints(identity.fingerprint)
+    run(transfer(TLS(identity=identity, alpn=[ALPN]), TLS(trust=trust, alpn=[ALPN]), size))
 
 
 async def transfer(served: StreamProtocol, stack: StreamProtocol, size: int) -> None:

@@ -26,7 +26,7 @@ __all__ = ["listen"]
 Handler = Callable[[NetworkConnection[Any]], Awaitable[None]]
 
 
-class PlaceType(click.ParamType["int | Endpoint"]):
+class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
     """A port on all addresses, or an endpoint."""
 
     name = "port or endpoint"
@@ -40,8 +40,8 @@ class PlaceType(click.ParamType["int | Endpoint"]):
 @click.command()
 @click.argument("place", type=PlaceType(), metavar="ENDPOINT_OR_PORT")
 @security_options
-@click.option("--self-signed", metavar="NAME", help="With --tls: make a certificate for NAME and print its fingerprint.")
-@click.option("--client-ca", type=FILE, metavar="FILE", help="With --tls: require client certificates from these roots, PEM.")
+@click.option("--self-signed", metavar="NAME", help="Make a certificate and print its fingerprint.")
+@click.option("--client-ca", type=FILE, metavar="FILE", help="Require client certificates from these roots, PEM.")
 @click.option("--udp", is_flag=True, help="Datagrams; each remote address and port is a connection.")
 @click.option("--idle", type=click.FloatRange(0, min_open=True), default=60.0, metavar="SECONDS",
               help="With --udp: a peer that was silent for this long has ended; 60 if not told.")  # fmt: skip
@@ -67,8 +67,9 @@ def listen(
 ) -> None:
     """Accept a connection: print what comes, send standard input.
 
-    ENDPOINT_OR_PORT is a port (on all addresses; 0 takes a free one), host:port, [address]:port or unix:/path. One connection
-    is served, as `connect` would; with --keep many are, by --echo, --discard or --exec. A line on standard error tells where.
+    ENDPOINT_OR_PORT is a port (on all addresses; 0 takes a free one), host:port, [address]:port or unix:/path. One
+    connection is served, as `connect` would; with --keep many are, by --echo, --discard or --exec. A line on standard
+    error tells where.
 
     \b
     tieline listen 9000 > file
@@ -82,7 +83,7 @@ def listen(
     if echo + discard + (command is not None) > 1:
         raise click.UsageError("--echo, --discard and --exec exclude each other")
     if keep and not (echo or discard or command):
-        raise click.UsageError("--keep needs --echo, --discard or --exec: standard input and output serve one connection")
+        raise click.UsageError("--keep needs --echo, --discard or --exec: there is one standard input")
     if udp and command:
         raise click.UsageError("--exec needs a stream: --udp has no end of input")
     with usage():
@@ -90,7 +91,8 @@ def listen(
         stack = options.over(TCP(ip))
         if isinstance(stack, TLS) and stack.identity is None:
             raise click.UsageError("--tls needs --cert, or --self-signed NAME")
-        parameters: Parameters[Any] = Parameters(UDP(ip, idle_timeout=idle) if udp else stack, required_interface=interface)
+        top = UDP(ip, idle_timeout=idle) if udp else stack
+        parameters: Parameters[Any] = Parameters(top, required_interface=interface)
         listener = NetworkListener(parameters, on=place, new_connection_limit=None if keep else 1)
     if verbose:
         log_to_standard_error()

@@ -34,7 +34,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 VERSIONS = {"1.2": TLSVersion.TLSv1_2, "1.3": TLSVersion.TLSv1_3}
 
 
-class EndpointType(click.ParamType[Endpoint]):
+class EndpointType(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
     """An endpoint in its text form."""
 
     name = "endpoint"
@@ -81,7 +81,7 @@ security_options = adding(
     click.option("--key", type=FILE, metavar="FILE", help="Its private key, PEM, if that is not in the same file."),
     click.option("--tls-min", type=click.Choice(list(VERSIONS)), help="The oldest version of TLS to accept."),
     click.option("--tls-max", type=click.Choice(list(VERSIONS)), help="The newest version of TLS to accept."),
-    click.option("--keylog", type=click.Path(dir_okay=False), metavar="FILE", help="Append the secrets, for Wireshark."),
+    click.option("--keylog", type=click.Path(dir_okay=False), metavar="FILE", help="Append secrets, for Wireshark."),
 )
 
 
@@ -105,9 +105,9 @@ class Security:
 
     def require_tls(self) -> None:
         """Raise if an option was given that would be ignored: security that was asked for must not be missing."""
-        given = [f"--{one.name.replace('_', '-')}" for one in fields(self) if one.name != "tls" and getattr(self, one.name)]
+        given = [one.name for one in fields(self) if getattr(self, one.name)]
         if given and not self.tls:
-            raise click.UsageError(f"{', '.join(given)}: needs --tls")
+            raise click.UsageError(f"{', '.join(f'--{name}' for name in given).replace('_', '-')}: needs --tls")
 
     @property
     def identity(self) -> Identity | None:

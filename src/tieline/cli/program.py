@@ -36,19 +36,19 @@ class Program(click.Group):
         return None
 
 
-def show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+def version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import PackageNotFoundError, version
+        from importlib import metadata
 
         try:
-            click.echo(f"tieline {version('tieline')}")
-        except PackageNotFoundError:
+            click.echo(f"tieline {metadata.version('tieline')}")
+        except metadata.PackageNotFoundError:
             click.echo("tieline, run from its sources")
         context.exit()
 
 
 @click.command(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=show_version, help="Show the version.")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=version, help="Show the version.")
 def program() -> None:
     """Connections and listeners from the command line.
 

@@ -1,8 +1,9 @@
 """Standard input and output beside an event loop: bytes, no threads, nothing read before it is wanted.
 
-A pipe or terminal is opened a second time, through /proc, so that it can be read and written without blocking. Setting that
-flag on the descriptor which we were given would set it for everybody who has inherited it, down to the shell. Where opening
-again is impossible (sockets, other systems than Linux) the flag is set and put back at the end. Files never block.
+A pipe or terminal is opened a second time, through /proc, so that it can be read and written without blocking. Setting
+that flag on the descriptor which we were given would set it for everybody who has inherited it, down to the shell.
+Where opening again is impossible (sockets, other systems than Linux) the flag is set and put back at the end. Files
+never block.
 """
 
 import asyncio
@@ -43,7 +44,7 @@ class Input:
         if self._descriptor is None:
             return None
         status = os.fstat(self._descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:  # /proc/cpuinfo calls itself an empty file, and is not
+        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:  # /proc/cpuinfo says 0, and is not empty
             return None
         return open(self._descriptor, "rb", closefd=False)
 
@@ -55,7 +56,7 @@ class Output:
         self._descriptor = descriptor
 
     async def write(self, content: bytes) -> None:
-        """Write all of it. Raises `BrokenPipeError` if nobody reads any more. Cancelling: a prefix may have been written."""
+        """Write all of it. Raises `BrokenPipeError` if nobody reads any more. Cancelling: a prefix may be written."""
         rest = memoryview(content)
         while rest and self._descriptor is not None:
             try:

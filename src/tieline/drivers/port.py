@@ -35,6 +35,9 @@ class Waiter(Protocol):
     def done(self) -> bool: ...
     def set_result(self, result: None, /) -> None: ...
     def set_exception(self, error: BaseException, /) -> None: ...
+    def resume(self) -> None:
+        """`set_result`, from a handler that the driver called: the coroutine may run before this returns."""
+
     def cancel(self) -> bool: ...
     def __await__(self) -> Generator[Any, None, None]: ...
 
@@ -55,8 +58,8 @@ class StreamHandler(Protocol):
     """The owner of a stream socket."""
 
     def connected(self) -> None: ...
-    def received(self, data: memoryview) -> None:
-        """`data` is the driver's buffer, good for this call only."""
+    def received(self, data: Buffer) -> None:
+        """What has arrived, not empty. A buffer other than bytes is the driver's, good for this call only."""
 
     def received_end(self) -> None: ...
     def writable(self) -> None: ...
@@ -67,6 +70,8 @@ class StreamSocket(Protocol):
     """Ordered bytes to one peer."""
 
     handler: StreamHandler
+    early: int
+    """How many of the first bytes that `Driver.connect` was given have gone with the SYN. The others are the caller's."""
 
     @property
     def local_address(self) -> Address | None: ...
@@ -151,7 +156,7 @@ class Driver(Protocol):
         """The local IP address that packets to this one would leave from, None without a route."""
 
     def connect(self, to: Address, parameters: Parameters[Any], handler: StreamHandler, first: bytes = b"") -> StreamSocket:
-        """Begin to connect; `connected` or `failed` follows. `first` may ride on the SYN if fast open is on. Raises OSError."""
+        """Begin to connect; `connected` or `failed` follows. Of `first`, `early` bytes ride on the SYN. Raises OSError."""
 
     def listen(
         self, at: Address, parameters: Parameters[Any], accepted: Callable[[StreamSocket], None], failed: Callable[[OSError], None]

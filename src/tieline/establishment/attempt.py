@@ -13,12 +13,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tieline.errors import HandshakeTimeoutError, NetworkError, PeerResetError, Phase, translate
+from tieline.establishment.guard import guarded
 from tieline.protocols.security import SecurityOptions
 from tieline.protocols.tcp import TCP
 from tieline.reports import Handshake
 
 if TYPE_CHECKING:
-    from tieline.drivers.port import Address, Driver, StreamSocket, Task, Timer
+    from tieline.drivers.port import Address, Buffer, Driver, StreamSocket, Task, Timer
     from tieline.engines.pipeline import Pipeline
     from tieline.flows.stream import StreamFlow
     from tieline.parameters import Parameters
@@ -54,8 +55,11 @@ class StreamAttempt:
         self._plaintext: list[bytes] = []  # of the peer, and nobody may have it yet
         self._kept = 0
         self._early = 0
-        self._begun = self._mark = driver.time()
+        self._mark = driver.time()
+        self._flight: float | None = None  # when our first one left, until something is heard after it
+        self._rtt: float | None = None
         self._opening: bytes | None = None
+        self.begun = self._mark
         self.phase = Phase.CONNECTING
         self.handshakes: list[Handshake] = []
 
@@ -71,11 +75,11 @@ class StreamAttempt:
             first = b""
         if self._pipeline is None:
             if fast_open:
-                flight, self._early = first, len(first)
+                flight = first
         elif fast_open or first:
             self._opening = self._open(self._pipeline, first)
             if fast_open:
-                flight, self._opening = self._opening, b""
+                flight = self._opening
         self._socket = self._driver.connect(address, self._parameters, self, flight)
         self._start_timer(timeout, self._connect_expired, timeout)
 
@@ -105,12 +109,14 @@ class StreamAttempt:
 
     # The socket's handler; it reads nothing while a validator thinks
 
+    @guarded
     def connected(self) -> None:
         self._stop_timer()
         socket, pipeline = self._socket, self._pipeline
         assert socket is not None
         self._note(TCP.name, socket.counters().smoothed_rtt)
         if pipeline is None:
+            self._early = socket.early
             self._succeed()
             return
         self.phase = Phase.HANDSHAKE
@@ -120,12 +126,15 @@ class StreamAttempt:
         timeout = None if security is None else security.handshake_timeout
         if timeout is not None:
             self._start_timer(timeout, self._handshake_expired, timeout)
-        self._write(self._open(pipeline, b"") if self._opening is None else self._opening)
+        self._write(self._open(pipeline, b"") if self._opening is None else self._opening[socket.early :])
         self._advance()
 
-    def received(self, data: memoryview) -> None:
+    @guarded
+    def received(self, data: Buffer) -> None:
         pipeline = self._pipeline
         assert pipeline is not None  # without one, being connected is all there is to it
+        if self._flight is not None and self._rtt is None:
+            self._rtt = self._driver.time() - self._flight
         try:
             piece = pipeline.receive(data)
         except NetworkError as error:
@@ -143,6 +152,7 @@ class StreamAttempt:
             if self._kept > self._parameters.receive_limit and self._socket is not None:
                 self._socket.pause()
 
+    @guarded
     def received_end(self) -> None:
         pipeline = self._pipeline
         assert pipeline is not None
@@ -155,10 +165,12 @@ class StreamAttempt:
             PeerResetError("the peer ended the stream during the handshake", endpoint=self._endpoint, phase=Phase.HANDSHAKE)
         )
 
+    @guarded
     def writable(self) -> None:
         wire, self._wire = self._wire, b""
         self._write(wire)
 
+    @guarded
     def failed(self, error: OSError) -> None:
         self._socket = None
         self._fail(error if self.phase is Phase.CONNECTING else translate(error, self._endpoint, self.phase))
@@ -175,6 +187,8 @@ class StreamAttempt:
     def _write(self, wire: bytes) -> None:
         if not wire or self._socket is None:
             return
+        if self._flight is None:
+            self._flight = self._driver.time()
         if self._wire:
             self._wire += wire
             return
@@ -192,7 +206,7 @@ class StreamAttempt:
         if pipeline is None or self._socket is None:
             return
         for name in pipeline.handshakes():
-            self._note(name, None)
+            self._note(name, self._rtt)
         if self._decision is not None:
             return
         decision = pipeline.decision
@@ -219,6 +233,10 @@ class StreamAttempt:
             self._fail(error)
             return
         self._decision = None
+        self._go_on()
+
+    @guarded
+    def _go_on(self) -> None:
         if self._socket is not None:
             self._socket.resume()
         self._advance()
@@ -233,6 +251,9 @@ class StreamAttempt:
     def _succeed(self) -> None:
         self._stop_timer()
         self._succeeded()
+
+    def mistaken(self, error: Exception) -> None:
+        self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         self._stop_timer()

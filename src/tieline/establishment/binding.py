@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ __all__ = ["Place", "bind_all", "check_listening"]
 
 Place = int | HostPort | UnixEndpoint
 """A port on all addresses, one address or name, or a path."""
+
+logger = logging.getLogger("tieline.listener")
 
 FREE_PORT_TRIES = 16  # a port that the system gave for one address may be taken on another
 
@@ -60,6 +63,9 @@ async def bind_all(
                 taken = taken or (free and error.errno == errno.EADDRINUSE)
                 failures.append(Attempt(candidate, Phase.LISTENING, 0.0, error))
         if bound and (last or not taken):
+            for one in failures:
+                level = logging.WARNING if _in_use([one.error]) else logging.DEBUG  # a host without IPv6 is no news
+                logger.log(level, "not listening on %s: %s", one.endpoint, one.error)
             return tuple(bound)
         unbind()
         if not bound:

@@ -9,19 +9,19 @@ The race decides and this file carries out: it owns the timers, the sockets and 
 
 from __future__ import annotations
 
-import errno
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tieline.endpoints import Endpoint, HostPort
 from tieline.errors import Attempt as FailedAttempt
-from tieline.errors import ConnectError, DNSError, NetworkError, Phase, TLSError
-from tieline.establishment import racing
+from tieline.errors import DNSError, NetworkError, Phase
+from tieline.establishment import failures, racing
 from tieline.establishment.attempt import StreamAttempt
+from tieline.establishment.guard import guarded
 from tieline.establishment.ordering import interleave, sort_destinations
+from tieline.establishment.routes import route_refusal, unusable_path
 from tieline.establishment.stacks import client_pipeline, transport_endpoint
-from tieline.paths import PathStatus, evaluate
 from tieline.protocols.ip import IP, IPVersion
 from tieline.protocols.roles import DatagramProtocol
 from tieline.reports import DNSProtocol, Handshake, Resolution, ResolutionSource
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
     from tieline.parameters import Parameters
 
 __all__ = ["Establishment", "EstablishmentOwner"]
-
-# What another address does not mend: the peer is who it is on all of its addresses. The other reasons say that what answered
-# on this one is no TLS server at all.
-MENDABLE = frozenset({"not_tls", "protocol_violation", "record_too_large", "decrypt_error"})
 
 
 class EstablishmentOwner(Protocol):
@@ -71,7 +67,7 @@ class Establishment:
         self._phases: dict[int, Phase] = {}
         self._resolving: dict[int, tuple[Task, Timer]] = {}
         self._timer: Timer | None = None
-        self._ended = False
+        self._ended = self._cancelled = False
         named = isinstance(self._target, HostPort) and not self._target.is_literal
         self._race: racing.Race[Address] = racing.Race(
             order=self._order,
@@ -82,32 +78,46 @@ class Establishment:
         self._named = named
         self._resolved_after: float | None = None
         self._winner: Address | None = None
+        self._left_one = False  # somebody did not want the winner
         self.handshakes: list[Handshake] = []
         self.started = driver.time()
 
     # For the connection
 
+    @guarded
     def start(self) -> None:
-        known = () if self._named else (self._target,)
-        path = evaluate_path(self._driver, self._parameters)
-        if path is not None:
-            self._lost(racing.Lost((), {}), path)
+        if self._cancelled:
             return
-        self._do(self._race.start(self._driver.time(), known))
+        unusable = unusable_path(self._driver, self._parameters)
+        if unusable is not None:
+            self._not_established(failures.unusable(unusable, self._endpoint))
+            return
+        self._do(self._race.start(self._driver.time(), () if self._named else (self._target,)))
 
+    @guarded
     def next_endpoint(self) -> None:
         """Race on without the winner."""
+        if self._cancelled:
+            return
         self._ended = False
+        self._left_one = True
         self._winner = None
         self.started = self._driver.time()
-        self._do(self._race.next_endpoint(self._driver.time()))
+        self._do(self._race.next_endpoint(self.started))
 
     def cancel(self) -> None:
         """Close everything and tell nobody."""
+        self._cancelled = True
         self._end()
         for attempt in self._attempts.values():
             self._drop(attempt)
         self._attempts.clear()
+
+    def mistaken(self, error: Exception) -> None:
+        """Nothing of this was expected, so nothing of it goes on."""
+        if not self._cancelled:
+            self.cancel()
+            self._not_established(failures.mistake(error, self._endpoint))
 
     def resolutions(self) -> tuple[Resolution, ...]:
         """What the resolver said; A and AAAA of one name are one resolution."""
@@ -147,11 +157,13 @@ class Establishment:
                 case racing.Attempt(number, address):
                     self._begin(number, address)
                 case racing.Cancel(number):
-                    self._drop(self._attempts.pop(number))
+                    loser = self._attempts.pop(number, None)
+                    if loser is not None:  # unless a state handler has cancelled everything meanwhile
+                        self._drop(loser)
                 case racing.Won(number, address):
                     self._won(number, address)
                 case racing.Lost():
-                    self._lost(action, None)
+                    self._lost(action)
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -162,6 +174,7 @@ class Establishment:
         if due is not None:
             self._timer = self._driver.call_later(max(0.0, due - self._driver.time()), self._expired)
 
+    @guarded
     def _expired(self) -> None:
         self._timer = None
         self._do(self._race.expired(self._driver.time()))
@@ -178,10 +191,11 @@ class Establishment:
         addresses: list[HostPort] = []
         try:
             addresses = await self._driver.resolve(self._target.host, self._target.port, family)
-        except DNSError as reason:
+        except Exception as reason:
             error = reason
         self._answered(family, addresses, error)
 
+    @guarded
     def _answered(self, family: racing.Family, addresses: Sequence[HostPort], error: Exception | None) -> None:
         pending = self._resolving.pop(family, None)
         if pending is None:
@@ -189,22 +203,17 @@ class Establishment:
         pending[1].cancel()
         now = self._driver.time()
         self._resolved_after = now - self.started
-        if error is not None:
+        if error is None:
+            self._do(self._race.resolved(now, family, addresses))
+        elif isinstance(error, DNSError):
             self._do(self._race.resolution_failed(now, family, error))
         else:
-            self._do(self._race.resolved(now, family, addresses))
+            raise error
 
     def _resolution_expired(self, family: racing.Family, timeout: float) -> None:
         self._resolving[family][0].cancel()
-        self._answered(
-            family,
-            (),
-            DNSError(
-                f"the resolver did not answer within resolution_timeout={timeout:g} s",
-                endpoint=self._endpoint,
-                phase=Phase.RESOLVING,
-            ),
-        )
+        reason = f"the resolver did not answer within resolution_timeout={timeout:g} s"
+        self._answered(family, (), DNSError(reason, endpoint=self._endpoint, phase=Phase.RESOLVING))
 
     def _begin(self, number: int, address: Address) -> None:
         try:
@@ -222,7 +231,7 @@ class Establishment:
                 client_pipeline(self._parameters.stack, self._endpoint),
                 succeeded=lambda: self._succeeded(number),
                 failed=lambda error: self._failed(number, error),
-                progressed=lambda: self._do(self._race.progressed(self._driver.time(), number)),
+                progressed=lambda: self._progressed(number),
             )
             self._attempts[number] = attempt
             attempt.connect(address, self._first)
@@ -230,17 +239,25 @@ class Establishment:
             # The race is told from the loop, not from inside its own action.
             self._driver.call_soon(self._failed, number, error)
 
+    @guarded
+    def _progressed(self, number: int) -> None:
+        self._do(self._race.progressed(self._driver.time(), number))
+
+    @guarded
     def _succeeded(self, number: int) -> None:
         if number in self._attempts:
             self._do(self._race.succeeded(self._driver.time(), number))
 
+    @guarded
     def _failed(self, number: int, error: Exception) -> None:
         if self._ended:
             return
+        if not isinstance(error, (OSError, NetworkError)):
+            raise error
         attempt = self._attempts.pop(number, None)
         self._phases[number] = attempt.phase if isinstance(attempt, StreamAttempt) else Phase.CONNECTING
         now = self._driver.time()
-        if isinstance(error, TLSError) and error.reason not in MENDABLE:
+        if failures.decisive(error):
             self._do(self._race.fatal(now, number, error))
         else:
             self._do(self._race.failed(now, number, error))
@@ -273,72 +290,21 @@ class Establishment:
         else:
             owner.established(winner)
 
-    def _lost(self, lost: racing.Lost[Address], unusable: OSError | None) -> None:
+    def _lost(self, lost: racing.Lost[Address]) -> None:
         self._end()
-        owner = self._owner()
-        if owner is not None:
-            owner.not_established(self._error(lost, unusable))
-
-    def _error(self, lost: racing.Lost[Address], unusable: OSError | None) -> NetworkError:
         attempts = [
             FailedAttempt(one.address, self._phases.get(one.id, Phase.CONNECTING), one.ended - one.started, one.error)
             for one in lost.failures
         ]
-        security = [one.error for one in attempts if isinstance(one.error, TLSError)]
-        if security and (lost.fatal is not None or len(security) == len(attempts)):
-            decisive = lost.fatal.error if lost.fatal is not None else security[0]
-            assert isinstance(decisive, TLSError)
-            decisive.attempts = tuple(attempts)
-            return decisive
         if attempts:
-            return ConnectError.of(attempts, endpoint=self._endpoint)
-        if unusable is not None:
-            error = ConnectError(
-                unusable.strerror or str(unusable), endpoint=self._endpoint, phase=Phase.CONNECTING, code=unusable.errno
-            )
-            error.__cause__ = unusable
-            return error
-        for reason in lost.resolution_errors.values():
-            assert isinstance(reason, DNSError)
-            error = DNSError(
-                reason.summary, endpoint=self._endpoint, phase=Phase.RESOLVING, code=reason.code, hint=reason.hint
-            )
-            error.__cause__ = reason.__cause__
-            return error
-        return DNSError("the name has no address that may be used", endpoint=self._endpoint, phase=Phase.RESOLVING)
+            fatal = None if lost.fatal is None else lost.fatal.error
+            self._not_established(failures.not_connected(attempts, fatal, self._endpoint))
+        elif self._left_one:
+            self._not_established(failures.nothing_left(self._endpoint))
+        else:
+            self._not_established(failures.not_resolved(lost.resolution_errors.values(), self._endpoint))
 
-
-def evaluate_path(driver: Driver, parameters: Parameters[Any]) -> OSError | None:
-    """Why no interface may be used at present, or None if one may (or nobody restricts them)."""
-    if not parameters.restricts_interfaces:
-        return None
-    path = evaluate(
-        driver.interfaces(),
-        required_interface=parameters.required_interface,
-        required_interface_type=parameters.required_interface_type,
-        prohibited_interfaces=parameters.prohibited_interfaces,
-        prohibited_interface_types=parameters.prohibited_interface_types,
-    )
-    if path.status is PathStatus.SATISFIED:
-        return None
-    assert path.unsatisfied_reason is not None
-    return OSError(errno.ENETDOWN, f"no usable network: {path.unsatisfied_reason.value}")
-
-
-def route_refusal(driver: Driver, parameters: Parameters[Any], address: Address) -> OSError | None:
-    """Why this address may not be tried: its packets would leave through an interface that the parameters rule out."""
-    if not isinstance(address, HostPort) or not parameters.restricts_interfaces or parameters.required_interface:
-        return None  # a required interface is bound to its socket, so that the kernel sees to it
-    source = driver.source_of(address)
-    for interface in driver.interfaces():
-        if source is not None and source in (host.partition("%")[0] for host in interface.addresses):
-            allowed = evaluate(
-                (interface,),
-                required_interface_type=parameters.required_interface_type,
-                prohibited_interfaces=parameters.prohibited_interfaces,
-                prohibited_interface_types=parameters.prohibited_interface_types,
-            )
-            if allowed.status is PathStatus.SATISFIED:
-                return None
-            return OSError(errno.ENETUNREACH, f"the route leads through {interface.name}, which the parameters rule out")
-    return OSError(errno.ENETUNREACH, "no route through an interface that the parameters allow")
+    def _not_established(self, error: NetworkError) -> None:
+        owner = self._owner()
+        if owner is not None:
+            owner.not_established(error)

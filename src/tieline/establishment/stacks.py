@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tieline.endpoints import Endpoint, HostPort, ServiceEndpoint, UnixEndpoint, URLEndpoint
 from tieline.engines.pipeline import Pipeline
 from tieline.errors import UnexpectedEndpointTypeError
 from tieline.protocols.ip import IP, IPVersion
-from tieline.protocols.roles import NetworkProtocol
+from tieline.protocols.roles import NetworkProtocol, OneToOneProtocol
 from tieline.protocols.tls import TLS
 from tieline.protocols.udp import UDP
+
+if TYPE_CHECKING:
+    from tieline.parameters import Parameters
 
 __all__ = ["client_pipeline", "require_reachable", "server_pipeline", "transport_endpoint"]
 
@@ -27,20 +30,39 @@ def transport_endpoint(endpoint: Endpoint) -> HostPort | UnixEndpoint:
     )
 
 
-def require_reachable(endpoint: Endpoint, stack: NetworkProtocol) -> None:
-    """Raise for an endpoint that this stack can never reach, whatever the network does."""
-    target = transport_endpoint(endpoint)
-    if isinstance(target, UnixEndpoint):
-        if stack.find(UDP) is not None:
-            raise UnexpectedEndpointTypeError(
-                "UDP does not run over Unix sockets", endpoint=endpoint, expected="a host with a port"
-            )
-        return
-    version = (stack.find(IP) or IP()).version
-    if target.is_literal and version is not IPVersion.ANY and target.version != version.value:
+def require_reachable(endpoint: Endpoint, parameters: Parameters[Any]) -> None:
+    """Raise for an endpoint that these parameters can never reach, whatever the network does."""
+    target, stack = transport_endpoint(endpoint), parameters.stack
+    if not isinstance(stack, OneToOneProtocol):
+        raise TypeError(f"a connection wants a stack such as TCP(), TLS(...) or UDP(), got {stack.name}")
+    if isinstance(target, UnixEndpoint) and stack.find(UDP) is not None:
         raise UnexpectedEndpointTypeError(
-            f"IP(version={version}) never reaches this address", endpoint=endpoint, expected=f"an IPv{version.value} address"
+            "UDP does not run over Unix sockets", endpoint=endpoint, expected="a host with a port"
         )
+    wanted = (stack.find(IP) or IP()).version
+    if isinstance(target, HostPort) and wanted is not IPVersion.ANY and target.version not in (None, wanted.value):
+        raise UnexpectedEndpointTypeError(
+            f"IP(version={wanted}) never reaches this address", endpoint=endpoint, expected=f"an IPv{wanted.value} address"
+        )
+    _require_local(target, wanted, parameters)
+    tls: TLS | None = stack.find(TLS)
+    if tls is not None and (tls.ssl_context is None or tls.ssl_context.check_hostname):
+        from tieline.engines.tls import checked_name
+
+        checked_name(tls, _host_name(target), endpoint)
+
+
+def _require_local(target: HostPort | UnixEndpoint, wanted: IPVersion, parameters: Parameters[Any]) -> None:
+    local = parameters.local_endpoint
+    if isinstance(target, UnixEndpoint) and (isinstance(local, HostPort) or parameters.local_port is not None):
+        option = "local_port" if local is None else "local_endpoint"
+        raise ValueError(f"{target} is a Unix socket, which {option}={getattr(parameters, option)} does not lead to")
+    if isinstance(target, HostPort) and isinstance(local, UnixEndpoint):
+        raise ValueError(f"local_endpoint={local} is a Unix socket, which does not lead to {target}")
+    if isinstance(target, HostPort) and isinstance(local, HostPort):
+        version = target.version or wanted.value
+        if version and version != local.version:
+            raise ValueError(f"local_endpoint={local} is IPv{local.version}, and {target} is to be reached over IPv{version}")
 
 
 def client_pipeline(stack: NetworkProtocol, endpoint: Endpoint) -> Pipeline | None:
@@ -50,9 +72,12 @@ def client_pipeline(stack: NetworkProtocol, endpoint: Endpoint) -> Pipeline | No
         return None
     from tieline.engines.tls import client_layer
 
-    target = transport_endpoint(endpoint)
-    name = target.host.partition("%")[0] if isinstance(target, HostPort) else None
-    return Pipeline([client_layer(tls, endpoint_name=name, endpoint=endpoint)])
+    return Pipeline([client_layer(tls, endpoint_name=_host_name(transport_endpoint(endpoint)), endpoint=endpoint)])
+
+
+def _host_name(target: HostPort | UnixEndpoint) -> str | None:
+    """What the server's certificate should have a name for; a Unix socket has none."""
+    return target.host.partition("%")[0] if isinstance(target, HostPort) else None
 
 
 def server_pipeline(stack: NetworkProtocol, endpoint: object) -> Pipeline | None:

@@ -1,4 +1,4 @@
-"""What can be sent as bytes."""
+"""What can be sent as bytes, and what is said of what cannot."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 from tieline.protocols.integers import FixedWidthInteger
 
-__all__ = ["octets"]
+__all__ = ["misuse", "octets"]
 
 
-def octets(content: Any) -> bytes | memoryview:
+def octets(content: Any, flow: Any) -> bytes | memoryview:
     """Anything with the buffer protocol, uncopied, or a fixed-width integer. Raises TypeError for the rest."""
     if isinstance(content, FixedWidthInteger):
         return bytes(content)
@@ -21,7 +21,13 @@ def octets(content: Any) -> bytes | memoryview:
         hint = ": encode it first" if isinstance(content, str) else ""
         if isinstance(content, int):
             hint = ": give it a width, such as UInt32(...)"
-        raise TypeError(f"bytes, a buffer or a fixed-width integer can be sent, got {type(content).__name__}{hint}") from None
+        kind = type(content).__name__
+        raise misuse(flow, f"bytes, a buffer or a fixed-width integer can be sent, got {kind}{hint}") from None
     if not view.contiguous:
-        raise TypeError("a buffer that is sent must be contiguous")
+        raise misuse(flow, f"a buffer that is sent must be contiguous, got one with strides {view.strides}")
     return view.cast("B") if view.format != "B" or view.ndim != 1 else view
+
+
+def misuse(flow: Any, reason: str) -> TypeError:
+    """The error for a call that this protocol does not have in this form: it says which calls there are."""
+    return TypeError(f"{flow.name}: {reason}. Its calls: {flow.calls}")

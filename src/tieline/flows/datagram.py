@@ -44,7 +44,7 @@ class DatagramFlow:
 
     __slots__ = (
         "__weakref__", "_closed", "_ended", "_failure", "_inbox", "_limit", "_notice", "_owner", "_readers", "_senders", "_size",
-        "activity", "dropped", "endpoint", "received_count", "received_datagrams", "remote", "sent_count", "sent_datagrams", "socket",
+        "activity", "dropped", "endpoint", "name", "received_count", "received_datagrams", "remote", "sent_count", "sent_datagrams", "socket",
     )  # fmt: skip
 
     calls = "send(data), send_many(list), receive(), receive_many(at_most=), messages and iteration"
@@ -52,6 +52,7 @@ class DatagramFlow:
     def __init__(self, owner: FlowOwner, parameters: Parameters[Any], endpoint: object) -> None:
         self._owner = weakref.ref(owner)
         self._limit = parameters.receive_limit
+        self.name = parameters.stack.name
         self.endpoint = endpoint
         self.socket: DatagramSocket | None = None
         self.remote: Address | None = None  # on a socket that is shared with others
@@ -84,11 +85,11 @@ class DatagramFlow:
         self._next()
         return messages
 
-    async def next_piece(self) -> Message[bytes, DatagramMetadata] | None:
+    async def next_piece(self) -> Message[bytes, DatagramMetadata]:
         try:
             return await self.receive()
         except EndOfStreamError:
-            return None
+            raise StopAsyncIteration from None
 
     async def send(self, content: Any) -> None:
         await self._send(self._checked(content))
@@ -98,7 +99,7 @@ class DatagramFlow:
             await self._send(datagram)
 
     def _checked(self, content: Any) -> Buffer:
-        datagram = octets(content)
+        datagram = octets(content, self)
         size = len(datagram)
         if self.socket is not None and size > (limit := self.maximum_size):
             self._too_large(size, limit)

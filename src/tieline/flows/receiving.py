@@ -2,7 +2,8 @@
 
 Theory of operation. A call that cannot be answered at once queues up. When the first in the queue becomes answerable it is
 *woken*, and nothing else happens: it takes its bytes when it runs, leaves the queue, and wakes the next. So a call that is
-cancelled after it was woken has consumed nothing, and nobody has overtaken it.
+cancelled after it was woken has consumed nothing, and nobody has overtaken it. Whoever takes is therefore either the first in
+the queue or finds the queue empty.
 
 The peer is pushed back by not reading: the socket is paused while more than `limit` bytes wait for a reader, or more than the
 first call in the queue needs, whichever is larger, so that no call can wait for ever behind the limit.
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tieline.engines.inbox import ByteInbox
 from tieline.errors import IncompleteReceiveError, MessageTooLargeError, NetworkError, Phase, raisable
+from tieline.flows.content import misuse
 from tieline.protocols.integers import FixedWidthInteger
 from tieline.protocols.message import Message, StreamMetadata
 
@@ -29,38 +31,23 @@ END = StreamMetadata(end_of_stream=True)
 AT_MOST = 64 * 1024
 PIECE = 256 * 1024  # of an iteration: as large as one read
 
+Call = tuple["Waiter", int, "bytes | None"]
+"""One receive that waits for its turn: for that many bytes, or for a separator within them."""
 
-class Call:
-    """One receive that waits for its turn: for `minimum` bytes, or for a separator within them."""
-
-    __slots__ = ("minimum", "scanned", "separator", "waiter")
-
-    def __init__(self, minimum: int, separator: bytes | None, waiter: Waiter) -> None:
-        self.minimum = minimum
-        self.separator = separator
-        self.scanned = 0
-        self.waiter = waiter
-
-    def answerable(self, inbox: ByteInbox) -> bool:
-        if inbox.size >= self.minimum or inbox.ended:
-            return True
-        if self.separator is None:
-            return False
-        found = inbox.find(self.separator, self.scanned)
-        self.scanned = max(0, inbox.size - len(self.separator) + 1)
-        return found >= 0
+message = tuple.__new__  # makes a Message in half the time that calling the class takes
 
 
 class StreamReceiving:
     """Takes what arrives and hands it to the calls that wait."""
 
-    __slots__ = ("_calls", "_flow", "_limit", "_paused", "count", "inbox")
+    __slots__ = ("_calls", "_flow", "_limit", "_paused", "_scanned", "count", "inbox")
 
     def __init__(self, flow: StreamFlow, limit: int) -> None:
         self._flow = flow
         self._limit = limit
         self._paused = False
         self._calls: deque[Call] = deque()
+        self._scanned = 0  # of the inbox: where the first call's separator cannot begin
         self.inbox = ByteInbox()
         self.count = 0
 
@@ -75,123 +62,169 @@ class StreamReceiving:
         as_: type[FixedWidthInteger] | None = None,
         until: bytes | None = None,
     ) -> Message[Any, StreamMetadata]:
+        if as_ is not None or until is not None:
+            at_least = at_most = self._checked(exactly, at_least, at_most, as_, until)
+        elif exactly is not None:
+            if exactly < 0:
+                raise ValueError(f"exactly must be 0 or more, got {exactly}")
+            if at_least != 1 or at_most != AT_MOST:
+                raise self._exclusive(exactly=exactly, at_least=at_least, at_most=at_most)
+            at_least = at_most = exactly
+        elif not 1 <= at_least <= at_most:
+            raise ValueError(f"at_least must be from 1 to at_most, got at_least={at_least} and at_most={at_most}")
         inbox = self.inbox
-        if exactly is None and as_ is None and until is None:
-            if not 1 <= at_least <= at_most:
-                raise ValueError(f"at_least must be from 1 to at_most, got at_least={at_least} and at_most={at_most}")
-            if self._calls or inbox.size < at_least:
-                await self._turn(at_least)
-            end = inbox.size < at_least
-            return Message(self._take(at_most), END if end else MORE)
-        if (exactly is not None) + (as_ is not None) + (until is not None) > 1:
-            raise TypeError(f"exactly={exactly!r}, as_={as_!r} and until={until!r} exclude each other: give one")
+        if self._calls or inbox.size < at_least or until is not None:
+            # Here and below each call awaits its waiter itself: a coroutine in between would be entered anew for each message.
+            call = self._enter(at_least, until)
+            try:
+                await call[0]
+            except BaseException:
+                self._leave(call)
+                raise
+            if inbox.size < at_least and until is None and (exactly is not None or as_ is not None):
+                raise self._incomplete(at_least)
+        metadata = MORE
         if until is not None:
-            return Message(await self._receive_until(until, at_most), MORE)
+            at_most = self._separated(until, at_most)
+        elif inbox.size < at_least:
+            metadata = END
+        content = inbox.take(at_most)
+        self._taken(len(content))
+        return message(Message, (content if as_ is None else as_.decode(content), metadata))
+
+    def _checked(
+        self, exactly: int | None, at_least: int, at_most: int, as_: type[FixedWidthInteger] | None, until: bytes | None
+    ) -> int:
+        """How many bytes a call for an integer needs, and one with a separator may search."""
         if as_ is not None:
-            return Message(as_.decode(await self._receive_exactly(as_.width)), MORE)
-        assert exactly is not None
-        if exactly < 0:
-            raise ValueError(f"exactly must be 0 or more, got {exactly}")
-        if self._calls or inbox.size < exactly:
-            return Message(await self._receive_exactly(exactly), MORE)
-        return Message(self._take(exactly), MORE)
+            if exactly is not None or until is not None or at_least != 1 or at_most != AT_MOST:
+                raise self._exclusive(exactly=exactly, as_=as_.__name__, until=until, at_least=at_least, at_most=at_most)
+            return as_.width
+        if exactly is not None or at_least != 1:
+            raise self._exclusive(exactly=exactly, until=until, at_least=at_least)
+        if not until:
+            raise ValueError("until must be at least one byte, got an empty separator")
+        if len(until) > at_most:
+            raise ValueError(f"at_most={at_most} leaves no room for until={until!r}")
+        return at_most
+
+    def _exclusive(self, **options: object) -> TypeError:
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items() if value is not None)
+        return misuse(self._flow, f"receive() takes one of its forms at a time, got {given}")
 
     async def receive_into(self, buffer: bytearray | memoryview, *, exactly: bool = False) -> int:
         view = memoryview(buffer).cast("B")
         if view.readonly:
-            raise TypeError("receive_into wants a writable buffer such as a bytearray, got a read-only one")
+            raise misuse(self._flow, "receive_into wants a writable buffer such as a bytearray, got a read-only one")
         if not view:
             raise ValueError("receive_into wants room for at least one byte, got an empty buffer")
         minimum = len(view) if exactly else 1
         if self._calls or self.inbox.size < minimum:
-            await self._turn(minimum)
+            call = self._enter(minimum, None)
+            try:
+                await call[0]
+            except BaseException:
+                self._leave(call)
+                raise
         if exactly and self.inbox.size < minimum:
             raise self._incomplete(minimum)
         filled = self.inbox.take_into(view)
         self._taken(filled)
         return filled
 
-    async def next_piece(self) -> Message[bytes, StreamMetadata] | None:
-        """What is there, as it came; None at the end."""
+    async def next_piece(self) -> Message[bytes, StreamMetadata]:
+        """What is there, as it came; StopAsyncIteration at the end."""
         if self._calls or not self.inbox.size:
-            await self._turn(1)
-        piece = self._take(PIECE)
-        return Message(piece, MORE) if piece else None
+            call = self._enter(1, None)
+            try:
+                await call[0]
+            except BaseException:
+                self._leave(call)
+                raise
+        piece = self.inbox.take(PIECE)
+        self._taken(len(piece))
+        if not piece:
+            raise StopAsyncIteration
+        return message(Message, (piece, MORE))
 
-    async def _receive_exactly(self, count: int) -> bytes:
-        await self._turn(count)
-        if self.inbox.size < count:
-            raise self._incomplete(count)
-        return self._take(count)
-
-    async def _receive_until(self, separator: bytes, at_most: int) -> bytes:
-        if not separator:
-            raise ValueError("until must be at least one byte, got an empty separator")
-        if len(separator) > at_most:
-            raise ValueError(f"at_most={at_most} leaves no room for until={separator!r}")
-        await self._turn(at_most, separator)
-        found = self.inbox.find(separator, 0)
+    def _separated(self, separator: bytes, at_most: int) -> int:
+        """It is this call's turn: how many bytes the first separator ends. Raises if it is not there in time."""
+        found = self.inbox.find(separator, self._scanned)
         end = found + len(separator)
         if 0 <= found and end <= at_most:
-            return self._take(end)
-        if found < 0 and self.inbox.size < at_most:
+            return end
+        size = self.inbox.size
+        if found < 0 and size < at_most:
             raise self._incomplete(None)
         self._taken(0)
         raise MessageTooLargeError(
             "the separator did not come in time; nothing was consumed",
             limit=at_most,
-            size=self.inbox.size if found < 0 else end,
+            size=size if found < 0 else end,
             endpoint=self._flow.endpoint,
             phase=Phase.TRANSFER,
             expected=f"{separator!r} within {at_most:,} bytes",
-            got=f"{self.inbox.size:,} bytes without it" if found < 0 else f"it after {end:,} bytes",
+            got=f"{size:,} bytes without it" if found < 0 else f"it after {end:,} bytes",
             hint="Raise at_most if the peer may send that much.",
         )
 
     # The queue
 
-    async def _turn(self, minimum: int, separator: bytes | None = None) -> None:
-        """Wait until the calls before this one are done and it can be answered; it is then first in the queue."""
+    def _enter(self, minimum: int, separator: bytes | None) -> Call:
+        """Queue a call. Its waiter is done when those before it are and it can be answered; it is then the first."""
         flow = self._flow
-        if not self.inbox.ended and not (separator is None and self.inbox.size >= minimum):
-            flow.need()
-        call = Call(minimum, separator, flow.waiter())
-        self._calls.append(call)
-        if self._calls[0] is call and call.answerable(self.inbox):
-            return
-        self._adjust()
-        try:
-            await call.waiter
-        except BaseException:
-            self._calls.remove(call)
-            self._wake()
-            raise
+        calls = self._calls
+        if not flow.usable and (flow.closed or calls or not self._answerable(minimum, separator)):
+            flow.need()  # raises, unless a socket may still come
+        call = (flow.waiter(), minimum, separator)
+        calls.append(call)
+        if len(calls) == 1:
+            self._scanned = 0
+            # One that can be answered without a separator enters only if it is not the first.
+            if self.inbox.ended or (separator is not None and self._answerable(minimum, separator)):
+                call[0].set_result(None)
+            elif self._paused:
+                self._adjust()
+        return call
 
-    def _take(self, at_most: int) -> bytes:
-        content = self.inbox.take(at_most)
-        self._taken(len(content))
-        return content
+    def _leave(self, call: Call) -> None:
+        """A call raises instead of taking."""
+        self._calls.remove(call)
+        self._turn()
 
     def _taken(self, count: int) -> None:
-        """This call is done: account for what it took, and let the next one come."""
+        """The call whose turn it was is done."""
         self.count += count
         if self._calls:
-            done = self._calls[0].waiter
             self._calls.popleft()
-            if not done.done():
-                done.cancel()
-            self._wake()
+            if self._calls:
+                self._turn()
         if self._paused:
             self._adjust()
 
-    def _wake(self) -> None:
+    def _turn(self) -> None:
+        """Another call may be the first now: wake it if it can be answered, and read on if it needs more."""
+        self._scanned = 0
         if self._calls:
-            first = self._calls[0]
-            if not first.waiter.done() and first.answerable(self.inbox):
-                first.waiter.set_result(None)
+            waiter, minimum, separator = self._calls[0]
+            if not waiter.done() and self._answerable(minimum, separator):
+                waiter.set_result(None)
+        if self._paused:
+            self._adjust()
+
+    def _answerable(self, minimum: int, separator: bytes | None) -> bool:
+        inbox = self.inbox
+        if inbox.size >= minimum or inbox.ended:
+            return True
+        if separator is None:
+            return False
+        found = inbox.find(separator, self._scanned)
+        self._scanned = found if found >= 0 else max(0, inbox.size - len(separator) + 1)
+        return found >= 0
 
     def _incomplete(self, expected: int | None) -> IncompleteReceiveError:
-        partial = self._take(self.inbox.size)
+        partial = self.inbox.take(self.inbox.size)
+        self._taken(len(partial))
         return IncompleteReceiveError(
             "the peer ended the stream early",
             partial=partial,
@@ -205,32 +238,45 @@ class StreamReceiving:
     # Called by the flow
 
     def arrived(self, piece: bytes) -> None:
-        self.inbox.append(piece)
-        self._wake()
-        if self.inbox.size > self._limit:
+        """Bytes from the socket. The last thing that the flow does with them: the call that they answer may run in here."""
+        inbox = self.inbox
+        inbox.append(piece)
+        if self._calls:
+            waiter, minimum, separator = self._calls[0]
+            if (inbox.size >= minimum or (separator is not None and self._answerable(minimum, separator))) and not waiter.done():
+                waiter.resume()
+        if inbox.size > self._limit:
             self._adjust()
 
     def ended(self) -> None:
+        """The peer's end: every call can be answered now, one after the other."""
         self.inbox.ended = True
-        self._wake()
+        self._turn()
 
-    def attached(self) -> None:
-        """A new socket is there: it may have been paused while nobody could read."""
+    def clear(self) -> None:
+        """Forget what nobody has taken."""
+        self.inbox.clear()
+        self.inbox.ended = False
+
+    def attached(self, plaintext: bytes) -> None:
+        """A new socket is there, with what came during its handshake. It may have been paused while nobody could read."""
+        if plaintext:
+            self.inbox.append(plaintext)
         self._paused = True
-        self._adjust()
+        self._turn()
 
     def fail(self, error: NetworkError) -> None:
         """Every pending call raises; what has already arrived stays for later ones."""
-        for call in self._calls:
-            if not call.waiter.done():
-                call.waiter.set_exception(raisable(error))
+        for waiter, _, _ in self._calls:
+            if not waiter.done():
+                waiter.set_exception(raisable(error))
 
     def _adjust(self) -> None:
         """Read or push back, as the room says."""
         socket = self._flow.socket
         if socket is None or self.inbox.ended:
             return
-        room = max(self._limit, self._calls[0].minimum if self._calls else 0)
+        room = max(self._limit, self._calls[0][1] if self._calls else 0)
         if self._paused and self.inbox.size < room:
             self._paused = False
             socket.resume()

@@ -9,11 +9,12 @@ caller's), with one when the rest is small enough to be accepted, so that the ca
 from __future__ import annotations
 
 import enum
+import errno
 from collections import deque
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tieline.errors import ChannelClosedError, MessageTooLargeError, NetworkError, Phase, raisable
-from tieline.flows.content import octets
+from tieline.flows.content import misuse, octets
 from tieline.flows.files import FileSource
 
 if TYPE_CHECKING:
@@ -23,18 +24,23 @@ if TYPE_CHECKING:
 __all__ = ["StreamSending"]
 
 SLICE = 128 * 1024  # of plaintext that goes through the pipeline at once: eight TLS records
+NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO})  # sendfile(2): it is the file's fault
 
 
 class Writer:
-    """One send that waits for room: `rest` is what nobody has taken yet."""
+    """One send that waits for room: `rest` is what nobody has taken yet. If it is `promised`, its caller does not wait."""
 
-    __slots__ = ("count", "end", "rest", "source", "waiter")
+    __slots__ = ("count", "end", "error", "promised", "rest", "source", "waiter")
 
-    def __init__(self, rest: memoryview, end: bool, waiter: Waiter | None, source: FileSource | None = None) -> None:
+    def __init__(
+        self, rest: memoryview, end: bool = False, *, source: FileSource | None = None, promised: bool = False
+    ) -> None:
         self.rest = rest
         self.end = end
-        self.waiter = waiter
         self.source = source
+        self.promised = promised
+        self.waiter: Waiter | None = None
+        self.error: BaseException | None = None
         self.count = 0
 
 
@@ -50,7 +56,10 @@ class End(enum.Enum):
 class StreamSending:
     """Gives bytes to the pipeline and the socket."""
 
-    __slots__ = ("_accepted", "_end", "_error", "_flow", "_limit", "_size", "_slice", "_writers", "count", "ended", "first")
+    __slots__ = (
+        "_accepted", "_end", "_flow", "_full", "_limit", "_size", "_slice", "_writers",
+        "count", "ended", "error", "first", "lost",
+    )  # fmt: skip
 
     def __init__(self, flow: StreamFlow, limit: int) -> None:
         self._flow = flow
@@ -59,8 +68,10 @@ class StreamSending:
         self._size = 0  # of what is accepted
         self._writers: deque[Writer] = deque()
         self._slice = min(SLICE, limit)
+        self._full = False  # the kernel is: `writable` follows
         self._end = End.NONE
-        self._error: NetworkError | None = None
+        self.error: NetworkError | None = None  # the peer takes nothing any more
+        self.lost = False  # and did not take what was accepted
         self.ended = False  # our direction: nothing more may be sent
         self.count = 0
         self.first = bytearray()  # idempotent bytes from before ready: they may ride on the first flight
@@ -68,77 +79,78 @@ class StreamSending:
     # Called by the application
 
     async def send(self, content: Any, *, end_of_stream: bool = False) -> None:
-        if type(content) is not bytes:
-            content = octets(content)
         flow = self._flow
-        socket = flow.socket
-        if socket is None or self._accepted or self._writers or end_of_stream or self.ended or self._error or not content:
-            await self._queue(Writer(memoryview(content), end_of_stream, None))
+        if type(content) is not bytes:
+            content = octets(content, flow)
+        socket, machine = flow.socket, flow.machine
+        if (
+            socket is None or self._accepted or self._writers or self.ended or end_of_stream
+            or not content or (machine is not None and len(content) > self._slice)
+        ):  # fmt: skip
+            await self._queue(Writer(memoryview(content), end_of_stream))
             return
-        pipeline = flow.pipeline
-        if pipeline is None:
-            wire = content
-        elif len(content) <= self._slice:
-            wire = pipeline.send(content)
-        else:
-            await self._queue(Writer(memoryview(content), False, None))
-            return
+        # Nobody is before us and nothing is special: straight to the kernel.
+        wire = content if machine is None else machine.send(content)
         try:
             taken = socket.send(wire)
         except OSError as error:
             raise raisable(self._broken(error)) from error
         self.count += len(content)
         if taken < len(wire):
+            self._full = True
             rest = memoryview(wire)[taken:]
-            if pipeline is not None:
+            if machine is not None:
                 self._accept(rest)
             else:
                 self.count -= len(rest)
-                await self._queue(Writer(rest, False, None))
+                await self._queue(Writer(rest))
 
     async def send_file(self, file: BinaryIO, offset: int = 0, count: int | None = None) -> int:
-        writer = Writer(memoryview(b""), False, None, FileSource(file, offset, count))
+        try:
+            source = FileSource(file, offset, count)
+        except TypeError as error:
+            raise misuse(self._flow, str(error)) from None
+        writer = Writer(memoryview(b""), source=source)
         await self._queue(writer)
         return writer.count
 
     def send_idempotent(self, content: Any, *, end_of_stream: bool = False) -> None:
-        data = bytes(octets(content))
+        flow = self._flow
+        data = bytes(octets(content, flow))
         self._require_open()
-        waiting = len(self.first) + self._size
+        waiting = self.remaining
         if waiting + len(data) > self._limit:
             raise MessageTooLargeError(
                 "an idempotent send does not wait for room, and there is none",
                 limit=self._limit,
                 size=waiting + len(data),
-                endpoint=self._flow.endpoint,
+                endpoint=flow.endpoint,
                 phase=Phase.TRANSFER,
-                expected=f"at most {self._limit - waiting:,} bytes now",
+                expected=f"at most {max(0, self._limit - waiting):,} bytes now",
                 got=f"{len(data):,}",
                 hint="Await send(), or raise Parameters(send_limit=...).",
             )
-        if self._flow.socket is None and not self._writers:
+        if flow.socket is None and not self._writers:
             self.first += data
-            if not end_of_stream:
-                self._flow.need()
-                return
             data = b""
-        self.ended = self.ended or end_of_stream
-        self._writers.append(Writer(memoryview(data), end_of_stream, None))
-        self._flow.need()
-        if self._flow.socket is not None:
-            self.pump()
+        if data or end_of_stream:
+            self.ended = end_of_stream
+            self._writers.append(Writer(memoryview(data), end_of_stream, promised=True))
+        flow.need()
+        self.pump()
 
     # Waiting for room
 
     def _require_open(self) -> None:
-        if self._error is not None:
-            raise raisable(self._error)
+        if self.error is not None:
+            raise raisable(self.error)
         if self.ended:
+            self._flow.need()  # if the whole connection was closed, that is the better answer
             raise ChannelClosedError(
                 "nothing can be sent after the end of the stream",
                 endpoint=self._flow.endpoint,
                 phase=Phase.TRANSFER,
-                hint="send(..., end_of_stream=True) or a close came before.",
+                hint="send(..., end_of_stream=True) came before.",
             )
 
     async def _queue(self, writer: Writer) -> None:
@@ -146,14 +158,13 @@ class StreamSending:
         flow = self._flow
         self._require_open()
         flow.need()
-        if writer.end:
-            self.ended = True
+        self.ended = writer.end
         self._writers.append(writer)
-        if flow.socket is not None and self._writers[0] is writer:
+        if self._writers[0] is writer:
             self.pump()
+        if writer.error is not None:
+            raise writer.error
         if writer not in self._writers:
-            if self._error is not None and (writer.rest or writer.source is not None):
-                raise raisable(self._error)
             return
         writer.waiter = flow.waiter()
         try:
@@ -164,9 +175,19 @@ class StreamSending:
                 self.ended = self.ended and not writer.end
                 self.pump()
             raise
-        finally:
-            if writer.source is not None:
-                writer.source.close()
+
+    def _done(self, error: BaseException | None = None) -> None:
+        """The first call is done with, or has failed by a fault of its own."""
+        self._answer(self._writers.popleft(), error)
+
+    @staticmethod
+    def _answer(writer: Writer, error: BaseException | None) -> None:
+        writer.error = error  # for a call that is just being made, and has no waiter yet
+        if writer.waiter is not None and not writer.waiter.done():
+            if error is None:
+                writer.waiter.set_result(None)
+            else:
+                writer.waiter.set_exception(error)
 
     def _accept(self, data: Buffer) -> None:
         if len(data):
@@ -186,47 +207,59 @@ class StreamSending:
                         self._finish()
                     return
                 writer = self._writers[0]
-                taken = self._write(writer) if flushed else self._fits(writer)
-                if not taken:
+                if not (self._write(writer) if flushed else self._fits(writer)):
                     return
-                self._writers.popleft()
-                if writer.end:
-                    self._end = End.DUE
-                if writer.waiter is not None and not writer.waiter.done():
-                    writer.waiter.set_result(None)
+                if self._writers and self._writers[0] is writer:  # it has not failed by its own file
+                    if writer.end:
+                        self._end = End.DUE
+                    self._done()
         except OSError as error:
             self._broken(error)
 
+    def _give(self, data: Buffer) -> int:
+        """What the kernel takes of this; not asked again until it says so."""
+        socket = self._flow.socket
+        if self._full or socket is None:
+            return 0
+        taken = socket.send(data)
+        self._full = taken < len(data)
+        return taken
+
     def _flush(self) -> bool:
         """Whether everything that was accepted has gone to the kernel."""
-        accepted, socket = self._accepted, self._flow.socket
-        assert socket is not None
+        accepted = self._accepted
         if not accepted:
             return True
-        data = accepted[0] if len(accepted) == 1 else b"".join(accepted)
-        accepted.clear()
-        taken = socket.send(data)
+        if self._full:
+            return False
+        if len(accepted) > 1:  # one system call for many small sends
+            joined = b"".join(accepted)
+            accepted.clear()
+            accepted.append(joined)
+        data = accepted[0]
+        taken = self._give(data)
         self._size -= taken
+        accepted.clear()
         if taken < len(data):
             accepted.append(memoryview(data)[taken:])
-            return False
-        return True
+        return not accepted
 
     def _write(self, writer: Writer) -> bool:
         """Everything before this call has gone: move its bytes until the kernel is full. True when it is done with."""
-        flow = self._flow
-        socket, pipeline = flow.socket, flow.pipeline
-        assert socket is not None
-        if writer.source is not None and pipeline is None and writer.source.fileno is not None:
-            return self._write_file(writer, writer.source)
+        machine, source = self._flow.machine, writer.source
+        if source is not None and machine is None and source.sendfile:
+            return self._write_file(writer, source)
         while True:
-            if not writer.rest and writer.source is not None:
-                writer.rest = memoryview(writer.source.read(self._slice))
+            if not writer.rest and source is not None:
+                try:
+                    writer.rest = memoryview(source.read(self._slice))
+                except Exception as error:  # of the file, not of the connection: its caller has to know
+                    self._done(error)
+                    return True
             if not writer.rest:
                 return True
-            if pipeline is None:
-                taken = socket.send(writer.rest)
-                self._count(writer, taken)
+            if machine is None:
+                self._count(writer, self._give(writer.rest))
                 if writer.rest:
                     return self._fits(writer)
             else:
@@ -237,22 +270,29 @@ class StreamSending:
     def _write_file(self, writer: Writer, source: FileSource) -> bool:
         socket = self._flow.socket
         assert socket is not None and source.fileno is not None
-        while source.left is None or source.left > 0:
-            sent = socket.send_file(source.fileno, source.offset, source.chunk)
+        while source.chunk and not self._full:
+            try:
+                sent = socket.send_file(source.fileno, source.offset, source.chunk)
+            except OSError as error:
+                if error.errno not in NO_SENDFILE:
+                    raise
+                source.sendfile = False
+                return self._write(writer)
             if sent is None:
-                return False
+                self._full = True
+                break
             if sent == 0:
                 return True
             source.advance(sent)
             self.count += sent
             writer.count += sent
-        return True
+        return not source.chunk
 
     def _fits(self, writer: Writer) -> bool:
         """The kernel is full: accept the rest of this call if there is room for it."""
         if writer.source is not None or self._size + len(writer.rest) > self._limit:
             return False
-        if self._flow.pipeline is None:
+        if self._flow.machine is None:
             self._accept(bytes(writer.rest))
             self._count(writer, len(writer.rest))
         else:
@@ -262,10 +302,10 @@ class StreamSending:
 
     def _through(self, writer: Writer) -> None:
         """Send one slice through the pipeline."""
-        pipeline = self._flow.pipeline
-        assert pipeline is not None
+        machine = self._flow.machine
+        assert machine is not None
         piece = writer.rest[: self._slice]
-        self._accept(pipeline.send(piece))
+        self._accept(machine.send(piece))
         self._count(writer, len(piece))
 
     def _count(self, writer: Writer, taken: int) -> None:
@@ -278,23 +318,28 @@ class StreamSending:
         self._accept(wire)
         self.pump()
 
+    def writable(self) -> None:
+        """The kernel has room again."""
+        self._full = False
+        self.pump()
+
     # Ending
 
     def end(self) -> None:
         """End our direction once what was accepted has gone. Suspended calls have been failed before."""
         if not self.ended:
             self.ended = True
-            self._end = End.DUE
+            self._writers.append(Writer(memoryview(b""), True, promised=True))
         self.pump()
 
     def _finish(self) -> None:
         """Nothing is left to send: end our direction if that was asked for."""
-        socket, pipeline = self._flow.socket, self._flow.pipeline
+        socket, machine = self._flow.socket, self._flow.machine
         assert socket is not None
         if self._end is End.DUE:
             self._end = End.CLOSING
-            if pipeline is not None:
-                self._accept(pipeline.end())
+            if machine is not None:
+                self._accept(machine.end())
         if self._end is End.CLOSING:
             if not self._flush():
                 return
@@ -310,32 +355,53 @@ class StreamSending:
     @property
     def remaining(self) -> int:
         """Bytes that were accepted and have not gone to the kernel."""
-        return self._size
+        waiting = sum(len(writer.rest) for writer in self._writers if writer.promised)
+        return len(self.first) + self._size + waiting
 
-    def attached(self, early: int) -> None:
-        """A socket is there. Of the idempotent bytes, `early` have already gone with the first flight."""
+    # The flow's socket comes, goes and breaks
+
+    def attached(self, wire: bytes, early: int) -> None:
+        """A socket is there. `wire` ends its handshake; of the idempotent bytes, `early` have gone with the first flight."""
+        self._full = False
+        self._accept(wire)
         rest = bytes(self.first[early:])
         self.count += early
         self.first.clear()
         if rest:
-            self._writers.appendleft(Writer(memoryview(rest), False, None))
+            self._writers.appendleft(Writer(memoryview(rest), promised=True))
         self.pump()
+
+    def detached(self) -> None:
+        """What was accepted was for the peer that is given up; suspended calls and our end are for the next one."""
+        self._drop()
+        self.error = None
+        self._end = End.NONE if self._end is End.NONE else End.DUE
+
+    def raise_pending(self, error: NetworkError) -> None:
+        """Every suspended call raises. What was accepted, as idempotent data are at once, still goes when it can."""
+        writers, self._writers = self._writers, deque(writer for writer in self._writers if writer.promised)
+        for writer in writers:
+            if not writer.promised:
+                self.ended = self.ended and not writer.end
+                self._answer(writer, raisable(error))
 
     def _broken(self, error: OSError) -> NetworkError:
         """The peer no longer takes anything. What it has sent before can still be read, so only this half fails."""
         failure = self._flow.translate(error)
-        self._error = failure
         self.fail(failure)
         return failure
 
     def fail(self, error: NetworkError) -> None:
-        """Every suspended call raises, and what was accepted is lost."""
-        for writer in self._writers:
-            if writer.waiter is not None and not writer.waiter.done():
-                writer.waiter.set_exception(raisable(error))
+        """Nothing can be sent any more: suspended calls raise, and what was accepted is lost."""
+        if self.error is None:
+            self.error = error
+            self.lost = self.remaining > 0
+        self.raise_pending(error)
         self._writers.clear()
-        if self._error is not None:
-            self._accepted.clear()
-            self._size = 0
-            self._end = End.NONE
+        self._drop()
+        self._end = End.NONE
         self._flow.wake_close()
+
+    def _drop(self) -> None:
+        self._accepted.clear()
+        self._size = 0

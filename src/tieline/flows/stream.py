@@ -10,6 +10,7 @@ The flow exists from the construction of its connection, so calls can wait in it
 
 from __future__ import annotations
 
+import errno
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,8 +27,8 @@ from tieline.flows.receiving import StreamReceiving
 from tieline.flows.sending import StreamSending
 
 if TYPE_CHECKING:
-    from tieline.drivers.port import Driver, StreamSocket, Waiter
-    from tieline.engines.pipeline import Pipeline
+    from tieline.drivers.port import Buffer, Driver, StreamSocket, Waiter
+    from tieline.engines.pipeline import Layer, Pipeline
     from tieline.parameters import Parameters
     from tieline.reports import TransportCounters
 
@@ -48,7 +49,10 @@ class FlowOwner(Protocol):
 class StreamFlow:
     """Moves bytes both ways for one connection."""
 
-    __slots__ = ("__weakref__", "_closed", "_discarding", "_failure", "_owner", "_news", "_parameters", "endpoint", "pipeline", "receiving", "sending", "socket")
+    __slots__ = (
+        "__weakref__", "_discarded", "_failure", "_news", "_owner", "_parameters",
+        "closed", "endpoint", "machine", "name", "pipeline", "receiving", "sending", "socket", "usable", "waiter",
+    )  # fmt: skip
 
     calls = (
         "send(data, end_of_stream=), send_file(), send_idempotent(), receive(exactly=|at_least=, at_most=|as_=|until=), "
@@ -58,20 +62,25 @@ class StreamFlow:
     def __init__(self, owner: FlowOwner, parameters: Parameters[Any], endpoint: object) -> None:
         self._owner = weakref.ref(owner)
         self._parameters = parameters
+        self.name = parameters.stack.name
         self.endpoint = endpoint
         self.socket: StreamSocket | None = None
         self.pipeline: Pipeline | None = None
+        self.machine: Pipeline | Layer | None = None  # what data go through: a pipeline of one layer is that layer
+        self.waiter: Callable[[], Waiter]  # the driver's, as soon as there is one
         self.receiving = StreamReceiving(self, parameters.receive_limit)
         self.sending = StreamSending(self, parameters.send_limit)
         self._failure: NetworkError | None = None
-        self._closed = self._discarding = False
+        self.closed = False
+        self.usable = False  # there is a socket, and nothing was closed
+        self._discarded = False  # the peer sent what nobody will read
         self._news: Waiter | None = None
 
     # For the halves
 
     def need(self) -> None:
         """Raise if no byte can come or go any more, or see to it that some can."""
-        if self._closed:
+        if self.closed:
             raise self._closed_error()
         if self._failure is not None:
             raise raisable(self._failure)
@@ -79,11 +88,7 @@ class StreamFlow:
             owner = self._owner()
             assert owner is not None  # it is what made this call
             owner.needed()
-
-    def waiter(self) -> Waiter:
-        owner = self._owner()
-        assert owner is not None
-        return owner.driver.waiter()
+            self.waiter = owner.driver.waiter
 
     def translate(self, error: OSError) -> NetworkError:
         return translate(error, self.endpoint)
@@ -95,14 +100,15 @@ class StreamFlow:
 
     def attach(self, socket: StreamSocket, pipeline: Pipeline | None, plaintext: bytes, wire: bytes, early: int) -> None:
         """Go on with an established socket: `plaintext` came with its handshake, `wire` still has to leave."""
+        owner = self._owner()
+        assert owner is not None
+        self.waiter = owner.driver.waiter
         self.socket, self.pipeline = socket, pipeline
+        self.machine = pipeline.layers[0] if pipeline is not None and len(pipeline.layers) == 1 else pipeline
+        self.usable = True
         socket.handler = self
-        if plaintext:
-            self.receiving.arrived(plaintext)
-        self.receiving.attached()
-        if wire:
-            self.sending.emit(wire)
-        self.sending.attached(early)
+        self.receiving.attached(plaintext)
+        self.sending.attached(wire, early)
         if pipeline is not None and pipeline.ended:
             self.receiving.ended()
 
@@ -110,13 +116,18 @@ class StreamFlow:
         """Give up the socket; the calls go on waiting for the next."""
         if self.socket is not None:
             self.socket.abort()
-            self.socket = self.pipeline = None
-            self.receiving.inbox.clear()
+            self._no_socket()
+            self.receiving.clear()
+            self.sending.detached()
+
+    def _no_socket(self) -> None:
+        self.socket = None
+        self.usable = False
 
     def raise_pending(self, error: NetworkError) -> None:
         """What waits raises, but the flow can still be attached later."""
         self.receiving.fail(error)
-        self.sending.fail(error)
+        self.sending.raise_pending(error)
 
     def fail(self, error: NetworkError) -> None:
         """It is over: what waits raises, and so does what comes after what has already been received."""
@@ -124,56 +135,73 @@ class StreamFlow:
             self._failure = error
         if self.socket is not None:
             self.socket.abort()
-            self.socket = None
-        self.raise_pending(error)
-        self.wake_close()
+            self._no_socket()
+        self.receiving.fail(error)
+        self.sending.fail(error)
 
     def abort(self) -> None:
         """Close with a reset, at once."""
         self._close_calls()
+        self.sending.fail(self._closed_error())
         if self.socket is not None:
             self.socket.abort()
-            self.socket = None
+            self._no_socket()
         self.wake_close()
 
     def _close_calls(self) -> None:
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
+            self.usable = False
+            self._discarded = self.receiving.inbox.size > 0
+            self.receiving.inbox.clear()
             self.raise_pending(self._closed_error())
 
     async def finish(self) -> None:
         """Close gracefully: what was accepted drains, then our end goes out, and unread input is discarded until the peer's.
 
-        Raises CloseTimeoutError when nothing moves for `close_timeout` seconds.
+        Input that nobody reads must not be left in the kernel: closing would then reset the connection and could destroy
+        what the peer has not read yet. That the peer goes on sending is no progress, or it could keep us for ever.
+
+        Raises CloseTimeoutError when nothing moves for `close_timeout` seconds, and PeerResetError when the peer did not
+        take what had been accepted.
         """
         self._close_calls()
-        if self.socket is None:
+        socket = self.socket
+        if socket is None:
             return
-        unread = self.receiving.inbox.size > 0 or self.socket.unread()
-        self.receiving.inbox.clear()
-        self._discarding = True
-        self.socket.resume()
+        socket.resume()
         self.sending.end()
         await self._progress(lambda: self.sending.idle, "the peer takes no more of what was sent")
-        if unread:
-            await self._progress(lambda: self.receiving.inbox.ended, "the peer goes on sending what nobody reads")
+        while self.socket is not None and not self._discarded and socket.unread():
+            await self._next_turn()
+        if self._discarded:
+            await self._progress(lambda: self.receiving.inbox.ended, "the peer has sent what nobody reads, and has not ended")
         self._close_socket()
+        if self.sending.lost and self.sending.error is not None:
+            raise raisable(self.sending.error)
+
+    async def _next_turn(self) -> None:
+        owner = self._owner()
+        assert owner is not None
+        waiter = self.waiter()
+        owner.driver.call_soon(waiter.set_result, None)
+        await waiter
 
     async def _progress(self, done: Callable[[], bool], stall: str) -> None:
         """Wait until `done`; when nothing has left for `close_timeout` seconds, abort and raise."""
         owner = self._owner()
         assert owner is not None
         timeout = self._parameters.close_timeout
-        while not done() and self.is_open:
+        while not done() and self.socket is not None:
             before = self.sending.remaining
-            waiter = self._news = owner.driver.waiter()
+            waiter = self._news = self.waiter()
             timer = owner.driver.call_later(timeout, self.wake_close)
             try:
                 await waiter
             finally:
                 timer.cancel()
                 self._news = None
-            if self.sending.remaining == before and self.is_open and not done():
+            if self.sending.remaining == before and self.socket is not None and not done():
                 self.abort()
                 raise CloseTimeoutError(
                     stall,
@@ -196,42 +224,55 @@ class StreamFlow:
     def _close_socket(self) -> None:
         if self.socket is not None:
             self.socket.close()
-            self.socket = None
+            self._no_socket()
 
     # For the socket
 
     def connected(self) -> None:
         """Establishment is over before the flow gets its socket."""
 
-    def received(self, data: memoryview) -> None:
-        pipeline = self.pipeline
-        if pipeline is None:
-            if not self._discarding:
+    def received(self, data: Buffer) -> None:
+        machine = self.machine
+        if machine is None:
+            if self.closed:
+                self._discarded = True
+            else:
                 self.receiving.arrived(bytes(data))
             return
         try:
-            piece = pipeline.receive(data)
+            piece = machine.receive(data)
         except NetworkError as error:
             self._violated(error)
             return
-        output = pipeline.output()
+        output = machine.output()
         if output:
             self.sending.emit(output)
-        if piece and not self._discarding:
+        ended = machine.ended and not self.receiving.inbox.ended
+        if ended:
+            self.receiving.inbox.ended = True
+        if piece and self.closed:
+            self._discarded = True
+        elif piece:
             self.receiving.arrived(piece)
-        if pipeline.ended and not self.receiving.inbox.ended:
+        if ended:
             self._end_received()
 
     def received_end(self) -> None:
-        if self.pipeline is not None and not self.receiving.inbox.ended:
+        if self.receiving.inbox.ended:
+            return
+        broken = self.sending.error
+        if broken is not None and broken.code == errno.ECONNRESET:
+            # The kernel tells of a reset once. A send was told, so this is not the end that it looks like.
+            self._fail(broken)
+            return
+        if self.machine is not None:
             try:
-                self.pipeline.receive_end()
+                self.machine.receive_end()
             except NetworkError as error:
-                if not self._discarding:
+                if not self.closed:
                     self._violated(error)
                     return
-        if not self.receiving.inbox.ended:
-            self._end_received()
+        self._end_received()
 
     def _end_received(self) -> None:
         self.receiving.ended()
@@ -239,30 +280,29 @@ class StreamFlow:
 
     def _violated(self, error: NetworkError) -> None:
         """What came cannot be: tell the peer what the pipeline wants to tell it, and end."""
-        if self.pipeline is not None and self.socket is not None:
-            alert = self.pipeline.output()
+        if self.machine is not None and self.socket is not None:
+            alert = self.machine.output()
             if alert:
                 try:
                     self.socket.send(alert)
                     self.socket.end()
                 except OSError:
                     alert = b""  # the peer is gone: nobody is left to be told
-        self._fail(error, reset=False)
+        self._close_socket()
+        self._fail(error)
 
     def writable(self) -> None:
-        self.sending.pump()
+        self.sending.writable()
 
     def failed(self, error: OSError) -> None:
-        self.socket = None
-        if self._closed:
-            self.sending.fail(self.translate(error))
-            self._end_received()
-            return
-        self._fail(self.translate(error), reset=True)
+        self._no_socket()
+        failure = self.translate(error)
+        if self.closed:
+            self.sending.fail(failure)
+        else:
+            self._fail(failure)
 
-    def _fail(self, error: NetworkError, *, reset: bool) -> None:
-        if not reset:
-            self._close_socket()
+    def _fail(self, error: NetworkError) -> None:
         self.fail(error)
         owner = self._owner()
         if owner is not None:

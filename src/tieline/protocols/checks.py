@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-__all__ = ["require_at_least", "require_range", "require_seconds"]
+from math import inf
+
+__all__ = ["require_at_least", "require_flags", "require_range", "require_seconds"]
 
 
-def require_range(option: str, value: int | None, low: int, high: int) -> None:
-    """An integer option within bounds, or None for the system's default."""
-    if value is None:
+def require_flags(options: object, *names: str) -> None:
+    """Options that are True or False: a text such as "no" would count as True."""
+    for name in names:
+        value = getattr(options, name)
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def require_range(option: str, value: int | None, low: int, high: int, *, optional: bool = False) -> None:
+    """An integer option within bounds; if `optional`, None is the system's default."""
+    if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{option} must be an int from {low} to {high}, got {value!r}")
+        raise TypeError(f"{option} must be an int from {low} to {high}{_or_none(optional)}, got {value!r}")
     if not low <= value <= high:
         raise ValueError(f"{option} must be from {low} to {high}, got {value}")
 
@@ -23,11 +33,21 @@ def require_at_least(option: str, value: int, low: int) -> None:
         raise ValueError(f"{option} must be at least {low}, got {value}")
 
 
-def require_seconds(option: str, value: float | None, *, zero: bool = False) -> None:
-    """A finite, positive number of seconds, or None where the option may be left out."""
-    if value is None:
+def require_seconds(
+    option: str, value: float | None, *, zero: bool = False, optional: bool = False, at_most: float | None = None
+) -> None:
+    """A finite, positive number of seconds; `zero` may be allowed, and None if the option is `optional`."""
+    if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{option} must be a number of seconds, got {value!r}")
-    if not (0 <= value < float("inf")) or (value == 0 and not zero):
-        raise ValueError(f"{option} must be a finite number of seconds {'of 0 or more' if zero else 'above 0'}, got {value}")
+        raise TypeError(f"{option} must be a number of seconds{_or_none(optional)}, got {value!r}")
+    if not (0 <= value < inf) or (value == 0 and not zero):
+        raise ValueError(
+            f"{option} must be a finite number of seconds {'of 0 or more' if zero else 'above 0'}, got {value}"
+        )
+    if at_most is not None and value > at_most:
+        raise ValueError(f"{option} must be at most {at_most:,.0f} seconds, got {value}")
+
+
+def _or_none(optional: bool) -> str:
+    return " or None" if optional else ""

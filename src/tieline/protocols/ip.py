@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tieline.protocols.checks import require_range
+from tieline.protocols.checks import require_flags, require_range
 from tieline.protocols.roles import NetworkProtocol
 
 __all__ = ["IP", "AddressPreference", "IPVersion"]
@@ -52,8 +52,17 @@ class IP(NetworkProtocol):
     multicast_loopback_disabled: bool = False
 
     def __post_init__(self) -> None:
-        require_range("hop_limit", self.hop_limit, 1, 255)
+        require_range("hop_limit", self.hop_limit, 1, 255, optional=True)
+        require_flags(
+            self,
+            "use_minimum_mtu",
+            "fragmentation_disabled",
+            "receive_time_calculated",
+            "multicast_loopback_disabled",
+        )
         if not isinstance(self.version, IPVersion):
             raise TypeError(f"version must be an IPVersion, got {self.version!r}")
         if not isinstance(self.local_address_preference, AddressPreference):
-            raise TypeError(f"local_address_preference must be an AddressPreference, got {self.local_address_preference!r}")
+            raise TypeError(
+                f"local_address_preference must be an AddressPreference, got {self.local_address_preference!r}"
+            )

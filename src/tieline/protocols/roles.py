@@ -1,16 +1,23 @@
 """What a protocol is to the ones above it: the role decides which calls a channel has.
 
-    StreamProtocol      ordered bytes without boundaries           TCP, TLS
-    MessageProtocol     whole messages                             (and every datagram protocol)
-    DatagramProtocol    messages that may be lost and have a limit UDP
-    MultiplexProtocol   no data of its own, gives rise to channels
+StreamProtocol      ordered bytes without boundaries           TCP, TLS
+MessageProtocol     whole messages                             (and every datagram protocol)
+DatagramProtocol    messages that may be lost and have a limit UDP
+MultiplexProtocol   no data of its own, gives rise to channels
 """
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
-__all__ = ["DatagramProtocol", "MessageProtocol", "MultiplexProtocol", "NetworkProtocol", "OneToOneProtocol", "StreamProtocol"]
+__all__ = [
+    "DatagramProtocol",
+    "MessageProtocol",
+    "MultiplexProtocol",
+    "NetworkProtocol",
+    "OneToOneProtocol",
+    "StreamProtocol",
+]
 
 
 class NetworkProtocol:
@@ -34,8 +41,9 @@ class NetworkProtocol:
 
     def _require_below(self, below: object, allowed: type[NetworkProtocol]) -> None:
         if not isinstance(below, allowed):
-            got = type(below).__name__ if not isinstance(below, type) else f"the class {below.__name__}, not an instance"
-            raise TypeError(f"{type(self).__name__} stands on {self.stands_on}, got {got}")
+            got = f"the class {below.__name__}" if isinstance(below, type) else type(below).__name__
+            hint = f": write {below.__name__}()" if isinstance(below, type) and issubclass(below, allowed) else ""
+            raise TypeError(f"{type(self).__name__} stands on {self.stands_on}, got {got}{hint}")
 
 
 class OneToOneProtocol(NetworkProtocol):

@@ -100,7 +100,7 @@ class SecurityOptions:
             raise ValueError("server_name must be a host name or IP address, got ''")
         if self.certificate_validator is not None and not callable(self.certificate_validator):
             raise TypeError(f"certificate_validator must be callable, got {self.certificate_validator!r}")
-        require_seconds("handshake_timeout", self.handshake_timeout)
+        require_seconds("handshake_timeout", self.handshake_timeout, optional=True)
         self._check_versions()
         self._check_judge()
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
-from tieline.protocols.checks import require_range, require_seconds
+from tieline.protocols.checks import require_flags, require_range, require_seconds
 from tieline.protocols.ip import IP
 from tieline.protocols.roles import StreamProtocol
 
 __all__ = ["TCP", "Keepalive", "TCPMetadata"]
 
 
+LONGEST_DROP_TIME = (2**31 - 1) // 1000
+"""Seconds: the kernel counts milliseconds in an int."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keepalive:
-    """TCP keepalive probes (RFC 9293 section 3.8.4): seconds idle before the first, seconds between them, how many to try."""
+    """TCP keepalive probes (RFC 9293 section 3.8.4): seconds idle before the first, seconds between them, how many."""
 
     idle: int = 60
     interval: int = 10
@@ -37,15 +41,17 @@ class TCP(StreamProtocol):
     - `maximum_segment_size`: bytes, 88 to 32767.
     - `connection_timeout`: seconds for the TCP handshake of one address.
     - `persist_timeout`: seconds to put up with a peer that keeps its window closed (RFC 6429).
-    - `retransmit_connection_drop_time`: seconds of unanswered retransmission until the connection is dropped (RFC 5482).
+    - `retransmit_connection_drop_time`: seconds of unanswered retransmission, or with the peer's window closed, until
+      the connection is dropped (RFC 5482).
     - `retransmit_fin_drop`: drop the connection after a run of unanswered FINs.
     - `ack_stretching_disabled`: acknowledge without delay.
     - `ecn_disabled`: do not negotiate ECN.
     - `fast_open_allowed`: the first flight may ride on the SYN (RFC 7413). With TCP on top it needs
       ``Parameters(fast_open_allowed=True)`` and `send_idempotent` too; below TLS it carries the ClientHello.
 
-    What the system cannot do raises when the connection is started, with the option's name: on Linux that is `no_options`,
-    `persist_timeout`, `retransmit_fin_drop` and `ecn_disabled`, which exist only for a whole network namespace.
+    What the system cannot do raises when the connection is started, with the option's name: on Linux that is
+    `no_options`, `persist_timeout`, `retransmit_fin_drop` and `ecn_disabled`, which exist only for a whole network
+    namespace.
     """
 
     name: ClassVar[str] = "TCP"
@@ -70,10 +76,21 @@ class TCP(StreamProtocol):
         self._require_below(self.below, IP)
         if self.keepalive is not None and not isinstance(self.keepalive, Keepalive):
             raise TypeError(f"keepalive must be a Keepalive or None, got {self.keepalive!r}")
-        require_range("maximum_segment_size", self.maximum_segment_size, 88, 32767)
+        require_flags(
+            self,
+            "no_delay",
+            "no_push",
+            "no_options",
+            "retransmit_fin_drop",
+            "ack_stretching_disabled",
+            "ecn_disabled",
+            "fast_open_allowed",
+        )
+        require_range("maximum_segment_size", self.maximum_segment_size, 88, 32767, optional=True)
         require_seconds("connection_timeout", self.connection_timeout)
-        require_seconds("persist_timeout", self.persist_timeout)
-        require_seconds("retransmit_connection_drop_time", self.retransmit_connection_drop_time)
+        require_seconds("persist_timeout", self.persist_timeout, optional=True)
+        drop_time = self.retransmit_connection_drop_time
+        require_seconds("retransmit_connection_drop_time", drop_time, optional=True, at_most=LONGEST_DROP_TIME)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
-from tieline.protocols.checks import require_at_least, require_seconds
+from tieline.protocols.checks import require_at_least, require_flags, require_seconds
 from tieline.protocols.ip import IP
 from tieline.protocols.roles import DatagramProtocol
 
@@ -17,8 +17,8 @@ class UDP(DatagramProtocol):
     """The User Datagram Protocol.
 
     - `no_checksum_preferred`: send without checksum, IPv4 only.
-    - `idle_timeout`: seconds of silence in both directions after which a listener ends a flow, give or take a half; a client's
-      never ends by itself.
+    - `idle_timeout`: seconds of silence in both directions after which a listener ends a flow, give or take a half; a
+      client's never ends by itself.
     - `maximum_flows`: that a listener keeps at once; datagrams of further peers are dropped.
     """
 
@@ -33,6 +33,7 @@ class UDP(DatagramProtocol):
 
     def __post_init__(self) -> None:
         self._require_below(self.below, IP)
+        require_flags(self, "no_checksum_preferred")
         require_seconds("idle_timeout", self.idle_timeout)
         require_at_least("maximum_flows", self.maximum_flows, 1)
 

@@ -226,7 +226,9 @@ impl Failure {
                 Reason::WrongName,
                 "The peer's certificate is for another name.",
             ),
-            E::UnknownIssuer => Self::new(
+            // The second: a trusted authority has the issuer's name, but its key cannot have made the signature. Every
+            // development machine has such a namesake: Debian trusts its own self-signed "localhost".
+            E::UnknownIssuer | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => Self::new(
                 Reason::UnknownAuthority,
                 "The peer's certificate was not issued by an authority that we trust.",
             ),
@@ -275,8 +277,7 @@ impl Failure {
                 Reason::BadCertificate,
                 "A signature in the peer's certificates or handshake is wrong.",
             ),
-            E::UnsupportedSignatureAlgorithmContext { .. }
-            | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => Self::new(
+            E::UnsupportedSignatureAlgorithmContext { .. } => Self::new(
                 Reason::BadCertificate,
                 "The peer's certificate is signed with an algorithm that we do not support.",
             ),

@@ -11,8 +11,9 @@ from typing import Any
 from tieline.drivers import interfaces
 from tieline.drivers.asyncio.addresses import family_of, to_sockaddr
 from tieline.drivers.asyncio.resolver import resolve
-from tieline.drivers.asyncio.tcp import READ_SIZE, Acceptor, TCPSocket
-from tieline.drivers.asyncio.udp import UDPSocket
+from tieline.drivers.asyncio.tcp import Acceptor, TCPSocket
+from tieline.drivers.asyncio.udp import LARGEST, UDPSocket
+from tieline.drivers.asyncio.waiter import waiters
 from tieline.drivers.port import Address, DatagramHandler, StreamHandler
 from tieline.endpoints import HostPort
 from tieline.parameters import Parameters
@@ -26,9 +27,9 @@ class AsyncioDriver:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._buffer = memoryview(bytearray(READ_SIZE))
+        self._buffer = memoryview(bytearray(LARGEST))  # one for all sockets: a datagram is copied out of it at once
         self.time = loop.time
-        self.waiter = loop.create_future
+        self.waiter = waiters(loop)
         self.call_soon = loop.call_soon
         self.call_later = loop.call_later
 
@@ -66,7 +67,7 @@ class AsyncioDriver:
             return source
 
     def connect(self, to: Address, parameters: Parameters[Any], handler: StreamHandler, first: bytes = b"") -> TCPSocket:
-        return TCPSocket.connect(self._loop, self._buffer, to, parameters, handler, first)
+        return TCPSocket.connect(self._loop, to, parameters, handler, first)
 
     def listen(
         self,
@@ -75,7 +76,7 @@ class AsyncioDriver:
         accepted: Callable[[TCPSocket], None],
         failed: Callable[[OSError], None],
     ) -> Acceptor:
-        return Acceptor(self._loop, self._buffer, at, parameters, accepted, failed)
+        return Acceptor(self._loop, at, parameters, accepted, failed)
 
     def bind(
         self, at: Address | None, to: Address | None, parameters: Parameters[Any], handler: DatagramHandler

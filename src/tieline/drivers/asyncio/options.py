@@ -1,7 +1,8 @@
 """Protocol values become socket options.
 
-Numbers that the socket module lacks are Linux's, from include/uapi/linux/{in,in6,tcp}.h and asm-generic/socket.h. What this
-system cannot do for one socket raises ENOPROTOOPT with the option's name: an option is done or refused, never ignored.
+Numbers that the socket module lacks are Linux's, from include/uapi/linux/{in,in6,tcp}.h and asm-generic/socket.h. What
+this system cannot do for one socket raises ENOPROTOOPT with the option's name: it is done or refused, never ignored.
+A Unix socket has no network below it, so none of them applies to one.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from tieline.protocols.ip import IP, AddressPreference
 from tieline.protocols.tcp import TCP
 from tieline.protocols.udp import UDP
 
-__all__ = ["apply_accepted", "apply_stream", "apply_datagram", "require_supported"]
+__all__ = ["apply_accepted", "apply_datagram", "apply_stream", "require_supported"]
 
 LINUX = sys.platform == "linux"
 IP_MTU_DISCOVER, IP_PMTUDISC_DO = 10, 2
 IPV6_MTU_DISCOVER, IPV6_MTU, IPV6_ADDR_PREFERENCES = 23, 24, 72
 IPV6_PREFER_SRC_TMP, IPV6_PREFER_SRC_PUBLIC = 0x1, 0x2
 IPV6_MINIMUM_MTU = 1280  # RFC 8200 section 5
+IPV6_MINIMUM_MTU_SEGMENT = IPV6_MINIMUM_MTU - 40 - 20  # what TCP may put into it behind the headers of IPv6 and TCP
 SO_NO_CHECK, SO_TIMESTAMPNS = 11, 35
 SO_PRIORITY = getattr(socket, "SO_PRIORITY", 12)
 TCP_FASTOPEN = getattr(socket, "TCP_FASTOPEN", 23)
@@ -41,6 +43,8 @@ PRIORITY = {
 
 Option = tuple[int, int, int | bytes]
 
+_LINUX_TCP = ("no_push", "retransmit_connection_drop_time", "ack_stretching_disabled", "fast_open_allowed")
+
 
 def require_supported(parameters: Parameters[Any]) -> None:
     """Raise for options that exist on this system only for everybody, or not at all."""
@@ -56,11 +60,7 @@ def require_supported(parameters: Parameters[Any]) -> None:
         if tcp.persist_timeout is not None:
             refused.append(f"TCP(persist_timeout={tcp.persist_timeout!r})")
         if not LINUX:
-            refused += [
-                f"TCP({option}={getattr(tcp, option)!r})"
-                for option in ("no_push", "retransmit_connection_drop_time", "ack_stretching_disabled", "fast_open_allowed")
-                if getattr(tcp, option)
-            ]
+            refused += [f"TCP({option}={getattr(tcp, option)!r})" for option in _LINUX_TCP if getattr(tcp, option)]
     if not LINUX:
         if ip is not None:
             refused += [
@@ -68,6 +68,11 @@ def require_supported(parameters: Parameters[Any]) -> None:
                 for option in ("use_minimum_mtu", "fragmentation_disabled", "receive_time_calculated")
                 if getattr(ip, option)
             ]
+            if ip.local_address_preference is not AddressPreference.DEFAULT:
+                refused.append(f"IP(local_address_preference={ip.local_address_preference})")
+        udp: UDP | None = parameters.stack.find(UDP)
+        if udp is not None and udp.no_checksum_preferred:
+            refused.append("UDP(no_checksum_preferred=True)")
         if parameters.required_interface is not None:
             refused.append(f"Parameters(required_interface={parameters.required_interface!r})")
         if parameters.service_class is not ServiceClass.BEST_EFFORT:
@@ -79,29 +84,37 @@ def require_supported(parameters: Parameters[Any]) -> None:
         )
 
 
-def apply_stream(sock: socket.socket, parameters: Parameters[Any], *, listening: bool) -> None:
-    """Set everything on a stream socket that is not yet bound or connected. Raises OSError."""
+def apply_stream(sock: socket.socket, parameters: Parameters[Any], *, listening: bool, on_syn: bool = False) -> None:
+    """Set everything on a stream socket that is not yet bound or connected. Raises OSError.
+
+    `on_syn`: there are bytes for the SYN. Without any, Linux would not even send that before the first write.
+    """
     if sock.family == socket.AF_UNIX:
         return
     _set(sock, _common(sock.family, parameters))
     tcp: TCP | None = parameters.stack.find(TCP)
     if tcp is None:
         return
-    _set(sock, _tcp(tcp))
+    _set(sock, _tcp(sock.family, tcp))
     if listening:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if tcp.fast_open_allowed:
             sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN, parameters.backlog)
-    elif tcp.fast_open_allowed and (parameters.fast_open_allowed or tcp is not parameters.stack):
-        # Above TLS the first flight is the ClientHello, harmless when repeated; application data needs the caller's word.
+    elif on_syn:
         sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
 
 
 def apply_accepted(sock: socket.socket, parameters: Parameters[Any]) -> None:
-    """Linux hands a listener's options down to what it accepts; elsewhere they are set again."""
+    """Linux hands a listener's options down to what it accepts, but not the priority; elsewhere all are set again."""
+    if sock.family == socket.AF_UNIX:
+        return
+    if LINUX:
+        _set(sock, _priority(parameters))
+        return
+    _set(sock, _common(sock.family, parameters))
     tcp: TCP | None = parameters.stack.find(TCP)
-    if sock.family != socket.AF_UNIX and tcp is not None and not LINUX:
-        _set(sock, _tcp(tcp))
+    if tcp is not None:
+        _set(sock, _tcp(sock.family, tcp))
 
 
 def apply_datagram(sock: socket.socket, parameters: Parameters[Any]) -> None:
@@ -111,7 +124,7 @@ def apply_datagram(sock: socket.socket, parameters: Parameters[Any]) -> None:
     _set(sock, _common(sock.family, parameters))
     _set(sock, _multicast(sock.family, parameters.stack.find(IP) or IP()))
     udp: UDP | None = parameters.stack.find(UDP)
-    if udp is not None and udp.no_checksum_preferred and sock.family == socket.AF_INET and LINUX:
+    if udp is not None and udp.no_checksum_preferred and sock.family == socket.AF_INET:
         sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
 
 
@@ -144,9 +157,13 @@ def _common(family: int, parameters: Parameters[Any]) -> Iterator[Option]:
             yield socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO
     if ip.receive_time_calculated:
         yield socket.SOL_SOCKET, SO_TIMESTAMPNS, 1
-    if v6 and LINUX and ip.local_address_preference is not AddressPreference.DEFAULT:
+    if v6 and ip.local_address_preference is not AddressPreference.DEFAULT:
         temporary = ip.local_address_preference is AddressPreference.TEMPORARY
         yield socket.IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_TMP if temporary else IPV6_PREFER_SRC_PUBLIC
+    yield from _priority(parameters)
+
+
+def _priority(parameters: Parameters[Any]) -> Iterator[Option]:
     if parameters.service_class is not ServiceClass.BEST_EFFORT:
         yield socket.SOL_SOCKET, SO_PRIORITY, PRIORITY[parameters.service_class]
 
@@ -166,7 +183,7 @@ def _multicast(family: int, ip: IP) -> Iterator[Option]:
             yield socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0
 
 
-def _tcp(tcp: TCP) -> Iterator[Option]:
+def _tcp(family: int, tcp: TCP) -> Iterator[Option]:
     level = socket.IPPROTO_TCP
     if tcp.no_delay:
         yield level, socket.TCP_NODELAY, 1
@@ -179,7 +196,10 @@ def _tcp(tcp: TCP) -> Iterator[Option]:
         yield level, getattr(socket, "TCP_KEEPIDLE", 0x10), tcp.keepalive.idle  # TCP_KEEPALIVE on macOS
         yield level, socket.TCP_KEEPINTVL, tcp.keepalive.interval
         yield level, socket.TCP_KEEPCNT, tcp.keepalive.count
-    if tcp.maximum_segment_size is not None:
-        yield level, socket.TCP_MAXSEG, tcp.maximum_segment_size
+    segment = tcp.maximum_segment_size
+    if tcp.below.use_minimum_mtu and family == socket.AF_INET6:  # TCP makes its packets by the segment, not by IPV6_MTU
+        segment = min(segment or IPV6_MINIMUM_MTU_SEGMENT, IPV6_MINIMUM_MTU_SEGMENT)
+    if segment is not None:
+        yield level, socket.TCP_MAXSEG, segment
     if tcp.retransmit_connection_drop_time is not None:
         yield level, socket.TCP_USER_TIMEOUT, max(1, round(tcp.retransmit_connection_drop_time * 1000))

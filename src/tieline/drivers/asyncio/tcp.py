@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Acceptor", "TCPSocket"]
 
-READ_SIZE = 256 * 1024
+# A read makes room for as many bytes as the last ones suggest: small for messages, because making and giving back a large
+# piece costs more than a small message, and large for bulk, where every system call counts.
+FIRST_READ, READ_STEP, LARGEST_READ = 4 * 1024, 8, 256 * 1024
 ACCEPTS_PER_WAKEUP = 64
 ACCEPT_BACK_OFF = 0.1  # seconds without descriptors before accepting is tried again
 OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -39,44 +41,47 @@ SIOCINQ, SIOCOUTQ = termios.FIONREAD, termios.TIOCOUTQ  # linux/sockios.h gives 
 class TCPSocket:
     """One connected (or connecting) stream socket."""
 
-    __slots__ = ("_blocked", "_buffer", "_closed", "_fd", "_first", "_local", "_loop", "_quick", "_reading", "_remote", "_sock", "_writing", "handler")
+    __slots__ = (
+        "_blocked", "_closed", "_fd", "_largest", "_local", "_loop", "_quick", "_reading", "_remote", "_size", "_sock", "_writing",
+        "early", "handler",
+    )  # fmt: skip
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, buffer: memoryview, remote: Any) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, remote: Any, parameters: Parameters[Any]
+    ) -> None:
         self._loop = loop
         self._sock = sock
         self._fd = sock.fileno()
-        self._buffer = buffer  # one for the whole loop: what is read is used up before anybody else reads
         self._local: Any = None
         self._remote = remote
         self._reading = self._writing = self._blocked = self._closed = False
-        self._quick = False
-        self._first = b""
+        self._largest = min(LARGEST_READ, max(parameters.receive_limit, FIRST_READ))
+        self._size = FIRST_READ
+        tcp: TCP | None = parameters.stack.find(TCP)
+        self._quick = tcp is not None and tcp.ack_stretching_disabled and sock.family != socket.AF_UNIX
+        self.early = 0
         self.handler: StreamHandler
 
     @classmethod
     def connect(
-        cls,
-        loop: asyncio.AbstractEventLoop,
-        buffer: memoryview,
-        to: Address,
-        parameters: Parameters[Any],
-        handler: StreamHandler,
-        first: bytes,
+        cls, loop: asyncio.AbstractEventLoop, to: Address, parameters: Parameters[Any], handler: StreamHandler, first: bytes
     ) -> TCPSocket:
         options.require_supported(parameters)
         sock = socket.socket(family_of(to), socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            options.apply_stream(sock, parameters, listening=False)
+            options.apply_stream(sock, parameters, listening=False, on_syn=bool(first))
             bind_local(sock, parameters)
             remote = to_sockaddr(to)
-            self = cls(loop, sock, buffer, remote)
+            self = cls(loop, sock, remote, parameters)
             self.handler = handler
-            self._note_options(parameters)
             error = sock.connect_ex(remote)
             if error == 0 and first:
                 # TCP_FASTOPEN_CONNECT with a cookie: the connection is made by the first write, which rides on the SYN.
-                self._send_on_syn(first)
+                try:
+                    self.early = sock.send(first)
+                except BlockingIOError:  # EINPROGRESS: the SYN went without
+                    self.early = 0
             if error not in (0, errno.EINPROGRESS):
                 raise OSError(error, os.strerror(error))
             loop.add_writer(self._fd, self._connected)
@@ -86,31 +91,15 @@ class TCPSocket:
             raise
         return self
 
-    def _send_on_syn(self, first: bytes) -> None:
-        try:
-            sent = self._sock.send(first)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError as error:
-            if error.errno != errno.EINPROGRESS:
-                raise
-            sent = 0
-        self._first = first[sent:]
-
     @classmethod
     def accepted(
-        cls, loop: asyncio.AbstractEventLoop, buffer: memoryview, sock: socket.socket, remote: Any, parameters: Parameters[Any]
+        cls, loop: asyncio.AbstractEventLoop, sock: socket.socket, remote: Any, parameters: Parameters[Any]
     ) -> TCPSocket:
         sock.setblocking(False)
         options.apply_accepted(sock, parameters)
-        self = cls(loop, sock, buffer, remote)
+        self = cls(loop, sock, remote, parameters)
         self._local = sock.getsockname()
-        self._note_options(parameters)
         return self
-
-    def _note_options(self, parameters: Parameters[Any]) -> None:
-        tcp: TCP | None = parameters.stack.find(TCP)
-        self._quick = tcp is not None and tcp.ack_stretching_disabled and self._sock.family != socket.AF_UNIX
 
     @property
     def local_address(self) -> Address | None:
@@ -129,9 +118,6 @@ class TCPSocket:
             return
         self._local = self._sock.getsockname()
         self.resume()
-        if self._first:
-            first, self._first = self._first, b""
-            self.send(first)  # a fresh connection's buffer takes a first flight whole
         self.handler.connected()
 
     def start(self) -> None:
@@ -152,16 +138,21 @@ class TCPSocket:
 
     def _readable(self) -> None:
         try:
-            count = self._sock.recv_into(self._buffer)
+            data = self._sock.recv(self._size)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self._fail(error)
             return
+        count = len(data)
+        if count == self._size:
+            self._size = min(self._size * READ_STEP, self._largest)
+        elif count < self._size // READ_STEP:
+            self._size = max(self._size // READ_STEP, min(FIRST_READ, self._largest))
         if count:
             if self._quick:  # the kernel forgets this one after each segment
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-            self.handler.received(self._buffer[:count])
+            self.handler.received(data)
         else:
             self.pause()
             self.handler.received_end()
@@ -264,7 +255,6 @@ class Acceptor:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        buffer: memoryview,
         at: Address,
         parameters: Parameters[Any],
         accepted: Callable[[TCPSocket], None],
@@ -272,7 +262,6 @@ class Acceptor:
     ) -> None:
         options.require_supported(parameters)
         self._loop = loop
-        self._buffer = buffer
         self._parameters = parameters
         self._accepted = accepted
         self._failed = failed
@@ -317,7 +306,7 @@ class Acceptor:
                 self._failed(error)
                 return
             try:
-                stream = TCPSocket.accepted(self._loop, self._buffer, sock, remote, self._parameters)
+                stream = TCPSocket.accepted(self._loop, sock, remote, self._parameters)
             except OSError:  # reset before we came to it: nobody is there
                 sock.close()
                 continue

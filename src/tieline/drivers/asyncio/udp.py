@@ -12,6 +12,7 @@ from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, to_sockaddr
 from tieline.drivers.asyncio.tcp import bind_local
 from tieline.drivers.port import Address, Buffer, DatagramHandler
+from tieline.protocols.ip import IP
 
 if TYPE_CHECKING:
     from tieline.parameters import Parameters
@@ -44,6 +45,8 @@ class UDPSocket:
         self._buffer = buffer
         self._writing = self._closed = self._blocked = False
         self._names: dict[Address, Any] = {}
+        ip: IP | None = parameters.stack.find(IP)
+        self._minimum_mtu = ip is not None and ip.use_minimum_mtu
         self.handler = handler
         self.remote_address = to
         self._sock = socket.socket(family_of(named), socket.SOCK_DGRAM)
@@ -125,6 +128,8 @@ class UDPSocket:
     def maximum_size(self, remote: Address | None = None) -> int:
         v6 = self._sock.family == socket.AF_INET6
         headers = IPV6_HEADERS if v6 else IPV4_HEADERS
+        if v6 and self._minimum_mtu:  # Linux minds IPV6_MTU only on paths that are narrower than the datagram
+            return options.IPV6_MINIMUM_MTU - headers
         mtu = DEFAULT_MTU
         if options.LINUX:
             mtu = self._mtu(v6) if remote is None else mtu_towards(remote)

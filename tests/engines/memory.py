@@ -1,0 +1,204 @@
+"""A network in memory and in virtual time, for what stands on the driver's port: no socket, no waiting, every time exact.
+
+    def test_something(network):
+        network.hosts["192.0.2.1"] = Answer(after=0.1)
+        network.run(main)
+
+`run` runs a coroutine function on an event loop whose clock jumps to the next timer; a program that would wait for ever
+fails at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import selectors
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tieline import HostPort
+from tieline.drivers.port import Address, DatagramHandler, StreamHandler
+from tieline.paths import Interface, InterfaceType
+from tieline.reports import TransportCounters
+
+
+class JumpingSelector(selectors.DefaultSelector):
+    """Waits by moving the clock."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        ready = super().select(0)
+        if not ready:
+            assert timeout is not None, "everybody waits, and nothing is going to happen"
+            self.now += max(0.0, timeout)
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self.clock = JumpingSelector()
+        super().__init__(self.clock)
+
+    def time(self) -> float:
+        return self.clock.now
+
+
+@dataclass
+class Answer:
+    """What an address does with a connect: after so many seconds it accepts, or fails with an errno."""
+
+    after: float = 0.01
+    error: int | None = None
+
+
+SILENCE = Answer(float("inf"))
+
+
+def refusal(after: float = 0.01) -> Answer:
+    return Answer(after, errno.ECONNREFUSED)
+
+
+class MemoryWaiter(asyncio.Future[None]):
+    def resume(self) -> None:
+        self.set_result(None)
+
+
+class MemorySocket:
+    """A stream or datagram socket that leads nowhere. `sent` is what was given to it."""
+
+    def __init__(self, network: Network, to: Address, handler: Any) -> None:
+        self.handler: Any = handler
+        self.local_address = HostPort("192.0.2.99", 50000 + len(network.sockets))
+        self.remote_address = to
+        self.sent = b""
+        self.state = "connecting"
+        network.sockets.append(self)
+
+    def answer(self, answer: Answer) -> None:
+        if self.state != "connecting":
+            return
+        if answer.error is None:
+            self.state = "open"
+            self.handler.connected()
+        else:
+            self.state = "failed"
+            self.handler.failed(OSError(answer.error, os.strerror(answer.error)))
+
+    def send(self, data: Any, remote: Address | None = None, /) -> Any:
+        self.sent += bytes(data)
+        return len(data)
+
+    def break_down(self, code: int = errno.ECONNRESET) -> None:
+        self.state = "failed"
+        self.handler.failed(OSError(code, os.strerror(code)))
+
+    def close(self) -> None:
+        if self.state != "failed":
+            self.state = "closed"
+
+    def abort(self) -> None:
+        if self.state != "failed":
+            self.state = "aborted"
+
+    def end(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def unread(self) -> bool:
+        return False
+
+    def counters(self) -> TransportCounters:
+        return TransportCounters()
+
+    def metadata(self) -> None: ...
+    def maximum_size(self, remote: Address | None = None) -> int:
+        return 1472
+
+
+@dataclass
+class Network:
+    """The driver, and what the test says about the world. `names` are keyed by host and version."""
+
+    hosts: dict[str, Answer] = field(default_factory=dict)
+    names: dict[tuple[str, int], tuple[float, Sequence[str] | Exception]] = field(default_factory=dict)
+    links: tuple[Interface, ...] = (Interface("eth0", 2, InterfaceType.WIRED, ("192.0.2.99", "2001:db8::99")),)
+    sockets: list[MemorySocket] = field(default_factory=list)
+    log: list[tuple[float, str]] = field(default_factory=list)
+    loop: Any = None
+
+    def run(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        problems: list[Any] = []
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            self.loop = runner.get_loop()
+            self.loop.set_exception_handler(lambda _, context: problems.append(context))
+            runner.run(main())
+            left = [one for one in self.loop._scheduled if not one.cancelled()]
+        assert not problems
+        assert not left, "timers left"
+        assert not [one for one in self.sockets if one.state in ("connecting", "open")], "sockets left open"
+
+    def said(self) -> list[tuple[int, str]]:
+        """The log in milliseconds."""
+        return [(round(time * 1000), what) for time, what in self.log]
+
+    # The driver
+
+    def time(self) -> float:
+        return float(self.loop.time())
+
+    def waiter(self) -> Any:
+        return MemoryWaiter(loop=self.loop)
+
+    def call_soon(self, callback: Callable[..., object], *arguments: Any) -> object:
+        return self.loop.call_soon(callback, *arguments)
+
+    def call_later(self, delay: float, callback: Callable[..., object], *arguments: Any) -> Any:
+        return self.loop.call_later(delay, callback, *arguments)
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> Any:
+        return self.loop.create_task(work, name=name)
+
+    def current_task(self) -> Any:
+        return asyncio.current_task()
+
+    async def wait(self, tasks: Sequence[Any], timeout: float | None) -> None:
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
+
+    async def resolve(self, host: str, port: int, version: int) -> list[HostPort]:
+        self.log.append((self.time(), "AAAA" if version == 6 else "A"))
+        delay, answer = self.names.get((host, version), (0.0, ()))
+        await asyncio.sleep(delay)
+        if isinstance(answer, Exception):
+            raise answer
+        return [HostPort(address, port) for address in answer]
+
+    def source_of(self, address: Address) -> str | None:
+        assert isinstance(address, HostPort)
+        return "2001:db8::99" if address.version == 6 else "192.0.2.99"
+
+    def connect(self, to: Address, parameters: Any, handler: StreamHandler, first: bytes = b"") -> MemorySocket:
+        assert isinstance(to, HostPort)
+        self.log.append((self.time(), to.host))
+        answer = self.hosts.get(to.host, SILENCE)
+        if answer.after == 0 and answer.error is not None:
+            raise OSError(answer.error, os.strerror(answer.error))
+        socket = MemorySocket(self, to, handler)
+        if answer is not SILENCE:
+            self.loop.call_later(answer.after, socket.answer, answer)
+        return socket
+
+    def bind(self, at: Address | None, to: Address | None, parameters: Any, handler: DatagramHandler) -> MemorySocket:
+        assert isinstance(to, HostPort)
+        self.log.append((self.time(), to.host))
+        answer = self.hosts.get(to.host, Answer())
+        if answer.error is not None:
+            raise OSError(answer.error, os.strerror(answer.error))
+        socket = MemorySocket(self, to, handler)
+        socket.state = "open"
+        return socket
+
+    def interfaces(self) -> tuple[Interface, ...]:
+        return self.links

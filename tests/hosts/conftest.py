@@ -1,0 +1,105 @@
+"""Two hosts in network namespaces of their own, joined by two links. The test itself runs on the first one.
+
+    client  cl0 10.77.1.1 fd77:1::1  ────  sv0 10.77.1.2, .3  fd77:1::2, ::3  server
+            cl1 10.77.2.1 fd77:2::1  ────  sv1 10.77.2.2      fd77:2::2
+
+Needs root. Without it, or without iproute2 and nftables, the tests are skipped; in CI they fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import itertools
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+
+CLONE_NEWNET = 0x40000000
+_numbers = itertools.count()
+_libc = ctypes.CDLL(None, use_errno=True)
+
+DROP, PROHIBIT, RESET = "drop", "reject with icmpx type admin-prohibited", "reject with tcp reset"
+
+
+def enter(namespace: str) -> None:
+    """This thread is in that namespace from now on; sockets keep the one that they were made in. (`os.setns` is 3.12's.)"""
+    descriptor = os.open(namespace, os.O_RDONLY)
+    try:
+        if _libc.setns(descriptor, CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"setns {namespace}")
+    finally:
+        os.close(descriptor)
+
+
+class Hosts:
+    """What a test does to the network between the client, where it runs, and the server."""
+
+    def __init__(self) -> None:
+        name = f"tieline-{os.getpid()}-{next(_numbers)}"
+        self.client, self.server = f"{name}-client", f"{name}-server"
+
+    def ip(self, *arguments: str, on: str = "") -> None:
+        """Run ip(8) on the client, unless another host is named."""
+        subprocess.run(["ip", "-n", on or self.client, *arguments], check=True, capture_output=True, text=True)
+
+    def filter(self, rule: str) -> None:
+        """Add a rule for what comes in to the server."""
+        rules = f"table inet test {{ chain input {{ type filter hook input priority 0; {rule} }} }}"
+        command = ["ip", "netns", "exec", self.server, "nft", "-f", "-"]
+        subprocess.run(command, input=rules, check=True, capture_output=True, text=True)
+
+    @contextlib.contextmanager
+    def listening(self, host: str) -> Iterator[socket.socket]:
+        """A socket that listens on the server, and whose queue takes what comes."""
+        enter(f"/run/netns/{self.server}")
+        try:
+            sock = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        finally:
+            enter(f"/run/netns/{self.client}")
+        with sock:
+            yield sock
+
+    def set_up(self) -> None:
+        for host in (self.client, self.server):
+            subprocess.run(["ip", "netns", "add", host], check=True)
+            off = ("net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
+            subprocess.run(["ip", "netns", "exec", host, "sysctl", "-qw", *off], check=True)
+            self.ip("link", "set", "lo", "up", on=host)
+        for number in (0, 1):
+            names = f"cl{number}", f"sv{number}"
+            self.ip("link", "add", names[0], "type", "veth", "peer", "name", names[1], "netns", self.server)
+            for own, (host, name) in enumerate(zip((self.client, self.server), names, strict=True), 1):
+                for address in (f"10.77.{number + 1}.{own}/24", f"fd77:{number + 1}::{own}/64"):
+                    self.ip("addr", "add", address, "dev", name, on=host)
+                self.ip("link", "set", name, "up", on=host)
+        for address in ("10.77.1.3/24", "fd77:1::3/64"):
+            self.ip("addr", "add", address, "dev", "sv0", on=self.server)
+
+    def tear_down(self) -> None:
+        for host in (self.client, self.server):
+            subprocess.run(["ip", "netns", "del", host], check=False, capture_output=True)
+
+
+@pytest.fixture
+def hosts(peer: Callable[[str], str]) -> Iterator[Hosts]:
+    for command in ("ip", "nft", "sysctl"):
+        peer(command)
+    if os.geteuid() != 0:
+        reason = "network namespaces need root"
+        if os.environ.get("CI"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    hosts = Hosts()
+    home = f"/proc/{os.getpid()}/task/{os.getpid()}/ns/net"
+    with contextlib.ExitStack() as stack:
+        descriptor = os.open(home, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
+        stack.callback(hosts.tear_down)
+        hosts.set_up()
+        enter(f"/run/netns/{hosts.client}")
+        stack.callback(enter, f"/proc/self/fd/{descriptor}")
+        yield hosts
