@@ -95,9 +95,8 @@ class NetworkConnection(NetworkChannel[P_co]):
         self._endpoint = None
         self._prepare(remote)
         self.driver = driver
-        socket = attach(self._flow)
-        self._local, self._remote = socket.local_address, remote
         self._reporting.accepted(attempt, driver.time(), self._flow)
+        self._local, self._remote = attach(self._flow).local_address, remote
         return self
 
     def __repr__(self) -> str:
@@ -129,7 +128,6 @@ class NetworkConnection(NetworkChannel[P_co]):
         """Begin to establish the connection, if nobody has yet. Further calls do nothing."""
         if self._state is State.SETUP:
             self.driver = drivers.current()
-            self._reporting.started(self.driver.time())
             self._establish(Event.START)
         return self
 
@@ -280,12 +278,15 @@ class NetworkConnection(NetworkChannel[P_co]):
         self._establishment = Establishment(
             self.driver, self._endpoint, self._parameters, self, self._accepted_early
         )
+        self._reporting.attempt_began(self._establishment.started)
         self.driver.call_soon(self._establishment.start)
         self._become(event)
 
     def established(self, won: StreamAttempt | DatagramSocket) -> None:
         """Establishment has a winner: data can flow."""
         self._back_off = FIRST_BACK_OFF
+        assert self._establishment is not None
+        self._reporting.established(self._establishment, won, self.driver.time(), self._flow)
         socket: Any
         if isinstance(won, StreamAttempt):
             socket = won.hand_over(self._flow)
@@ -294,9 +295,6 @@ class NetworkConnection(NetworkChannel[P_co]):
             self._flow.attach(won)
         self._local, self._remote = socket.local_address, socket.remote_address
         self._path = None
-        assert self._establishment is not None
-        self._reporting.established(self._establishment)
-        self._reporting.ready(self.driver.time(), self._flow)
         self._becoming_ready.release()
         self._become(Event.ESTABLISHED)
         if self._paths.watched and self.current_path is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tieline.endpoints import HostPort
 from tieline.engines.states import State
+from tieline.establishment.attempt import StreamAttempt
 from tieline.paths import Interface, Path, PathStatus, evaluate
 from tieline.reports import (
     DataTransferReport,
@@ -19,21 +20,21 @@ from tieline.reports import (
 
 if TYPE_CHECKING:
     from tieline.connection import NetworkConnection
-    from tieline.drivers.port import Address, Driver
-    from tieline.establishment.attempt import StreamAttempt
+    from tieline.drivers.port import Address, DatagramSocket, Driver
     from tieline.establishment.establishment import Establishment
 
 __all__ = ["PendingDataTransferReport", "Reading", "Reporting", "connected_path"]
 
 
 class Reading:
-    """A flow's counters at one time."""
+    """A flow's counters at one time. Before the flow has its socket, whoever has it counts the transport's."""
 
     __slots__ = ("received", "sent", "time", "transport")
 
-    def __init__(self, time: float, flow: Any) -> None:
+    def __init__(self, time: float, flow: Any, attempt: StreamAttempt | None = None) -> None:
         self.time = time
-        self.transport: TransportCounters = flow.counters() or TransportCounters()
+        counters: TransportCounters | None = flow.counters() if attempt is None else attempt.counters()
+        self.transport = counters or TransportCounters()
         self.received: int = flow.received_count
         self.sent: int = flow.sent_count
 
@@ -42,7 +43,7 @@ class Reporting:
     """The notes of one connection."""
 
     def __init__(self) -> None:
-        self._started = 0.0
+        self._started: float | None = None
         self._previous_attempts = 0
         self._attempt_started = 0.0
         self._ready_at = 0.0
@@ -51,30 +52,34 @@ class Reporting:
         self._at_ready: Reading | None = None
         self._at_close: Reading | None = None
 
-    def started(self, now: float) -> None:
-        """The connection was started."""
-        self._started = self._attempt_started = now
+    def attempt_began(self, now: float) -> None:
+        """An attempt began; the first one is the start."""
+        if self._started is None:
+            self._started = now
+        self._attempt_started = now
 
     def accepted(self, attempt: StreamAttempt | None, now: float, flow: Any) -> None:
         """A listener has handed the connection out; its only attempt began when the socket was accepted."""
-        self.started(now if attempt is None else attempt.begun)
+        self.attempt_began(now if attempt is None else attempt.begun)
         self._handshakes = () if attempt is None else tuple(attempt.handshakes)
-        self.ready(now, flow)
+        self._ready(now, flow, attempt)
 
     def attempt_failed(self) -> None:
         """An attempt ended in waiting or failure."""
         self._previous_attempts += 1
 
-    def established(self, establishment: Establishment) -> None:
-        """An attempt succeeded."""
-        self._attempt_started = establishment.started
+    def established(
+        self, establishment: Establishment, won: StreamAttempt | DatagramSocket, now: float, flow: Any
+    ) -> None:
+        """An attempt succeeded. Its flow does not have the socket yet: what leaves with that moment counts."""
+        self._attempt_started = establishment.started  # later than it began, after `try_next_endpoint`
         self._resolutions = establishment.resolutions()
         self._handshakes = tuple(establishment.handshakes)
+        self._ready(now, flow, won if isinstance(won, StreamAttempt) else None)
 
-    def ready(self, now: float, flow: Any) -> None:
-        """Data can flow from now on."""
+    def _ready(self, now: float, flow: Any, attempt: StreamAttempt | None) -> None:
         self._ready_at = now
-        self._at_ready = Reading(now, flow)
+        self._at_ready = Reading(now, flow, attempt)
 
     def freeze(self, flow: Any, now: float) -> None:
         """The socket goes: keep what it counted, so that a closed connection can still be asked."""
@@ -85,7 +90,7 @@ class Reporting:
         """How establishment went. The connection is ready."""
         return EstablishmentReport(
             duration=self._ready_at - self._attempt_started,
-            attempt_started_after=self._attempt_started - self._started,
+            attempt_started_after=self._attempt_started - (self._started or 0.0),
             previous_attempt_count=self._previous_attempts,
             resolutions=self._resolutions,
             handshakes=self._handshakes,

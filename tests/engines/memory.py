@@ -74,6 +74,7 @@ class MemorySocket:
         self.local_address = HostPort("192.0.2.99", 50000 + len(network.sockets))
         self.remote_address = to
         self.sent = b""
+        self.early = 0
         self.state = "connecting"
         network.sockets.append(self)
 

@@ -46,11 +46,12 @@ class Hosts:
         """Run ip(8) on the client, unless another host is named."""
         subprocess.run(["ip", "-n", on or self.client, *arguments], check=True, capture_output=True, text=True)
 
-    def filter(self, rule: str) -> None:
-        """Add a rule for what comes in to the server."""
-        rules = f"table inet test {{ chain input {{ type filter hook input priority 0; {rule} }} }}"
+    def filter(self, *rules: str) -> None:
+        """Rules for what comes in to the server."""
+        lines = "\n".join(("type filter hook input priority 0", *rules))
         command = ["ip", "netns", "exec", self.server, "nft", "-f", "-"]
-        subprocess.run(command, input=rules, check=True, capture_output=True, text=True)
+        table = f"table inet test {{\nchain input {{\n{lines}\n}}\n}}\n"
+        subprocess.run(command, input=table, check=True, capture_output=True, text=True)
 
     @contextlib.contextmanager
     def listening(self, host: str) -> Iterator[socket.socket]:

@@ -41,7 +41,7 @@ def name(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 async def test_what_the_network_says_is_told_apart(hosts: Hosts) -> None:
     """Refused, reset by a filter, forbidden, unreachable, without a route, and silence."""
-    hosts.filter(f"tcp dport 81 {DROP}; tcp dport 82 {RESET}; tcp dport 83 {PROHIBIT};")
+    hosts.filter(f"tcp dport 81 {DROP}", f"tcp dport 82 {RESET}", f"tcp dport 83 {PROHIBIT}")
     hosts.ip("route", "add", "unreachable", "10.98.0.1")
     hosts.ip("route", "add", "prohibit", "10.98.0.2")
     cases: list[tuple[str, int, type[Exception], int, State]] = [
@@ -70,7 +70,7 @@ async def test_what_the_network_says_is_told_apart(hosts: Hosts) -> None:
 
 
 async def test_a_broken_ipv6_costs_one_attempt_delay(hosts: Hosts, name: list[str]) -> None:
-    hosts.filter(f"meta nfproto ipv6 meta l4proto tcp {DROP};")
+    hosts.filter(f"meta nfproto ipv6 meta l4proto tcp {DROP}")
     name += ["fd77:1::2", "fd77:1::3", SERVER]
     with hosts.listening("0.0.0.0") as listening:
         port = listening.getsockname()[1]
@@ -86,7 +86,7 @@ async def test_a_broken_ipv6_costs_one_attempt_delay(hosts: Hosts, name: list[st
 
 
 async def test_a_dead_first_address_costs_one_attempt_delay(hosts: Hosts, name: list[str]) -> None:
-    hosts.filter(f"ip daddr {SERVER} tcp dport 1-65535 {DROP};")
+    hosts.filter(f"ip daddr {SERVER} tcp dport 1-65535 {DROP}")
     name += [SERVER, OTHER]
     with hosts.listening(OTHER) as listening:
         port = listening.getsockname()[1]
@@ -110,15 +110,15 @@ async def test_an_unreachable_first_address_costs_nothing(hosts: Hosts, name: li
 
 
 async def test_every_attempt_is_in_the_error(hosts: Hosts, name: list[str]) -> None:
-    hosts.filter(f"ip daddr {OTHER} tcp dport 80 {DROP}; ip6 daddr fd77:1::2 tcp dport 80 {PROHIBIT};")
+    hosts.filter(f"ip daddr {OTHER} tcp dport 80 {DROP}", f"ip daddr {SERVER} tcp dport 80 {PROHIBIT}")
     name += ["fd77:1::2", SERVER, OTHER]
     async with NetworkConnection("host.test:80", TCP(connection_timeout=0.3)) as connection:
         with pytest.raises(ConnectError) as caught:
             await connection.ready()
     codes = {attempt.endpoint: attempt.error.errno for attempt in caught.value.attempts}  # type: ignore[attr-defined]
     assert codes == {
-        HostPort("fd77:1::2", 80): errno.EHOSTUNREACH,
-        HostPort(SERVER, 80): errno.ECONNREFUSED,
+        HostPort("fd77:1::2", 80): errno.ECONNREFUSED,
+        HostPort(SERVER, 80): errno.EHOSTUNREACH,
         HostPort(OTHER, 80): errno.ETIMEDOUT,
     }
     assert not isinstance(caught.value, (TimeoutError, ConnectionRefusedError))

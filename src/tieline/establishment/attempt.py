@@ -16,7 +16,7 @@ from tieline.errors import HandshakeTimeoutError, NetworkError, PeerResetError, 
 from tieline.establishment.guard import guarded
 from tieline.protocols.security import SecurityOptions
 from tieline.protocols.tcp import TCP
-from tieline.reports import Handshake
+from tieline.reports import Handshake, TransportCounters
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Address, Buffer, Driver, StreamSocket, Task, Timer
@@ -99,6 +99,10 @@ class StreamAttempt:
         if self._socket is not None:
             self._socket.abort()
             self._socket = None
+
+    def counters(self) -> TransportCounters | None:
+        """What the transport has moved so far."""
+        return None if self._socket is None else self._socket.counters()
 
     def hand_over(self, flow: StreamFlow) -> StreamSocket:
         """Give socket and pipeline to the flow that goes on with them."""

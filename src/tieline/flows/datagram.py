@@ -224,10 +224,8 @@ class DatagramFlow:
     def metadata(self, protocol: type[Any]) -> UDPMetadata | None:
         return None if self.socket is None else UDPMetadata(self.dropped)
 
-    def counters(self) -> TransportCounters | None:
+    def counters(self) -> TransportCounters:
         """The kernel counts nothing per datagram socket, so we do."""
-        if self.socket is None:
-            return None
         return TransportCounters(
             received_packets=self.received_datagrams,
             sent_packets=self.sent_datagrams,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ class AsyncioDriver:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._buffer = memoryview(bytearray(LARGEST))  # one for all sockets: a datagram is copied out of it at once
-        self.time = loop.time
+        self.time = time.monotonic  # what loop.time() counts as well, but uvloop's in whole milliseconds
         self.waiter = waiters(loop)
         self.call_soon = loop.call_soon
         self.call_later = loop.call_later
