@@ -161,9 +161,9 @@ class NetworkChannel(Generic[P_co]):
         """Send bytes that do no harm when they arrive twice, without waiting for anything.
 
         Before ready they may ride on the first flight of every attempt (TCP Fast Open, TLS early data) if
-        ``Parameters(fast_open_allowed=True)`` and the protocol's own option allow it; otherwise they are sent first once ready. They are
-        less protected than other data: an attacker can replay early data (RFC 8446 section 8). Raises `MessageTooLargeError`
-        if `send_limit` has no room.
+        ``Parameters(fast_open_allowed=True)`` and the protocol's own option allow it; otherwise they are sent first once
+        ready. They are less protected than other data: an attacker can replay early data (RFC 8446 section 8). Raises
+        `MessageTooLargeError` if `send_limit` has no room.
         """
         self._call("send_idempotent", content, end_of_stream=end_of_stream)
 
@@ -174,9 +174,7 @@ class NetworkChannel(Generic[P_co]):
         self: NetworkChannel[StreamProtocol], *, as_: type[FixedWidthInteger]
     ) -> Coroutine[Any, Any, Message[int, StreamMetadata]]: ...
     @overload
-    def receive(
-        self: NetworkChannel[StreamProtocol], *, exactly: int
-    ) -> Coroutine[Any, Any, Message[bytes, StreamMetadata]]: ...
+    def receive(self: NetworkChannel[StreamProtocol], *, exactly: int) -> Coroutine[Any, Any, Message[bytes, StreamMetadata]]: ...
     @overload
     def receive(
         self: NetworkChannel[StreamProtocol], *, until: bytes, at_most: int = 65536
@@ -191,7 +189,8 @@ class NetworkChannel(Generic[P_co]):
         """Receive from a stream: so many bytes, up to and including a separator, one integer, or what there is. Or one datagram.
 
         - ``exactly=n`` waits for n bytes; ``as_=UInt32`` for the width of that integer, and decodes it.
-        - ``until=separator`` waits for it, within `at_most` bytes including it; more raises `MessageTooLargeError` and consumes nothing.
+        - ``until=separator`` waits for it, within `at_most` bytes including it; more raises `MessageTooLargeError` and
+          consumes nothing.
         - otherwise `at_least` bytes, at most `at_most`; fewer come only at the end of the stream, which
           ``metadata.end_of_stream`` tells, with empty content from then on.
 

@@ -66,7 +66,8 @@ class NetworkListener(Generic[P]):
         """Called with the connection and what its handler raised, after it was logged."""
 
     def __repr__(self) -> str:
-        where = ", ".join(str(address) for address in self._bound) or (f"port {self._on}" if isinstance(self._on, int) else self._on)
+        place = f"port {self._on}" if isinstance(self._on, int) else self._on
+        where = ", ".join(str(address) for address in self._bound) or place
         return f"<NetworkListener on {where} for {self._parameters.stack.name}, {self._state.value}>"
 
     # Serving
@@ -90,7 +91,7 @@ class NetworkListener(Generic[P]):
         raise raisable(self._error)
 
     def serving(self, handler: Handler[P]) -> Serving[P]:
-        """``async with listener.serving(handler):`` does what `run` does in the background, and enters once the listener is ready.
+        """``async with listener.serving(handler):`` does what `run` does, in the background, and enters once it is ready.
 
         Leaving normally stops accepting, ends the iteration of UDP flows, gives the other handlers `grace_period` seconds and
         then cancels them; leaving by an exception cancels them at once. A listener that fails cancels the body of the block

@@ -32,7 +32,7 @@ class ServiceClass(enum.Enum):
     SIGNALING = "signaling"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: typing marks the instances of `Parameters[TCP](...)`
 class Parameters(Generic[P]):
     """How to connect or listen: the stack, and what concerns the connection as a whole. Times in seconds, sizes in bytes.
 

@@ -419,7 +419,7 @@ def test_leaving_the_block_by_an_exception_aborts(network: Network, state: State
     network.hosts[HOST] = {PREPARING: SILENCE, WAITING: refusal()}.get(state, Answer())
 
     async def main() -> None:
-        with pytest.raises(LookupError):
+        with pytest.raises(LookupError):  # noqa: PT012
             async with NetworkConnection(TO, TCP()) as connection:
                 await asyncio.sleep(0.1)
                 assert connection.state is state
@@ -652,7 +652,7 @@ def test_a_handler_may_abort(network: Network, when: State) -> None:
         connection.on_state_update(handler)
         viable: list[bool] = []
         connection.on_viability_update(lambda _, value: viable.append(value))
-        with pytest.raises((ChannelClosedError, ConnectionRefusedError)):
+        with pytest.raises((ChannelClosedError, ConnectionRefusedError)):  # noqa: PT012
             await connection.ready()
             await connection.send(b"x")
         assert seen == [PREPARING, CANCELLED] if when is PREPARING else [PREPARING, when, CANCELLED]
@@ -719,6 +719,29 @@ def test_path_and_viability_come_with_ready(network: Network) -> None:
         assert news[4:] == [CANCELLED]
 
     network.run(main)
+
+
+def test_a_handler_may_go_on_to_the_next_endpoint(network: Network) -> None:
+    """Viability is told of the connection that there is, not of the one that was given up."""
+    network.names["host.test", 4] = 0.0, [HOST, "192.0.2.2"]
+    network.hosts = {HOST: Answer(), "192.0.2.2": Answer()}
+    news: list[object] = []
+
+    def handler(connection: NetworkConnection[TCP], state: State) -> None:
+        news.append(state)
+        if news.count(READY) == 1 and state is READY:
+            connection.try_next_endpoint()
+
+    async def main() -> None:
+        connection = NetworkConnection("host.test:80", TCP()).on_state_update(handler)
+        connection.on_viability_update(lambda _, viable: news.append(viable))
+        async with connection:
+            await connection.send(b"x")
+            await connection.ready()
+            assert connection.remote_endpoint == HostPort("192.0.2.2", 80)
+
+    network.run(main)
+    assert news == [PREPARING, READY, PREPARING, READY, True, CANCELLED]
 
 
 def test_states_as_an_iterator(network: Network) -> None:

@@ -10,9 +10,9 @@ import tracemalloc
 from collections.abc import Awaitable, Callable
 
 import pytest
-
 from tests.authority import LOCALHOST, TRUST
 from tests.peers import Peer, conversing
+
 from tieline import (
     TCP,
     TLS,
@@ -64,7 +64,9 @@ def says(data: bytes) -> Callable[[Peer], Awaitable[object]]:
     return converse
 
 
-@pytest.mark.parametrize("data", [PLAIN_HTTP, b"SSH-2.0-OpenSSH_9.2p1\r\n", b"\x00" * 64, b"\xff" * 64], ids=["http", "ssh", "zeros", "ones"])
+@pytest.mark.parametrize(
+    "data", [PLAIN_HTTP, b"SSH-2.0-OpenSSH_9.2p1\r\n", b"\x00" * 64, b"\xff" * 64], ids=["http", "ssh", "zeros", "ones"]
+)
 async def test_a_server_of_another_protocol(data: bytes) -> None:
     error, state = await fails(says(data))
     assert isinstance(error, TLSError)

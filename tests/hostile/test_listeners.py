@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-
 from tests.authority import LOCALHOST, TRUST
 from tests.peers import Peer
+
 from tieline import TLS, UDP, HostPort, NetworkConnection, NetworkListener, Parameters
 from tieline._engine import tls as engine
 

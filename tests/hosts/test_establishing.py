@@ -201,7 +201,7 @@ async def test_a_prohibited_interface_is_not_used(hosts: Hosts) -> None:
             assert connection.state is State.WAITING
         every = ("cl0", "cl1", "lo")
         async with NetworkConnection((SERVER, port), Parameters(TCP(), prohibited_interfaces=every)) as connection:
-            with pytest.raises(ConnectError, match="no usable network.*prohibited_interfaces"):
+            with pytest.raises(ConnectError, match=r"no usable network.*prohibited_interfaces"):
                 await connection.ready()
 
 

@@ -11,7 +11,8 @@ from tieline import NetworkConnection
 __all__ = ["FROM_CLIENT", "FROM_SERVER", "SIZE", "digest", "receive_payload"]
 
 SIZE = 3 << 20
-# Bytes of 128 and more: openssl takes a letter at the beginning of what it reads from its input as a command.
+# Bytes of 128 and more. openssl takes a letter at the beginning of what it reads from its input as a command, and mixes
+# what it says of itself with the data that it prints.
 HIGH = bytes(range(128, 256)) * 2
 FROM_CLIENT = random.Random(1).randbytes(SIZE).translate(HIGH)
 FROM_SERVER = random.Random(2).randbytes(SIZE + 1).translate(HIGH)

@@ -17,6 +17,9 @@ from ..peers import Peer
 __all__ = ["Program", "running"]
 
 
+ASCII = bytes(range(128))
+
+
 class Program(Peer):
     """What goes to its standard input, and comes from its standard output."""
 
@@ -52,6 +55,18 @@ class Program(Peer):
         self._said = said[count:]
         return said[:count]
 
+    async def take_data(self, count: int) -> bytes:
+        """The next so many bytes of 128 and more. What is ASCII, in between or not, is the program speaking of itself."""
+        data = bytearray()
+        while True:
+            data += self._said.translate(None, ASCII)
+            if len(data) >= count:
+                assert len(data) == count, "more came than was sent"
+                self._said = b""
+                return bytes(data)
+            self._said = b""
+            await self._more(f"{count - len(data)} more bytes")
+
     async def rest(self) -> bytes:
         """Its output up to the end."""
         said, self._said = self._said, b""
@@ -69,12 +84,12 @@ class Program(Peer):
 
 
 @asynccontextmanager
-async def running(*command: str | Path) -> AsyncIterator[Program]:
-    """Start a program, and end it with the block if it has not ended by itself."""
+async def running(*command: str | Path, log: bool = False) -> AsyncIterator[Program]:
+    """Start a program, and end it with the block if it has not ended by itself. With `log`, standard error is output."""
     ours, theirs = socket.socketpair()
     with tempfile.TemporaryFile() as errors, ours:
         with theirs:
-            process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=errors)
+            process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs if log else errors)  # noqa: ASYNC220  # returns at once
         try:
             yield Program(ours, process, errors)
         finally:

@@ -14,14 +14,14 @@ import pytest
 
 from tieline import (
     TCP,
+    TLS,
     ChannelClosedError,
     CloseTimeoutError,
+    Identity,
     NetworkConnection,
     NetworkListener,
     Parameters,
     PeerResetError,
-    TLS,
-    Trust,
 )
 
 MEGABYTE = 1 << 20
@@ -33,7 +33,7 @@ async def turns(count: int = 5) -> None:
 
 
 async def until(condition: Any) -> None:
-    while not condition():
+    while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.005)
 
 
@@ -61,7 +61,7 @@ async def test_a_close_gives_up_when_the_peer_reads_nothing(pair: Any) -> None:
         assert isinstance(caught.value, TimeoutError)
         assert client.state.value == "cancelled"
         if not str(server.remote_endpoint).startswith("unix") and server.remote_endpoint is not None:
-            with pytest.raises(PeerResetError):
+            with pytest.raises(PeerResetError):  # noqa: PT012
                 while (await server.receive(at_most=MEGABYTE)).content:
                     pass
 
@@ -183,7 +183,7 @@ async def test_leaving_the_block_normally_and_by_an_exception() -> None:
         async with NetworkConnection(listener.endpoint, TCP()) as connection:
             await connection.send(b"bye")
         assert await ends.get() == [b"bye"]
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012
             async with NetworkConnection(listener.endpoint, TCP()) as connection:
                 await connection.ready()
                 raise ZeroDivisionError
@@ -215,6 +215,21 @@ async def test_an_abort_is_a_reset_for_the_peer(pair_over: Any, over: str) -> No
         assert server.state.value == "failed" and isinstance(server.error, PeerResetError)
 
 
+async def test_everything_before_a_reset_is_received_however_much_it_is() -> None:
+    """More than one read takes, and the reset is there before the first."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        async with NetworkConnection(listening.getsockname(), TCP()) as connection:
+            await connection.ready()
+            peer, _ = listening.accept()
+            size = 60_000  # within the first window
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.sendall(bytes(size))
+            peer.close()  # and the event loop has not run in between
+            assert len((await connection.receive(exactly=size)).content) == size
+            with pytest.raises(PeerResetError):
+                await connection.receive()
+
+
 async def test_sending_to_a_peer_that_reset(pair_over: Any) -> None:
     """A send notices the reset first: the kernel tells it once, and the reader must not take what follows for an end."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -226,7 +241,7 @@ async def test_sending_to_a_peer_that_reset(pair_over: Any) -> None:
             connection._flow.socket.pause()
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             peer.close()
-            with pytest.raises(ConnectionResetError) as caught:
+            with pytest.raises(ConnectionResetError) as caught:  # noqa: PT012
                 for _ in range(100):
                     await connection.send(b"x")
                     await asyncio.sleep(0.001)
@@ -256,9 +271,7 @@ async def test_a_tls_stream_that_is_cut_short_did_not_end(pair_over: Any) -> Non
             await server.receive()
 
 
-async def test_close_notify_is_a_clean_end(tmp_path: Any) -> None:
-    from tieline import Identity
-
+async def test_close_notify_is_a_clean_end() -> None:
     identity = Identity.self_signed("localhost")
     received: asyncio.Queue[Any] = asyncio.Queue()
 
@@ -303,7 +316,10 @@ async def test_close_notify_is_a_clean_end(tmp_path: Any) -> None:
         assert answer
 
 
-async def test_try_next_endpoint_gives_up_what_the_first_peer_sent(tmp_path: Any) -> None:
+async def test_try_next_endpoint_gives_up_what_the_first_peer_sent() -> None:
+    if len({one[4][0] for one in socket.getaddrinfo("localhost", 80, type=socket.SOCK_STREAM)}) < 2:
+        pytest.skip("localhost has one address here")
+
     async def greet(connection: NetworkConnection[Any], text: bytes) -> None:
         await connection.send(text, end_of_stream=True)
         await connection.receive(exactly=1)
@@ -346,4 +362,3 @@ async def test_dropping_an_unclosed_connection_warns_and_closes(pair: Any) -> No
 async def test_dropping_a_connection_that_was_never_started_is_silent() -> None:
     NetworkConnection("127.0.0.1:9", Parameters(TCP()))
     gc.collect()
-    assert Trust.system() is not None

@@ -25,10 +25,9 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-async def arrived(connection: NetworkConnection[Any], count: int) -> None:
-    """Until so many datagrams lie in the inbox."""
-    while len(connection._flow._inbox) < count:
-        await asyncio.sleep(0.01)
+async def until(condition: Any) -> None:
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
 
 
 async def test_datagrams_stay_whole_and_in_order(pair_over: Any) -> None:
@@ -113,9 +112,7 @@ async def test_beyond_the_receive_limit_the_newest_are_dropped_and_counted(pair_
         for number in range(kept + 20):
             await client.send(bytes([number % 256]) * size)
             await asyncio.sleep(0)
-        await arrived(server, kept)
-        while server.metadata(UDP).dropped_datagrams < 20:
-            await asyncio.sleep(0.01)
+        await until(lambda: server.metadata(UDP).dropped_datagram_count == 20)
         assert server.metadata(UDP) == UDPMetadata(20)
         received = [content async for content, _ in limited(server, kept)]
         assert received == [bytes([number % 256]) * size for number in range(kept)]
@@ -143,10 +140,8 @@ async def test_nobody_there_is_said_once_and_the_connection_goes_on() -> None:
         assert connection.state.value == "ready"
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
             peer.bind(("127.0.0.1", port))
-            peer.setblocking(False)
             await connection.send(b"again")
-            loop = asyncio.get_running_loop()
-            data, address = await loop.sock_recvfrom(peer, 100)
+            data, address = await asyncio.to_thread(peer.recvfrom, 100)
             assert data == b"again"
             peer.sendto(b"here", address)
             assert (await connection.receive()).content == b"here"
@@ -158,8 +153,7 @@ async def test_a_refusal_that_nobody_waited_for_is_told_to_the_next_call() -> No
         port = peer.getsockname()[1]
     async with NetworkConnection(f"127.0.0.1:{port}", UDP()) as connection:
         await connection.send(b"hello?")
-        while connection._flow._notice is None:
-            await asyncio.sleep(0.01)
+        await until(lambda: connection._flow._notice is not None)
         with pytest.raises(ConnectionRefusedError):
             await connection.send(b"again")
         receiving = asyncio.create_task(connection.receive())
@@ -179,12 +173,14 @@ async def test_an_idle_flow_ends() -> None:
             await connection.receive_many()
         ended.put_nowait(received)
 
-    async with NetworkListener(UDP(idle_timeout=0.2), on="127.0.0.1:0").serving(handler) as listener:
-        async with NetworkConnection(listener.endpoint, UDP()) as connection:
-            await connection.send_many([b"a", b"b"])
-            assert await ended.get() == [b"a", b"b"]
-            await connection.send(b"c")
-            assert await ended.get() == [b"c"]
+    async with (
+        NetworkListener(UDP(idle_timeout=0.2), on="127.0.0.1:0").serving(handler) as listener,
+        NetworkConnection(listener.endpoint, UDP()) as connection,
+    ):
+        await connection.send_many([b"a", b"b"])
+        assert await ended.get() == [b"a", b"b"]
+        await connection.send(b"c")
+        assert await ended.get() == [b"c"]
 
 
 async def test_flows_of_several_peers_do_not_mix() -> None:
@@ -192,13 +188,16 @@ async def test_flows_of_several_peers_do_not_mix() -> None:
         async for content, _ in connection:
             await connection.send(content.upper())
 
-    async with NetworkListener(UDP(), on="127.0.0.1:0").serving(echo) as listener:
-        async with NetworkConnection(listener.endpoint, UDP()) as one, NetworkConnection(listener.endpoint, UDP()) as two:
-            for _ in range(3):
-                await one.send(b"one")
-                await two.send(b"two")
-                assert (await one.receive()).content == b"ONE"
-                assert (await two.receive()).content == b"TWO"
+    async with (
+        NetworkListener(UDP(), on="127.0.0.1:0").serving(echo) as listener,
+        NetworkConnection(listener.endpoint, UDP()) as one,
+        NetworkConnection(listener.endpoint, UDP()) as two,
+    ):
+        for _ in range(3):
+            await one.send(b"one")
+            await two.send(b"two")
+            assert (await one.receive()).content == b"ONE"
+            assert (await two.receive()).content == b"TWO"
 
 
 async def test_calls_after_the_close(pair_over: Any) -> None:
@@ -217,7 +216,7 @@ async def test_calls_after_the_close(pair_over: Any) -> None:
 
 
 async def test_sends_wait_while_the_kernel_has_no_room(pair_over: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In order, and each told by itself when it has gone. The kernel's buffer cannot be filled on loopback, so it is a pretence."""
+    """In order, and each told by itself when it has gone. The kernel's buffer cannot be filled on loopback, so we pretend."""
     async with pair_over("udp") as (client, server):
         flow_socket = client._flow.socket
         full = True

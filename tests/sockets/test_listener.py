@@ -19,13 +19,11 @@ from tieline import (
     TCP,
     TLS,
     UDP,
-    ChannelClosedError,
     ConnectError,
     DNSError,
     HostPort,
     ListenerState,
     NetworkConnection,
-    NetworkError,
     NetworkListener,
     Parameters,
     State,
@@ -120,14 +118,15 @@ async def test_parameters_say_where_too() -> None:
 
 
 async def test_a_unix_socket(tmp_path: Path) -> None:
-    place = UnixEndpoint(str(tmp_path / "socket"))
+    file = tmp_path / "socket"
+    place = UnixEndpoint(str(file))
     async with NetworkListener(TCP(), on=place).serving(echo) as listener:
         assert listener.endpoint == place and listener.endpoints == (place,)
         with pytest.raises(RuntimeError, match="Unix socket and has no port"):
             assert listener.port
         await echoed(place, TCP())
         await echoed(place, TCP())
-    assert not Path(place.path).exists()
+    assert not file.exists()
 
 
 async def test_the_port_is_not_known_before_ready() -> None:
@@ -173,6 +172,7 @@ async def test_a_port_that_is_free_in_one_version_only_is_not_taken(
     async with NetworkListener(using).serving(echo) as listener:
         assert len(refused) == 3 and len(listener.endpoints) == 2
         assert {one.port for one in listener.endpoints if isinstance(one, HostPort)} == {listener.port}
+        await echoed(listener.endpoint, using)
 
 
 async def test_one_busy_address_of_several_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -485,7 +485,7 @@ async def test_leaving_cancels_handlers_after_the_grace_period(grace: float) -> 
 
 async def test_leaving_by_an_exception_cancels_at_once() -> None:
     before = asyncio.get_running_loop().time()
-    with pytest.raises(LookupError):
+    with pytest.raises(LookupError):  # noqa: PT012
         async with NetworkListener(TCP(), on=HERE).serving(forever) as listener:
             with await Peer.connect(listener.endpoint):
                 await until(lambda: len(listener._tasks) == 1)
@@ -522,7 +522,7 @@ async def test_cancelling_the_stop_cancels_the_handlers(times: int) -> None:
 
 
 async def test_a_handler_that_is_cancelled_before_it_began_leaves_nothing() -> None:
-    with pytest.raises(LookupError):
+    with pytest.raises(LookupError):  # noqa: PT012
         async with NetworkListener(TCP(), on=HERE).serving(forever) as listener:
             accepted = listener._accepted
 
@@ -539,7 +539,7 @@ async def test_a_handler_that_is_cancelled_before_it_began_leaves_nothing() -> N
 @pytest.mark.parametrize("using", [TCP(), UDP()])
 async def test_a_listener_that_fails_cancels_the_body_and_raises_from_it(using: Any) -> None:
     async with asyncio.timeout(5):
-        with pytest.raises(ConnectError, match="the listening socket failed") as caught:
+        with pytest.raises(ConnectError, match="the listening socket failed") as caught:  # noqa: PT012
             async with NetworkListener(using, on=HERE).serving(forever) as listener:
                 break_listening(listener)
                 await asyncio.Event().wait()
@@ -587,6 +587,17 @@ async def test_a_failure_just_before_the_block_ends_is_raised() -> None:
     await asyncio.sleep(0)
 
 
+async def test_a_cancellation_from_outside_goes_first_also_when_the_body_does_not_meet_it() -> None:
+    async def serve() -> None:
+        async with NetworkListener(TCP(), on=HERE).serving(forever) as listener:
+            task.cancel()
+            break_listening(listener)
+
+    task = asyncio.create_task(serve())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 # UDP
 
 
@@ -597,13 +608,16 @@ async def test_udp_flows_go_by_remote_address() -> None:
         served.append(connection.remote_endpoint)
         await echo(connection)
 
-    async with NetworkListener(UDP(), on=HERE).serving(handler) as listener:
-        async with NetworkConnection(listener.endpoint, UDP()) as one, NetworkConnection(listener.endpoint, UDP()) as two:
-            for number in range(3):
-                for connection in (one, two):
-                    await connection.send(b"%d" % number)
-                    assert (await connection.receive()).content == b"%d" % number
-            assert served == [one.local_endpoint, two.local_endpoint]
+    async with (
+        NetworkListener(UDP(), on=HERE).serving(handler) as listener,
+        NetworkConnection(listener.endpoint, UDP()) as one,
+        NetworkConnection(listener.endpoint, UDP()) as two,
+    ):
+        for number in range(3):
+            for connection in (one, two):
+                await connection.send(b"%d" % number)
+                assert (await connection.receive()).content == b"%d" % number
+        assert served == [one.local_endpoint, two.local_endpoint]
 
 
 async def test_an_idle_flow_ends() -> None:
@@ -613,16 +627,18 @@ async def test_an_idle_flow_ends() -> None:
         await echo(connection)
         ended.set()
 
-    async with NetworkListener(UDP(idle_timeout=0.2), on=HERE).serving(handler) as listener:
-        async with NetworkConnection(listener.endpoint, UDP()) as connection:
-            for _ in range(5):
-                await connection.send(b"x")
-                await asyncio.sleep(0.08)
-            assert not ended.is_set()
-            async with asyncio.timeout(2):
-                await ended.wait()
-            await connection.send(b"again")
-            await until(lambda: len(listener._tasks) == 1)
+    async with (
+        NetworkListener(UDP(idle_timeout=0.2), on=HERE).serving(handler) as listener,
+        NetworkConnection(listener.endpoint, UDP()) as connection,
+    ):
+        for _ in range(5):
+            await connection.send(b"x")
+            await asyncio.sleep(0.08)
+        assert not ended.is_set()
+        async with asyncio.timeout(2):
+            await ended.wait()
+        await connection.send(b"again")
+        await until(lambda: len(listener._tasks) == 1)
 
 
 async def test_leaving_ends_the_iteration_of_udp_flows_at_once() -> None:
@@ -634,7 +650,7 @@ async def test_leaving_ends_the_iteration_of_udp_flows_at_once() -> None:
         ended.append(b"end")
         await connection.send(b"goodbye")
 
-    async with NetworkConnection(HostPort("127.0.0.1", 9), UDP()) as _, asyncio.timeout(2):
+    async with asyncio.timeout(2):
         async with NetworkListener(UDP(), on=HERE).serving(handler) as listener:
             connection = NetworkConnection(listener.endpoint, UDP())
             await connection.send(b"x")
@@ -642,6 +658,28 @@ async def test_leaving_ends_the_iteration_of_udp_flows_at_once() -> None:
         async with connection:
             assert (await connection.receive()).content == b"goodbye"
     assert ended == [b"x", b"end"]
+
+
+async def test_a_peer_that_goes_on_sending_does_not_keep_the_iteration_alive() -> None:
+    ended = asyncio.Event()
+
+    async def handler(connection: NetworkConnection[UDP]) -> None:
+        await echo(connection)
+        ended.set()
+
+    async with asyncio.timeout(2):
+        async with NetworkListener(UDP(), on=HERE).serving(handler) as listener:
+            connection = NetworkConnection(listener.endpoint, UDP())
+            await connection.send(b"x")
+            await connection.receive()
+            listener._side.close()  # type: ignore[union-attr]  # what leaving does first
+            await connection.send(b"late")
+            await ended.wait()
+            assert listener._side._ports[0].flows  # type: ignore[union-attr]
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await connection.receive()
+        connection.abort()
 
 
 async def test_a_flow_whose_handler_has_ended_makes_room_for_another() -> None:
@@ -718,7 +756,3 @@ async def test_a_listener_says_what_it_is() -> None:
     assert repr(listener) == "<NetworkListener on 127.0.0.1:0 for TCP, setup>"
     async with listener.serving(echo):
         assert repr(listener) == f"<NetworkListener on 127.0.0.1:{listener.port} for TCP, ready>"
-    with pytest.raises(ChannelClosedError):
-        connection = NetworkConnection(HERE, TCP())
-        connection.abort()
-        await connection.ready()

@@ -35,9 +35,11 @@ async def echo(connection: NetworkConnection[Any]) -> None:
 
 @asynccontextmanager
 async def echoing(server: Any, client: Any) -> AsyncIterator[NetworkConnection[Any]]:
-    async with NetworkListener(server, on="127.0.0.1:0").serving(echo) as listener:
-        async with NetworkConnection(listener.endpoint, client) as connection:
-            yield connection
+    async with (
+        NetworkListener(server, on="127.0.0.1:0").serving(echo) as listener,
+        NetworkConnection(listener.endpoint, client) as connection,
+    ):
+        yield connection
 
 
 @pytest.mark.parametrize(
@@ -62,9 +64,11 @@ async def test_a_and_aaaa_of_one_name_are_one_resolution(monkeypatch: pytest.Mon
         return [HostPort(one, port) for one in (("::1",) if version == 6 else ("127.0.0.1", "127.0.0.2"))]
 
     monkeypatch.setattr(AsyncioDriver, "resolve", resolve)
-    async with NetworkListener(TCP(), on="127.0.0.1:0").serving(echo) as listener:
-        async with NetworkConnection(("host.test", listener.port), TCP()) as connection:
-            (resolution,) = (await connection.establishment_report()).resolutions
+    async with (
+        NetworkListener(TCP(), on="127.0.0.1:0").serving(echo) as listener,
+        NetworkConnection(("host.test", listener.port), TCP()) as connection,
+    ):
+        (resolution,) = (await connection.establishment_report()).resolutions
     assert resolution.endpoint_count == 3 and 0.015 < resolution.duration < 1
     assert resolution.source is ResolutionSource.QUERY and resolution.dns_protocol is DNSProtocol.UNKNOWN
     assert resolution.preferred_endpoint == HostPort("::1", listener.port)
@@ -92,9 +96,11 @@ async def test_an_accepted_connection_reports_too(stacks: Any, protocols: list[s
     async def handler(connection: NetworkConnection[Any]) -> None:
         reports.append(await connection.establishment_report())
 
-    async with NetworkListener(stacks[0], on="127.0.0.1:0").serving(handler) as listener:
-        async with NetworkConnection(listener.endpoint, stacks[1]) as connection:
-            assert not [piece async for piece in connection]
+    async with (
+        NetworkListener(stacks[0], on="127.0.0.1:0").serving(handler) as listener,
+        NetworkConnection(listener.endpoint, stacks[1]) as connection,
+    ):
+        assert not [piece async for piece in connection]
     (report,) = reports
     assert [one.protocol for one in report.handshakes] == protocols and 0 <= report.duration < 1
 
@@ -210,20 +216,21 @@ async def test_the_next_endpoint_counts_from_zero(monkeypatch: pytest.MonkeyPatc
         return [] if version == 6 else [HostPort("127.0.0.1", port), HostPort("127.0.0.2", port)]
 
     monkeypatch.setattr(AsyncioDriver, "resolve", resolve)
-    async with NetworkListener(TCP(), on=("0.0.0.0", 0)).serving(echo) as listener:
-        async with NetworkConnection(("host.test", listener.port), TCP()) as connection:
-            await connection.ready()
-            pending = connection.start_data_transfer_report()
-            await connection.send(bytes(1000))
-            await connection.receive(exactly=1000)
-            connection.try_next_endpoint()
-            await connection.send(bytes(10))
-            await connection.receive(exactly=10)
-            report = await pending.collect()
-            assert report.aggregate.sent_application_byte_count == 1010
-            if sys.platform == "linux":
-                assert report.aggregate.sent_transport_byte_count == 10
-            assert (await connection.establishment_report()).handshakes[0].protocol == "TCP"
+    async with (
+        NetworkListener(TCP(), on=("0.0.0.0", 0)).serving(echo) as listener,
+        NetworkConnection(("host.test", listener.port), TCP()) as connection,
+    ):
+        await connection.send(bytes(1000))
+        await connection.receive(exactly=1000)
+        pending = connection.start_data_transfer_report()
+        connection.try_next_endpoint()
+        await connection.send(bytes(10))
+        await connection.receive(exactly=10)
+        report = await pending.collect()
+        assert report.aggregate.sent_application_byte_count == 10
+        if sys.platform == "linux":
+            assert report.aggregate.sent_transport_byte_count == 10
+        assert (await connection.establishment_report()).handshakes[0].protocol == "TCP"
 
 
 async def test_reports_print_as_tables() -> None:

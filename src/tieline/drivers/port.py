@@ -159,7 +159,11 @@ class Driver(Protocol):
         """Begin to connect; `connected` or `failed` follows. Of `first`, `early` bytes ride on the SYN. Raises OSError."""
 
     def listen(
-        self, at: Address, parameters: Parameters[Any], accepted: Callable[[StreamSocket], None], failed: Callable[[OSError], None]
+        self,
+        at: Address,
+        parameters: Parameters[Any],
+        accepted: Callable[[StreamSocket], None],
+        failed: Callable[[OSError], None],
     ) -> StreamAcceptor:
         """Bind and listen; `accepted` gets sockets whose handler must be set before it returns. Raises OSError."""
 

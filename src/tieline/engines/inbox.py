@@ -1,4 +1,7 @@
-"""What has arrived on a byte stream and nobody has taken yet. Pieces are kept as they came, so that a whole one is handed on uncopied."""
+"""What has arrived on a byte stream and nobody has taken yet.
+
+Pieces are kept as they came, so that a whole one is handed on uncopied.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,12 @@ class ByteInbox:
 
     def append(self, piece: bytes) -> None:
         """Add what has arrived; not empty."""
-        self.size += len(piece)
         pieces = self._pieces
+        if not pieces:
+            pieces.append(piece)
+            self.size = len(piece)
+            return
+        self.size += len(piece)
         # Small pieces are merged like the digits of a binary counter: a peer that sends byte by byte costs us neither an
         # object per byte nor a quadratic search.
         while len(pieces) > 1 and len(pieces[-1]) <= len(piece) < MERGE_BELOW:
@@ -32,9 +39,12 @@ class ByteInbox:
 
     def take(self, at_most: int) -> bytes:
         """Remove and return up to that many bytes, as many as there are."""
+        pieces = self._pieces
+        if self.size <= at_most and len(pieces) == 1 and not self._offset:  # nearly always: what came is taken
+            self.size = 0
+            return pieces.pop()
         if not self.size or not at_most:
             return b""
-        pieces = self._pieces
         piece = pieces[0]
         offset = self._offset
         left = len(piece) - offset

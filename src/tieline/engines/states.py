@@ -16,7 +16,7 @@ __all__ = ["CONNECTION", "LISTENER", "Event", "ListenerState", "State"]
 
 
 class State(enum.Enum):
-    """Where a connection stands. `FAILED` and `CANCELLED` are final; the reason of `WAITING` and `FAILED` is `connection.error`."""
+    """Where a connection stands. `FAILED` and `CANCELLED` are final; `connection.error` says why it is `WAITING` or `FAILED`."""
 
     SETUP = "setup"
     WAITING = "waiting"

@@ -98,7 +98,9 @@ async def _candidates(driver: Driver, place: Place, parameters: Parameters[Any])
 def _not_bound(failures: list[Attempt], place: Place) -> ConnectError:
     errors = [one.error for one in failures]
     codes = {error.errno for error in errors if isinstance(error, OSError)}
-    texts = "; ".join(f"{one.endpoint}: {one.error.strerror if isinstance(one.error, OSError) else one.error}" for one in failures)
+    texts = "; ".join(
+        f"{one.endpoint}: {one.error.strerror if isinstance(one.error, OSError) else one.error}" for one in failures
+    )
     error = ConnectError(
         f"no address could be listened on ({texts})",
         endpoint=f"port {place}" if isinstance(place, int) else place,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from tieline.endpoints import Endpoint
 from tieline.errors import Attempt, ConnectError, ConnectResetError, DNSError, NetworkError, Phase, TLSError
 
-__all__ = ["decisive", "is_final", "mistake", "nothing_left", "not_connected", "not_resolved", "unusable"]
+__all__ = ["decisive", "is_final", "mistake", "not_connected", "not_resolved", "nothing_left", "unusable"]
 
 # What another address does not mend: the peer is who it is on all of its addresses. The other reasons say that what answered
 # on this one is no TLS server at all.

@@ -19,8 +19,8 @@ from tieline.errors import (
     EndOfStreamError,
     MessageTooLargeError,
     NetworkError,
-    Phase,
     PeerResetError,
+    Phase,
     raisable,
 )
 from tieline.flows.content import octets
@@ -44,7 +44,8 @@ class DatagramFlow:
 
     __slots__ = (
         "__weakref__", "_closed", "_ended", "_failure", "_inbox", "_limit", "_notice", "_owner", "_readers", "_senders", "_size",
-        "activity", "dropped", "endpoint", "name", "received_count", "received_datagrams", "remote", "sent_count", "sent_datagrams", "socket",
+        "activity", "dropped", "endpoint", "name", "received_count", "received_datagrams", "remote", "sent_count",
+        "sent_datagrams", "socket",
     )  # fmt: skip
 
     calls = "send(data), send_many(list), receive(), receive_many(at_most=), messages and iteration"

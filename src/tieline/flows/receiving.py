@@ -90,7 +90,9 @@ class StreamReceiving:
             metadata = END
         content = inbox.take(at_most)
         self._taken(len(content))
-        return message(Message, (content if as_ is None else as_.decode(content), metadata))
+        if as_ is not None:
+            return message(Message, (as_.decode(content), metadata))
+        return message(Message, (content, metadata))
 
     def _checked(
         self, exactly: int | None, at_least: int, at_most: int, as_: type[FixedWidthInteger] | None, until: bytes | None
@@ -151,7 +153,7 @@ class StreamReceiving:
         """It is this call's turn: how many bytes the first separator ends. Raises if it is not there in time."""
         found = self.inbox.find(separator, self._scanned)
         end = found + len(separator)
-        if 0 <= found and end <= at_most:
+        if found >= 0 and end <= at_most:
             return end
         size = self.inbox.size
         if found < 0 and size < at_most:

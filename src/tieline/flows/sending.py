@@ -16,32 +16,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from tieline.errors import ChannelClosedError, MessageTooLargeError, NetworkError, Phase, raisable
 from tieline.flows.content import misuse, octets
 from tieline.flows.files import FileSource
+from tieline.flows.writer import Writer
 
 if TYPE_CHECKING:
-    from tieline.drivers.port import Buffer, Waiter
+    from tieline.drivers.port import Buffer
     from tieline.flows.stream import StreamFlow
 
 __all__ = ["StreamSending"]
 
 SLICE = 128 * 1024  # of plaintext that goes through the pipeline at once: eight TLS records
 NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO})  # sendfile(2): it is the file's fault
-
-
-class Writer:
-    """One send that waits for room: `rest` is what nobody has taken yet. If it is `promised`, its caller does not wait."""
-
-    __slots__ = ("count", "end", "error", "promised", "rest", "source", "waiter")
-
-    def __init__(
-        self, rest: memoryview, end: bool = False, *, source: FileSource | None = None, promised: bool = False
-    ) -> None:
-        self.rest = rest
-        self.end = end
-        self.source = source
-        self.promised = promised
-        self.waiter: Waiter | None = None
-        self.error: BaseException | None = None
-        self.count = 0
 
 
 class End(enum.Enum):

@@ -79,9 +79,7 @@ class AsyncioDriver:
     ) -> Acceptor:
         return Acceptor(self._loop, at, parameters, accepted, failed)
 
-    def bind(
-        self, at: Address | None, to: Address | None, parameters: Parameters[Any], handler: DatagramHandler
-    ) -> UDPSocket:
+    def bind(self, at: Address | None, to: Address | None, parameters: Parameters[Any], handler: DatagramHandler) -> UDPSocket:
         return UDPSocket(self._loop, self._buffer, at, to, parameters, handler)
 
     def interfaces(self) -> tuple[Interface, ...]:

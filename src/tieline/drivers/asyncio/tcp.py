@@ -2,6 +2,9 @@
 
 The reader stays registered for the life of the socket and is taken out only to push back on the peer. A send is tried at
 once; the writer is registered only while the kernel's buffer is full.
+
+uvloop stops to watch a socket at its first error, after calling the reader and the writer once more. There may be more to read
+before that error than one read takes, so on such a loop we look for the error ourselves, and have the rest watched anew.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import socket
 import struct
 import termios
 from collections.abc import Callable
+from socket import SO_ERROR, SOL_SOCKET
 from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.asyncio import options
@@ -42,13 +46,11 @@ class TCPSocket:
     """One connected (or connecting) stream socket."""
 
     __slots__ = (
-        "_blocked", "_closed", "_fd", "_largest", "_local", "_loop", "_quick", "_reading", "_remote", "_size", "_sock", "_writing",
-        "early", "handler",
+        "_blocked", "_closed", "_error", "_fd", "_forgetful", "_largest", "_local", "_loop", "_quick", "_reading", "_remote",
+        "_size", "_sock", "_writing", "early", "handler",
     )  # fmt: skip
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, remote: Any, parameters: Parameters[Any]
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, remote: Any, parameters: Parameters[Any]) -> None:
         self._loop = loop
         self._sock = sock
         self._fd = sock.fileno()
@@ -59,6 +61,8 @@ class TCPSocket:
         self._size = FIRST_READ
         tcp: TCP | None = parameters.stack.find(TCP)
         self._quick = tcp is not None and tcp.ack_stretching_disabled and sock.family != socket.AF_UNIX
+        self._forgetful = forgets_at_error(loop)
+        self._error = 0  # that the peer's direction ends with, once everything before it has been read
         self.early = 0
         self.handler: StreamHandler
 
@@ -112,7 +116,7 @@ class TCPSocket:
     def _connected(self) -> None:
         self._loop.remove_writer(self._fd)
         self._writing = False
-        error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        error = self._sock.getsockopt(SOL_SOCKET, SO_ERROR)
         if error:
             self._fail(OSError(error, os.strerror(error)))
             return
@@ -129,6 +133,8 @@ class TCPSocket:
     def resume(self) -> None:
         if not self._reading and not self._closed:
             self._reading = True
+            if self._forgetful:
+                self._loop.remove_reader(self._fd)  # it may remember one that it no longer watches
             self._loop.add_reader(self._fd, self._readable)
 
     def pause(self) -> None:
@@ -136,10 +142,17 @@ class TCPSocket:
             self._reading = False
             self._loop.remove_reader(self._fd)
 
+    def _watch_again(self) -> None:
+        if self._reading:
+            self.pause()
+            self.resume()
+
     def _readable(self) -> None:
         try:
             data = self._sock.recv(self._size)
         except (BlockingIOError, InterruptedError):
+            if self._forgetful:
+                self._loop.call_soon(self._watch_again)
             return
         except OSError as error:
             self._fail(error)
@@ -150,9 +163,14 @@ class TCPSocket:
         elif count < self._size // READ_STEP:
             self._size = max(self._size // READ_STEP, min(FIRST_READ, self._largest))
         if count:
+            if self._forgetful and (code := self._sock.getsockopt(SOL_SOCKET, SO_ERROR)):
+                self._error = code
+                self._loop.call_soon(self._watch_again)
             if self._quick:  # the kernel forgets this one after each segment
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             self.handler.received(data)
+        elif self._error:
+            self._fail(OSError(self._error, os.strerror(self._error)))
         else:
             self.pause()
             self.handler.received_end()
@@ -238,6 +256,11 @@ class TCPSocket:
 
 def _queued(fd: int, request: int) -> int:
     return int(struct.unpack("i", fcntl.ioctl(fd, request, b"\0\0\0\0"))[0])
+
+
+def forgets_at_error(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the loop may stop to watch a socket by itself, as those on libuv do; asyncio's own never do."""
+    return not isinstance(loop, asyncio.BaseEventLoop)
 
 
 def bind_local(sock: socket.socket, parameters: Parameters[Any]) -> None:

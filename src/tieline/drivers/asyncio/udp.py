@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, to_sockaddr
-from tieline.drivers.asyncio.tcp import bind_local
+from tieline.drivers.asyncio.tcp import bind_local, forgets_at_error
 from tieline.drivers.port import Address, Buffer, DatagramHandler
 from tieline.protocols.ip import IP
 
@@ -44,6 +44,7 @@ class UDPSocket:
         self._loop = loop
         self._buffer = buffer
         self._writing = self._closed = self._blocked = False
+        self._forgetful = forgets_at_error(loop)
         self._names: dict[Address, Any] = {}
         ip: IP | None = parameters.stack.find(IP)
         self._minimum_mtu = ip is not None and ip.use_minimum_mtu
@@ -69,9 +70,14 @@ class UDPSocket:
             self._sock.close()
             raise
 
+    def _watch_again(self) -> None:
+        if not self._closed:
+            self._loop.remove_reader(self._sock.fileno())
+            self._loop.add_reader(self._sock.fileno(), self._readable)
+
     def _readable(self) -> None:
         connected = self.remote_address is not None
-        for _ in range(DATAGRAMS_PER_WAKEUP):
+        for number in range(DATAGRAMS_PER_WAKEUP):
             try:
                 if connected:
                     count = self._sock.recv_into(self._buffer)
@@ -80,8 +86,12 @@ class UDPSocket:
                     count, sockaddr = self._sock.recvfrom_into(self._buffer)
                     remote = from_sockaddr(sockaddr)
             except (BlockingIOError, InterruptedError):
+                if self._forgetful and not number:  # an error that a send has already met
+                    self._loop.call_soon(self._watch_again)
                 return
             except OSError as error:
+                if self._forgetful:
+                    self._loop.call_soon(self._watch_again)
                 self.handler.failed(error)
                 return
             self.handler.received(bytes(self._buffer[:count]), remote)

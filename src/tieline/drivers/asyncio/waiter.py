@@ -9,7 +9,7 @@ as with futures. asyncio lets any object be awaited that has these members (see 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextvars import Context
 from typing import Any
 
@@ -60,11 +60,11 @@ class Waiter:
 
     # For the task that waits: it is given the waiter, calls `result` when that is done, and throws what that raises.
 
-    def __await__(self) -> Iterator[Waiter]:
+    def __await__(self) -> Generator[Any, None, None]:
         if self._done:
             self.result()
-            return iter(())
-        return iter((self,))
+            return iter(())  # type: ignore[return-value]  # nobody sends into these or throws: any iterator does
+        return iter((self,))  # type: ignore[return-value]
 
     def add_done_callback(self, callback: Callable[[Any], object], /, *, context: Context) -> None:
         self._callback = callback

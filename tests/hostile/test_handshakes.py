@@ -1,0 +1,350 @@
+"""Peers that are no TLS peers, or broken ones, or that leave: the right error in time, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import logging
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tieline import (
+    TCP,
+    TLS,
+    ConnectError,
+    HandshakeTimeoutError,
+    HostPort,
+    NetworkConnection,
+    NetworkError,
+    NetworkListener,
+    Parameters,
+    PeerResetError,
+    TLSError,
+    TLSVersion,
+)
+
+from ..authority import LOCALHOST, TRUST
+from ..peers import Conversation, Peer, conversing
+from .behaviours import BEHAVIOURS, SILENT, reflect
+
+PATIENCE = 10.0  # of the test: far more than any timer below
+CLIENT = TLS(TCP(connection_timeout=2.0), trust=TRUST, server_name="localhost", handshake_timeout=2.0)
+SERVER = TLS(identity=LOCALHOST, handshake_timeout=2.0)
+SHORT = 0.15
+
+
+async def echo(connection: NetworkConnection[Any]) -> None:
+    async for content, _ in connection:
+        await connection.send(content)
+
+
+async def is_served(there: Any, stack: TLS = CLIENT) -> None:
+    """A good client gets what it came for."""
+    async with asyncio.timeout(PATIENCE), NetworkConnection(there, stack) as connection:
+        await connection.send(b"hello")
+        assert (await connection.receive(exactly=5)).content == b"hello"
+
+
+async def connect(there: HostPort, stack: TLS = CLIENT) -> NetworkError:
+    """The error that our client gets there."""
+    async with asyncio.timeout(PATIENCE), NetworkConnection(there, stack) as connection:
+        try:
+            await connection.receive()
+        except NetworkError as error:
+            return error
+    raise AssertionError("a hostile peer was taken for a good one")
+
+
+# Our client
+
+
+@pytest.mark.parametrize("name", BEHAVIOURS)
+async def test_client_and_hostile_server(name: str) -> None:
+    behaviour, reasons = BEHAVIOURS[name]
+    async with conversing(behaviour) as there:
+        error = await connect(there)
+    check_reason(error, reasons)
+    assert str(error).startswith(f"{there}, handshake: ")
+
+
+async def test_client_and_echo_server() -> None:
+    """It gets its own ClientHello back."""
+    async with conversing(reflect) as there:
+        check_reason(await connect(there), frozenset({"protocol_violation"}))
+
+
+@pytest.mark.parametrize("name", SILENT)
+async def test_client_and_silent_server(name: str) -> None:
+    async with conversing(SILENT[name]) as there:
+        error = await connect(there, replace(CLIENT, handshake_timeout=SHORT))
+    assert isinstance(error, ConnectError) and isinstance(error, TimeoutError)
+    assert f"handshake_timeout={SHORT:g} s" in str(error)
+    assert SHORT <= error.attempts[0].elapsed < SHORT + 2
+
+
+def check_reason(error: NetworkError, reasons: frozenset[str]) -> None:
+    if isinstance(error, TLSError):
+        assert error.reason in reasons, error
+    else:
+        assert isinstance(error, ConnectionResetError) and "reset" in reasons, error
+
+
+# Our listener, which goes on serving
+
+
+@asynccontextmanager
+async def serving(stack: TLS = SERVER, **options: Any) -> AsyncIterator[NetworkListener[TLS]]:
+    listener = NetworkListener(Parameters(stack, **options), on="127.0.0.1:0")
+    async with listener.serving(echo):
+        yield listener
+
+
+async def visit(there: Any, behaviour: Conversation) -> None:
+    """Be the client with this behaviour, until it is over."""
+    with await Peer.connect(there) as peer:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await behaviour(peer)
+        except ConnectionError:
+            return  # thrown out
+
+
+def failures(caplog: pytest.LogCaptureFixture) -> list[NetworkError]:
+    """Why handshakes failed: a listener tells the log."""
+    return [record.args[-1] for record in caplog.records if isinstance(record.args, tuple)]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", BEHAVIOURS)
+async def test_listener_and_hostile_client(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "tieline.listener")
+    behaviour, reasons = BEHAVIOURS[name]
+    async with serving() as listener:
+        await asyncio.gather(visit(listener.endpoint, behaviour), is_served(listener.endpoint))
+        await is_served(listener.endpoint)
+        await counted(listener, 1)
+    (error,) = failures(caplog)
+    check_reason(error, reasons)
+
+
+@pytest.mark.parametrize("name", SILENT)
+async def test_listener_and_silent_client(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "tieline.listener")
+    async with serving(replace(SERVER, handshake_timeout=SHORT)) as listener:
+        await asyncio.gather(visit(listener.endpoint, SILENT[name]), is_served(listener.endpoint))
+        await counted(listener, 1)
+    (error,) = failures(caplog)
+    assert isinstance(error, HandshakeTimeoutError)
+
+
+async def counted(listener: NetworkListener[Any], failed: int) -> None:
+    """Wait until so many handshakes have failed: a peer that leaves does not wait for us to notice."""
+    async with asyncio.timeout(PATIENCE):
+        while listener.failed_handshake_count < failed:
+            await asyncio.sleep(0.001)
+    assert listener.failed_handshake_count == failed
+
+
+async def test_silent_clients_do_not_keep_others_out_for_long() -> None:
+    """All places for handshakes are taken; the timer makes room."""
+    async with serving(replace(SERVER, handshake_timeout=SHORT), maximum_pending_handshakes=4) as listener:
+        silent = [asyncio.create_task(visit(listener.endpoint, SILENT["never speaks"])) for _ in range(12)]
+        await is_served(listener.endpoint)
+        await asyncio.gather(*silent)
+        await counted(listener, 12)
+
+
+async def test_listener_without_tls_and_clients_that_reset() -> None:
+    async with NetworkListener(TCP(), on="127.0.0.1:0").serving(echo) as listener:
+        assert isinstance(listener.endpoint, HostPort)
+        for _ in range(100):
+            (await Peer.connect(listener.endpoint)).reset()
+        async with NetworkConnection(listener.endpoint, TCP()) as connection:
+            await connection.send(b"hello")
+            assert (await connection.receive(exactly=5)).content == b"hello"
+
+
+# A good handshake that is cut, after every so many bytes, in either direction
+
+
+class Cutter:
+    """A man in the middle who lets so many bytes of one direction pass, and then cuts both connections."""
+
+    def __init__(self, there: HostPort, from_server: bool, count: int, reset: bool) -> None:
+        self._there = there
+        self._from_server = from_server
+        self._count = count
+        self._reset = reset
+
+    async def __call__(self, client: Peer) -> None:
+        with await Peer.connect(self._there) as server:
+            cut, whole = (server, client), (client, server)
+            if not self._from_server:
+                cut, whole = whole, cut
+            passing = asyncio.create_task(self._pass(*whole, None))
+            try:
+                await self._pass(*cut, self._count)
+            finally:
+                passing.cancel()
+            for peer in (client, server):
+                if self._reset:
+                    peer.reset()
+                else:
+                    peer.end()
+            if not self._reset:
+                await asyncio.gather(client.gone(), server.gone())
+
+    @staticmethod
+    async def _pass(source: Peer, to: Peer, left: int | None) -> None:
+        while left is None or left > 0:
+            data = await source.receive(65536 if left is None else left)
+            if not data:
+                return
+            if left is not None:
+                left -= len(data)
+            await to.send(data)
+
+
+async def conversation(client: TLS) -> tuple[list[bytes], list[bytes]]:
+    """What client and server say until a byte has gone there and back."""
+    said: tuple[list[bytes], list[bytes]] = ([], [])
+
+    async def listen_in(near: Peer) -> None:
+        assert isinstance(listener.endpoint, HostPort)
+
+        async def forward(source: Peer, to: Peer, into: list[bytes]) -> None:
+            while data := await source.receive():
+                into.append(data)
+                await to.send(data)
+
+        with await Peer.connect(listener.endpoint) as far:
+            await asyncio.gather(forward(near, far, said[0]), forward(far, near, said[1]))
+
+    async with serving() as listener, conversing(listen_in) as there:
+        async with NetworkConnection(there, client) as connection:
+            await connection.send(b"x")
+            await connection.receive(exactly=1)
+            return said[0][:], said[1][:]
+
+
+def cuts(said: list[bytes]) -> list[int]:
+    """Around the beginnings of records and flights, and evenly in between."""
+    data = b"".join(said)
+    flights = list(itertools.accumulate(map(len, said)))
+    edges, at = [0], 0
+    while at + 5 <= len(data):
+        at += 5 + int.from_bytes(data[at + 3 : at + 5], "big")
+        edges.append(at)
+    points = {edge + offset for edge in (*edges, *flights) for offset in (-1, 0, 1, 5, 6)} | set(range(0, len(data), 211))
+    return sorted(point for point in points if 0 <= point < len(data) - 8)  # an ECDSA signature's length varies a little
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
+@pytest.mark.parametrize("from_server", [False, True], ids=["of the client", "of the server"])
+@pytest.mark.parametrize("version", [TLSVersion.TLSv1_2, TLSVersion.TLSv1_3])
+async def test_handshake_cut_everywhere(version: TLSVersion, from_server: bool, reset: bool) -> None:
+    ended: list[BaseException | None] = []
+
+    async def talk(connection: NetworkConnection[TLS]) -> None:
+        try:
+            await echo(connection)
+        except NetworkError as error:
+            ended.append(error)
+        else:
+            ended.append(None)
+
+    client = replace(CLIENT, maximum_version=version, tickets=False)  # a resumed handshake is shorter
+    points = cuts((await conversation(client))[from_server])
+    assert len(points) >= 15
+    listener = NetworkListener(SERVER, on="127.0.0.1:0")
+    async with listener.serving(talk):
+        assert isinstance(listener.endpoint, HostPort)
+        for count in points:
+            async with conversing(Cutter(listener.endpoint, from_server, count, reset)) as there:
+                async with asyncio.timeout(PATIENCE), NetworkConnection(there, client) as connection:
+                    with pytest.raises((ConnectError, PeerResetError)) as caught:
+                        await connection.send(b"x")
+                        await connection.receive(exactly=1)
+                        await connection.receive()
+                    assert isinstance(caught.value, ConnectionResetError), f"after {count} bytes: {caught.value}"
+        async with asyncio.timeout(PATIENCE):
+            while listener.failed_handshake_count + len(ended) < len(points):
+                await asyncio.sleep(0.001)
+        assert all(isinstance(error, PeerResetError) for error in ended), ended
+        await is_served(listener.endpoint, client)
+
+
+# A thousand of them
+
+
+MANY, SIDE_BY_SIDE = 1000, 20
+
+
+async def a_thousand(visit_one: Callable[[int], Awaitable[object]]) -> None:
+    """Nothing stays: no task, no descriptor, no Python object, no memory of the engine's."""
+    numbers = itertools.count()
+
+    async def some(count: int) -> None:
+        for _ in range(count // SIDE_BY_SIDE):
+            await asyncio.gather(*(visit_one(next(numbers)) for _ in range(SIDE_BY_SIDE)))
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    await some(MANY // 4)
+    before = usage()
+    await some(MANY)
+    after = usage()
+    assert after["tasks"] <= before["tasks"] and after["descriptors"] <= before["descriptors"]
+    assert after["blocks"] - before["blocks"] < MANY
+    assert after["resident"] - before["resident"] < 8 << 20, (before, after)
+
+
+def usage() -> dict[str, int]:
+    gc.collect()
+    return {
+        "tasks": len(asyncio.all_tasks()),
+        "descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir()),
+        "blocks": sys.getallocatedblocks(),
+        "resident": int(Path("/proc/self/statm").read_text().split()[1]) * 4096,
+    }
+
+
+async def test_a_thousand_hostile_servers() -> None:
+    """One server, a different behaviour for each that comes."""
+    every = itertools.cycle([behaviour for behaviour, _ in BEHAVIOURS.values()])
+
+    async def next_one(peer: Peer) -> object:
+        return await next(every)(peer)
+
+    async with conversing(next_one) as there:
+        await a_thousand(lambda _: connect(there))
+
+
+async def test_a_thousand_hostile_clients() -> None:
+    behaviours = [behaviour for behaviour, _ in BEHAVIOURS.values()]
+    async with serving() as listener:
+
+        async def visit_one(number: int) -> None:
+            await visit(listener.endpoint, behaviours[number % len(behaviours)])
+            if number % 50 == 0:
+                await is_served(listener.endpoint)
+
+        await a_thousand(visit_one)
+        print("COUNT", listener.failed_handshake_count); await asyncio.sleep(1); print("COUNT", listener.failed_handshake_count); assert 0
+
+
+async def test_a_thousand_silent_peers() -> None:
+    """Both sides wait in vain, and both timers end it."""
+    short = replace(CLIENT, handshake_timeout=0.05)
+    async with conversing(SILENT["never speaks"]) as there, serving(replace(SERVER, handshake_timeout=0.05)) as listener:
+
+        async def both(_: int) -> None:
+            await asyncio.gather(connect(there, short), visit(listener.endpoint, SILENT["half a record"]))
+
+        await a_thousand(both)
