@@ -7,11 +7,10 @@ import random
 
 from ..peers import Conversation, Peer
 
-__all__ = ["BEHAVIOURS", "SILENT", "TLS_CLIENT_HELLO_START"]
+__all__ = ["ALERT", "BEHAVIOURS", "DATA", "HANDSHAKE", "SILENT", "leaving", "record", "reflect"]
 
 NOISE = random.Random(3).randbytes(1 << 16)
 HANDSHAKE, ALERT, DATA, CHANGE_CIPHER_SPEC = 0x16, 0x15, 0x17, 0x14
-TLS_CLIENT_HELLO_START = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
 
 
 def record(content_type: int, body: bytes, length: int | None = None) -> bytes:
@@ -83,6 +82,7 @@ BEHAVIOURS: dict[str, tuple[Conversation, frozenset[str]]] = {
     "zeros without end": (flood, frozenset({"not_tls"})),
     "a request in plain HTTP": (saying(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"), frozenset({"not_tls"})),
     "a response in plain HTTP": (saying(b"HTTP/1.1 400 Bad Request\r\n\r\n"), frozenset({"not_tls"})),
+    "SSL 2": (saying(b"\x80\x2e\x01\x00\x02" + NOISE[:41]), frozenset({"not_tls", "no_common_version"})),
     "SSH": (saying(b"SSH-2.0-OpenSSH_9.2p1\r\n"), frozenset({"not_tls"})),
     "a record that is too long": (saying(record(HANDSHAKE, NOISE[:40000], 0xFFFF)), frozenset({"record_too_large"})),
     "a record that is just too long": (

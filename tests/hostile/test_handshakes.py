@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import logging
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+import random
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,13 +24,16 @@ from tieline import (
     NetworkListener,
     Parameters,
     PeerResetError,
+    State,
     TLSError,
     TLSVersion,
 )
+from tieline._engine import tls as engine
 
 from ..authority import LOCALHOST, TRUST
 from ..peers import Conversation, Peer, conversing
-from .behaviours import BEHAVIOURS, SILENT, reflect
+from .behaviours import ALERT, BEHAVIOURS, DATA, HANDSHAKE, SILENT, leaving, record, reflect
+from .memory import MANY, WARM_UP, nothing_stays
 
 PATIENCE = 10.0  # of the test: far more than any timer below
 CLIENT = TLS(TCP(connection_timeout=2.0), trust=TRUST, server_name="localhost", handshake_timeout=2.0)
@@ -86,7 +87,7 @@ async def test_client_and_silent_server(name: str) -> None:
         error = await connect(there, replace(CLIENT, handshake_timeout=SHORT))
     assert isinstance(error, ConnectError) and isinstance(error, TimeoutError)
     assert f"handshake_timeout={SHORT:g} s" in str(error)
-    assert SHORT <= error.attempts[0].elapsed < SHORT + 2
+    assert 0.9 * SHORT <= error.attempts[0].elapsed < SHORT + 2  # uvloop's clock goes in milliseconds
 
 
 def check_reason(error: NetworkError, reasons: frozenset[str]) -> None:
@@ -170,6 +171,90 @@ async def test_listener_without_tls_and_clients_that_reset() -> None:
             assert (await connection.receive(exactly=5)).content == b"hello"
 
 
+async def test_a_place_is_free_again_after_a_reset() -> None:
+    """A client that is done with its handshake resets before the server has read its Finished."""
+    config = engine.TlsConfig.client(alpn=[], trust="none")
+    async with serving(maximum_pending_handshakes=2) as listener:
+        assert isinstance(listener.endpoint, HostPort)
+        for _ in range(20):
+            with await Peer.connect(listener.endpoint) as peer:
+                client = engine.TlsEngine(config, "localhost")
+                await peer.send(client.output())
+                while client.handshaking:
+                    client.receive(await peer.receive())
+                await peer.send(client.output())
+                peer.reset()
+        await is_served(listener.endpoint)
+
+
+# Servers that begin well
+
+
+def honest_server() -> engine.TlsEngine:
+    return engine.TlsEngine(
+        engine.TlsConfig.server(alpn=[], certificate_chain=LOCALHOST.certificate_chain, private_key=LOCALHOST.private_key)
+    )
+
+
+async def test_a_server_that_dribbles() -> None:
+    """The timer is for the whole handshake: a byte now and then does not extend it."""
+
+    async def dribble(peer: Peer) -> None:
+        server = honest_server()
+        server.receive(await peer.receive())
+        for byte in server.output():
+            await peer.send(bytes([byte]))
+            await asyncio.sleep(0.02)  # that is what it is about
+
+    async with conversing(dribble) as there:
+        assert isinstance(await connect(there, replace(CLIENT, handshake_timeout=SHORT)), TimeoutError)
+
+
+async def test_a_record_that_was_tampered_with() -> None:
+    """What came before the bad record is delivered, then the error."""
+
+    async def tamper(peer: Peer) -> None:
+        server = honest_server()
+        while server.handshaking:
+            server.receive(await peer.receive())
+            await peer.send(server.output())
+        good, bad = server.send(b"good"), bytearray(server.send(b"bad"))
+        bad[-1] ^= 1
+        await peer.send(good + bad)
+        await peer.gone()
+
+    async with conversing(tamper) as there, NetworkConnection(there, CLIENT) as connection:
+        assert (await connection.receive(exactly=4)).content == b"good"
+        with pytest.raises(TLSError) as caught:
+            await connection.receive()
+        assert caught.value.reason == "decrypt_error" and connection.state is State.FAILED
+
+
+# A hundred times nothing that makes sense
+
+CHANCE = random.Random(8446)
+
+
+def nonsense() -> bytes:
+    """Random bytes, half of them in a record of their own."""
+    data = CHANCE.randbytes(CHANCE.randrange(1, 500))
+    return data if CHANCE.random() < 0.5 else record(CHANCE.choice((HANDSHAKE, ALERT, DATA)), data)
+
+
+async def test_nonsense_from_servers() -> None:
+    async with conversing(lambda peer: leaving(nonsense())(peer)) as there:
+        for _ in range(100):
+            assert isinstance(await connect(there), (TLSError, ConnectError))
+
+
+async def test_nonsense_from_clients() -> None:
+    async with serving() as listener:
+        for _ in range(100):
+            await visit(listener.endpoint, leaving(nonsense()))
+        await counted(listener, 100)
+        await is_served(listener.endpoint)
+
+
 # A good handshake that is cut, after every so many bytes, in either direction
 
 
@@ -226,11 +311,10 @@ async def conversation(client: TLS) -> tuple[list[bytes], list[bytes]]:
         with await Peer.connect(listener.endpoint) as far:
             await asyncio.gather(forward(near, far, said[0]), forward(far, near, said[1]))
 
-    async with serving() as listener, conversing(listen_in) as there:
-        async with NetworkConnection(there, client) as connection:
-            await connection.send(b"x")
-            await connection.receive(exactly=1)
-            return said[0][:], said[1][:]
+    async with serving() as listener, conversing(listen_in) as there, NetworkConnection(there, client) as connection:
+        await connection.send(b"x")
+        await connection.receive(exactly=1)
+        return said[0][:], said[1][:]
 
 
 def cuts(said: list[bytes]) -> list[int]:
@@ -267,12 +351,12 @@ async def test_handshake_cut_everywhere(version: TLSVersion, from_server: bool, 
         assert isinstance(listener.endpoint, HostPort)
         for count in points:
             async with conversing(Cutter(listener.endpoint, from_server, count, reset)) as there:
-                async with asyncio.timeout(PATIENCE), NetworkConnection(there, client) as connection:
-                    with pytest.raises((ConnectError, PeerResetError)) as caught:
+                with pytest.raises((ConnectError, PeerResetError)) as caught:
+                    async with asyncio.timeout(PATIENCE), NetworkConnection(there, client) as connection:
                         await connection.send(b"x")
                         await connection.receive(exactly=1)
                         await connection.receive()
-                    assert isinstance(caught.value, ConnectionResetError), f"after {count} bytes: {caught.value}"
+                assert isinstance(caught.value, ConnectionResetError), f"after {count} bytes: {caught.value}"
         async with asyncio.timeout(PATIENCE):
             while listener.failed_handshake_count + len(ended) < len(points):
                 await asyncio.sleep(0.001)
@@ -283,38 +367,6 @@ async def test_handshake_cut_everywhere(version: TLSVersion, from_server: bool, 
 # A thousand of them
 
 
-MANY, SIDE_BY_SIDE = 1000, 20
-
-
-async def a_thousand(visit_one: Callable[[int], Awaitable[object]]) -> None:
-    """Nothing stays: no task, no descriptor, no Python object, no memory of the engine's."""
-    numbers = itertools.count()
-
-    async def some(count: int) -> None:
-        for _ in range(count // SIDE_BY_SIDE):
-            await asyncio.gather(*(visit_one(next(numbers)) for _ in range(SIDE_BY_SIDE)))
-        for _ in range(5):
-            await asyncio.sleep(0)
-
-    await some(MANY // 4)
-    before = usage()
-    await some(MANY)
-    after = usage()
-    assert after["tasks"] <= before["tasks"] and after["descriptors"] <= before["descriptors"]
-    assert after["blocks"] - before["blocks"] < MANY
-    assert after["resident"] - before["resident"] < 8 << 20, (before, after)
-
-
-def usage() -> dict[str, int]:
-    gc.collect()
-    return {
-        "tasks": len(asyncio.all_tasks()),
-        "descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir()),
-        "blocks": sys.getallocatedblocks(),
-        "resident": int(Path("/proc/self/statm").read_text().split()[1]) * 4096,
-    }
-
-
 async def test_a_thousand_hostile_servers() -> None:
     """One server, a different behaviour for each that comes."""
     every = itertools.cycle([behaviour for behaviour, _ in BEHAVIOURS.values()])
@@ -323,7 +375,7 @@ async def test_a_thousand_hostile_servers() -> None:
         return await next(every)(peer)
 
     async with conversing(next_one) as there:
-        await a_thousand(lambda _: connect(there))
+        await nothing_stays(lambda _: connect(there))
 
 
 async def test_a_thousand_hostile_clients() -> None:
@@ -335,8 +387,8 @@ async def test_a_thousand_hostile_clients() -> None:
             if number % 50 == 0:
                 await is_served(listener.endpoint)
 
-        await a_thousand(visit_one)
-        print("COUNT", listener.failed_handshake_count); await asyncio.sleep(1); print("COUNT", listener.failed_handshake_count); assert 0
+        await nothing_stays(visit_one)
+        await counted(listener, WARM_UP + MANY)
 
 
 async def test_a_thousand_silent_peers() -> None:
@@ -347,4 +399,4 @@ async def test_a_thousand_silent_peers() -> None:
         async def both(_: int) -> None:
             await asyncio.gather(connect(there, short), visit(listener.endpoint, SILENT["half a record"]))
 
-        await a_thousand(both)
+        await nothing_stays(both)

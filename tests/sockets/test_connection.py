@@ -161,3 +161,10 @@ def test_parameters_are_values() -> None:
     assert Parameters(TCP(), local_endpoint=("127.0.0.1", 5)).local_endpoint == HostPort("127.0.0.1", 5)
     with pytest.raises(TypeError, match="wants a protocol stack"):
         Parameters("TCP")  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("stack", [TCP(), UDP()])
+async def test_a_call_of_a_connection_that_nobody_keeps(stack: TCP | UDP) -> None:
+    receiving = NetworkConnection("127.0.0.1:9", stack).receive()  # type: ignore[misc]
+    with pytest.raises(RuntimeError, match="keep a reference"):
+        await receiving

@@ -24,13 +24,13 @@ from tieline.errors import (
     raisable,
 )
 from tieline.flows.content import octets
+from tieline.flows.stream import FlowOwner, present
 from tieline.protocols.message import DatagramMetadata, Message
 from tieline.protocols.udp import UDPMetadata
 from tieline.reports import TransportCounters
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Address, Buffer, DatagramSocket, Waiter
-    from tieline.flows.stream import FlowOwner
     from tieline.parameters import Parameters
 
 __all__ = ["DatagramFlow"]
@@ -160,14 +160,10 @@ class DatagramFlow:
         if self._failure is not None:
             raise raisable(self._failure)
         if self.socket is None:
-            owner = self._owner()
-            assert owner is not None  # it is what made this call
-            owner.needed()
+            present(self._owner).needed()
 
     def _waiter(self) -> Waiter:
-        owner = self._owner()
-        assert owner is not None
-        return owner.driver.waiter()
+        return present(self._owner).driver.waiter()
 
     def _closed_error(self) -> ChannelClosedError:
         return ChannelClosedError("the connection was closed by this side", endpoint=self.endpoint, phase=Phase.TRANSFER)

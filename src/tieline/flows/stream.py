@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tieline.parameters import Parameters
     from tieline.reports import TransportCounters
 
-__all__ = ["FlowOwner", "StreamFlow"]
+__all__ = ["FlowOwner", "StreamFlow", "present"]
 
 
 class FlowOwner(Protocol):
@@ -44,6 +44,14 @@ class FlowOwner(Protocol):
         """A call waits: start, or try again. Raises what makes waiting pointless."""
 
     def flow_failed(self, error: NetworkError) -> None: ...
+
+
+def present(reference: weakref.ref[FlowOwner]) -> FlowOwner:
+    """The connection. Raises RuntimeError if the program has dropped it: nobody else keeps it."""
+    owner = reference()
+    if owner is None:
+        raise RuntimeError("the connection was dropped before its call ran: keep a reference to it, best by `async with`")
+    return owner
 
 
 class StreamFlow:
@@ -85,8 +93,7 @@ class StreamFlow:
         if self._failure is not None:
             raise raisable(self._failure)
         if self.socket is None:
-            owner = self._owner()
-            assert owner is not None  # it is what made this call
+            owner = present(self._owner)
             owner.needed()
             self.waiter = owner.driver.waiter
 
@@ -100,8 +107,7 @@ class StreamFlow:
 
     def attach(self, socket: StreamSocket, pipeline: Pipeline | None, plaintext: bytes, wire: bytes, early: int) -> None:
         """Go on with an established socket: `plaintext` came with its handshake, `wire` still has to leave."""
-        owner = self._owner()
-        assert owner is not None
+        owner = present(self._owner)
         self.waiter = owner.driver.waiter
         self.socket, self.pipeline = socket, pipeline
         self.machine = pipeline.layers[0] if pipeline is not None and len(pipeline.layers) == 1 else pipeline
@@ -181,16 +187,14 @@ class StreamFlow:
             raise raisable(self.sending.error)
 
     async def _next_turn(self) -> None:
-        owner = self._owner()
-        assert owner is not None
+        owner = present(self._owner)
         waiter = self.waiter()
         owner.driver.call_soon(waiter.set_result, None)
         await waiter
 
     async def _progress(self, done: Callable[[], bool], stall: str) -> None:
         """Wait until `done`; when nothing has left for `close_timeout` seconds, abort and raise."""
-        owner = self._owner()
-        assert owner is not None
+        owner = present(self._owner)
         timeout = self._parameters.close_timeout
 
         def over() -> bool:

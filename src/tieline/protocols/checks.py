@@ -34,7 +34,7 @@ def require_at_least(option: str, value: int, low: int) -> None:
 
 
 def require_seconds(
-    option: str, value: float | None, *, zero: bool = False, optional: bool = False, at_most: float | None = None
+    option: str, value: object, *, zero: bool = False, optional: bool = False, at_most: float | None = None
 ) -> None:
     """A finite, positive number of seconds; `zero` may be allowed, and None if the option is `optional`."""
     if value is None and optional:
