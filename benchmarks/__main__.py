@@ -100,9 +100,7 @@ def main() -> None:
     print(f"{'row':<20} {'loop':<8} {'tieline':>10} {'streams':>10} {'':<14} {'ratio':>6}  range")
     for row in (row for row in ROWS if row.name.startswith(chosen.row)):
         for loop in LOOPS:
-            rounds = [
-                {name: measure(row, side, loop) for name, side in row.programs.items()} for _ in range(chosen.rounds)
-            ]
+            rounds = [{name: measure(row, side, loop) for name, side in row.programs.items()} for _ in range(chosen.rounds)]
             ratios = sorted(one["tieline"] / one["streams"] for one in rounds)
             ours, theirs = (statistics.median(one[name] for one in rounds) for name in ("tieline", "streams"))
             print(

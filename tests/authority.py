@@ -79,14 +79,10 @@ class Authority:
         )
         return Identity(
             (certificate.public_bytes(serialization.Encoding.DER),),
-            key.private_bytes(
-                serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            ),
+            key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
         )
 
-    def _builder(
-        self, subject: x509.Name, key: Key, start: datetime.datetime, end: datetime.datetime
-    ) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, key: Key, start: datetime.datetime, end: datetime.datetime) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number(), start, end)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)

@@ -11,7 +11,7 @@ from typing import Self
 
 from tieline import HostPort
 
-__all__ = ["Conversation", "Peer", "conversing"]
+__all__ = ["Conversation", "Peer", "conversing", "until"]
 
 
 class Peer:
@@ -76,6 +76,13 @@ class Peer:
     def reset(self) -> None:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for something that nobody is told of."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 Conversation = Callable[[Peer], Awaitable[object]]

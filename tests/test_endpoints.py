@@ -44,8 +44,7 @@ hosts = names | st.ip_addresses(v=4).map(str) | ipv6 | scoped | ipv6.map("[{}]".
 host_ports = st.builds(HostPort, hosts, ports)
 
 service_names = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters=[*map(chr, range(32)), "\x7f"])
-    | st.sampled_from(".\\%:@/ "),
+    st.characters(exclude_categories=["Cs"], exclude_characters=[*map(chr, range(32)), "\x7f"]) | st.sampled_from(".\\%:@/ "),
     min_size=1,
     max_size=60,
 ).filter(lambda name: len(name.encode()) <= 63)
@@ -57,17 +56,15 @@ services = st.builds(
     st.none() | interface_names,
 )
 
-paths = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters=["\0"]), min_size=1, max_size=26
-) | st.binary(min_size=1, max_size=106).map(lambda raw: raw.replace(b"\0", b"x").decode("utf-8", "surrogateescape"))
+paths = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=["\0"]), min_size=1, max_size=26) | st.binary(
+    min_size=1, max_size=106
+).map(lambda raw: raw.replace(b"\0", b"x").decode("utf-8", "surrogateescape"))
 unix = st.builds(UnixEndpoint, (paths | paths.map("\0{}".format) | paths.map("/{}".format)).filter(lambda p: p != "@"))
 
 urls = st.builds(
     "{}://{}{}{}{}".format,
     st.sampled_from(["wss", "ws", "http", "HTTPS", "socks5"]),
-    st.sampled_from(
-        ["example.com", "Example.com", "user@example.com", "[2001:db8::1]", "[fe80::1%25eth0]", "192.0.2.1"]
-    ),
+    st.sampled_from(["example.com", "Example.com", "user@example.com", "[2001:db8::1]", "[fe80::1%25eth0]", "192.0.2.1"]),
     st.just("") | ports.map(":{}".format),
     st.from_regex(r"(/[A-Za-z0-9%._~:@-]{0,8}){0,3}", fullmatch=True),
     st.from_regex(r"(\?[a-z=&/?]{0,8})?(#[a-z]{0,4})?", fullmatch=True),

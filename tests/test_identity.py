@@ -47,17 +47,13 @@ def test_self_signed_needs_a_name_and_a_future() -> None:
 def test_a_long_name_is_whole_in_the_alternative_names() -> None:
     name = ".".join(["a" * 60] * 3)
     leaf = x509.load_der_x509_certificate(Identity.self_signed(name).certificate)
-    assert leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
-        x509.DNSName
-    ) == [name]
+    assert leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName) == [name]
 
 
 def test_the_key_never_shows(identity: Identity) -> None:
     for text in (repr(identity), str(identity), f"{identity}", repr([identity])):
         assert identity.fingerprint in text
-        assert (
-            "private" not in text and identity.private_key.hex() not in text and repr(identity.private_key) not in text
-        )
+        assert "private" not in text and identity.private_key.hex() not in text and repr(identity.private_key) not in text
 
 
 def test_values_compare_hash_and_travel(identity: Identity) -> None:
@@ -73,9 +69,7 @@ PKCS8, OLD = serialization.PrivateFormat.PKCS8, serialization.PrivateFormat.Trad
 
 
 @pytest.mark.parametrize(("key", "form"), [(ED25519, PKCS8), (RSA, PKCS8), (RSA, OLD)])
-def test_other_keys_and_old_forms(
-    key: ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey, form: serialization.PrivateFormat
-) -> None:
+def test_other_keys_and_old_forms(key: ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey, form: serialization.PrivateFormat) -> None:
     now = datetime.datetime.now(datetime.UTC)
     name = x509.Name([])
     builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))

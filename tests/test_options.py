@@ -561,7 +561,7 @@ def test_options_have_names(kind: Callable[..., object]) -> None:
         kind(4)
     for above in (TCP, UDP):
         with pytest.raises(TypeError, match="positional"):
-            above(IP(), True)  # type: ignore[misc]
+            above(IP(), True)  # type: ignore[call-arg]
 
 
 def test_layers_left_out_are_filled_in() -> None:

@@ -164,9 +164,7 @@ class Sysfs:
         return linux.type_of(name, str(self.root)).name
 
     def current(self, addresses: Mapping[int, tuple[str, ...]], **indexes: int) -> tuple[Interface, ...]:
-        return linux.current(
-            str(self.root), lambda: addresses, lambda: [(index, name) for name, index in indexes.items()]
-        )
+        return linux.current(str(self.root), lambda: addresses, lambda: [(index, name) for name, index in indexes.items()])
 
 
 @pytest.fixture

@@ -24,12 +24,8 @@ from tieline.reports import (
 ETH0 = Interface("eth0", 2, InterfaceType.WIRED, ("192.0.2.2",))
 WLAN0 = Interface("wlan0", 3, InterfaceType.WIFI, ("192.0.2.3",))
 
-RESOLUTION = Resolution(
-    ResolutionSource.QUERY, 0.0012, 2, HostPort("::1", 443), HostPort("127.0.0.1", 443), DNSProtocol.UDP
-)
-ESTABLISHED = EstablishmentReport(
-    0.0123, 0.0, 0, (RESOLUTION,), (Handshake("TCP", 0.0004, 0.00031), Handshake("TLS", 0.0081))
-)
+RESOLUTION = Resolution(ResolutionSource.QUERY, 0.0012, 2, HostPort("::1", 443), HostPort("127.0.0.1", 443), DNSProtocol.UDP)
+ESTABLISHED = EstablishmentReport(0.0123, 0.0, 0, (RESOLUTION,), (Handshake("TCP", 0.0004, 0.00031), Handshake("TLS", 0.0081)))
 WIRED = PathReport(
     interface=ETH0,
     received_ip_packet_count=1240,
@@ -76,9 +72,7 @@ def test_between_two_readings() -> None:
 
 
 def between(start: TransportCounters, end: TransportCounters) -> PathReport:
-    return PathReport.between(
-        start, end, interface=None, received_application_byte_count=0, sent_application_byte_count=0
-    )
+    return PathReport.between(start, end, interface=None, received_application_byte_count=0, sent_application_byte_count=0)
 
 
 def test_what_one_reading_lacks_is_unknown() -> None:
@@ -210,9 +204,7 @@ def test_sizes(count: int, text: str) -> None:
 def test_a_terminal_shows_each_line_whole() -> None:
     long = URLEndpoint(f"wss://example.com/{'x' * 100}")
     evil = UnixEndpoint("/run/\x1b[31m\n\udc80")
-    text = str(
-        replace(ESTABLISHED, resolutions=(replace(RESOLUTION, preferred_endpoint=long, successful_endpoint=evil),))
-    )
+    text = str(replace(ESTABLISHED, resolutions=(replace(RESOLUTION, preferred_endpoint=long, successful_endpoint=evil),)))
     assert len(text.splitlines()) == 6
     assert all(len(line) <= 80 for line in text.splitlines())
     assert text.splitlines()[2].endswith("xxx…")

@@ -144,8 +144,6 @@ def test_a_key_is_not_in_the_options_repr() -> None:
 
 
 def test_metadata_gives_certificate_objects() -> None:
-    metadata = TLSMetadata(
-        version="TLSv1.3", cipher_suite="TLS_AES_128_GCM_SHA256", peer_certificates=(IDENTITY.certificate,)
-    )
+    metadata = TLSMetadata(version="TLSv1.3", cipher_suite="TLS_AES_128_GCM_SHA256", peer_certificates=(IDENTITY.certificate,))
     (certificate,) = metadata.certificates()
     assert certificate.subject.rfc4514_string() == "CN=localhost"

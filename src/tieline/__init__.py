@@ -1,7 +1,7 @@
 """Connections, listeners and network paths: say where and how, then send and receive.
 
-    async with NetworkConnection("example.com:443", TLS(alpn=["h2"])) as connection:
-        await connection.send(b"hello")
+async with NetworkConnection("example.com:443", TLS(alpn=["h2"])) as connection:
+    await connection.send(b"hello")
 """
 
 from tieline.channel import MessageIterator as MessageIterator

@@ -235,9 +235,10 @@ class NetworkChannel(Generic[P_co]):
     def __aiter__(self: NetworkChannel[StreamProtocol]) -> AsyncIterator[Message[bytes, StreamMetadata]]: ...
     @overload
     def __aiter__(self: NetworkChannel[DatagramProtocol]) -> AsyncIterator[Message[bytes, DatagramMetadata]]: ...
-    def __aiter__(self) -> Any:
+    def __aiter__(self) -> AsyncIterator[Any]:
         """Pieces as they come, never an empty one from a stream; ends at a clean end."""
-        return MessageIterator(self._part("receive").next_piece)
+        pieces: MessageIterator[Any, Any] = MessageIterator(self._part("receive").next_piece)
+        return pieces
 
     # Inspecting
 

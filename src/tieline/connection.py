@@ -208,9 +208,7 @@ class NetworkConnection(NetworkChannel[P_co]):
         if state is not State.SETUP and not state.is_final:
             self._states.handler = None
             try:
-                warnings.warn(
-                    f"unclosed {self!r}: use `async with` or aclose()", ResourceWarning, source=self, stacklevel=1
-                )
+                warnings.warn(f"unclosed {self!r}: use `async with` or aclose()", ResourceWarning, source=self, stacklevel=1)
             finally:
                 self.abort()
 
@@ -275,9 +273,7 @@ class NetworkConnection(NetworkChannel[P_co]):
 
     def _establish(self, event: Event) -> None:
         assert self._endpoint is not None
-        self._establishment = Establishment(
-            self.driver, self._endpoint, self._parameters, self, self._accepted_early
-        )
+        self._establishment = Establishment(self.driver, self._endpoint, self._parameters, self, self._accepted_early)
         self._reporting.attempt_began(self._establishment.started)
         self.driver.call_soon(self._establishment.start)
         self._become(event)

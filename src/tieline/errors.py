@@ -111,7 +111,7 @@ class NetworkError(Exception):
         where = ", ".join(str(part) for part in (self.endpoint, self.phase) if part is not None)
         text = f"{where}: {self._what}" if where else self._what
         if self.hint is not None:
-            text += f". {self.hint}"
+            text += f"\n{self.hint}" if "\n" in text else f". {self.hint}"  # behind a table on a line of its own
         return text
 
     @property
@@ -173,10 +173,7 @@ class ConnectError(_OSNetworkError):
             if hint is None and isinstance(only.error, NetworkError):
                 hint = only.error.hint
         else:
-            rows = [
-                (str(one.endpoint), str(one.phase), f"{one.elapsed * 1000:.0f} ms", _reason(one.error))
-                for one in attempts
-            ]
+            rows = [(str(one.endpoint), str(one.phase), f"{one.elapsed * 1000:.0f} ms", _reason(one.error)) for one in attempts]
             widths = [max(len(row[column]) for row in rows) for column in range(3)]
             lines = [
                 f"  {where:<{widths[0]}}  {phase_:<{widths[1]}}  {elapsed:>{widths[2]}}  {reason}"
@@ -184,9 +181,7 @@ class ConnectError(_OSNetworkError):
             ]
             summary = f"none of {len(attempts)} addresses could be connected\n" + "\n".join(lines)
             phase = Phase.CONNECTING
-        shared = next(
-            (kind for kind in _SHARED if all(isinstance(one.error, kind.__bases__[1]) for one in attempts)), cls
-        )
+        shared = next((kind for kind in _SHARED if all(isinstance(one.error, kind.__bases__[1]) for one in attempts)), cls)
         codes = {one.error.errno for one in attempts if isinstance(one.error, OSError)}
         error = shared(
             summary,
@@ -293,9 +288,7 @@ class TLSError(_OSNetworkError):
     domain = ErrorDomain.TLS
     attempts: tuple[Attempt, ...] = ()
 
-    def __init__(
-        self, summary: str, *, reason: str = "handshake_failure", alert: str | None = None, **where: Any
-    ) -> None:
+    def __init__(self, summary: str, *, reason: str = "handshake_failure", alert: str | None = None, **where: Any) -> None:
         super().__init__(summary, **where)
         self.reason = reason
         self.alert = alert

@@ -63,23 +63,15 @@ class Identity:
     ) -> Identity:
         """Read PEM files: `cert` holds the chain, leaf first, and the private key too if `key` is None."""
         cert_pem = _read(cert)
-        return cls._load(
-            cert_pem, str(cert), *((cert_pem, str(cert)) if key is None else (_read(key), str(key))), password
-        )
+        return cls._load(cert_pem, str(cert), *((cert_pem, str(cert)) if key is None else (_read(key), str(key))), password)
 
     @classmethod
-    def from_pem(
-        cls, cert: str | bytes, key: str | bytes | None = None, password: str | bytes | None = None
-    ) -> Identity:
+    def from_pem(cls, cert: str | bytes, key: str | bytes | None = None, password: str | bytes | None = None) -> Identity:
         """From PEM text: `cert` holds the chain, leaf first, and the private key too if `key` is None."""
-        return cls._load(
-            _octets(cert), "cert", *((_octets(cert), "cert") if key is None else (_octets(key), "key")), password
-        )
+        return cls._load(_octets(cert), "cert", *((_octets(cert), "cert") if key is None else (_octets(key), "key")), password)
 
     @classmethod
-    def _load(
-        cls, cert: bytes, cert_source: str, key: bytes, key_source: str, password: str | bytes | None
-    ) -> Identity:
+    def _load(cls, cert: bytes, cert_source: str, key: bytes, key_source: str, password: str | bytes | None) -> Identity:
         from cryptography.hazmat.primitives import serialization
 
         chain = tuple(_parse_pem(cert, cert_source))
@@ -147,9 +139,7 @@ class Identity:
         """The chain and the unencrypted key as PEM text, in the form that `from_pem` takes."""
         from cryptography.hazmat.primitives import serialization
 
-        chain = "".join(
-            _parse_der(der).public_bytes(serialization.Encoding.PEM).decode() for der in self.certificate_chain
-        )
+        chain = "".join(_parse_der(der).public_bytes(serialization.Encoding.PEM).decode() for der in self.certificate_chain)
         key = serialization.load_der_private_key(self.private_key, None).private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
@@ -285,9 +275,7 @@ def _der(certificate: Certificate) -> bytes:
 def _pkcs8(key: PrivateKeyTypes) -> bytes:
     from cryptography.hazmat.primitives import serialization
 
-    return key.private_bytes(
-        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    return key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:

@@ -1,7 +1,7 @@
 """The inbound side of a listener: what comes in becomes connections.
 
-    StreamSide     one socket per address, accepted sockets, handshakes side by side (bounded in number and time)
-    DatagramSide   one socket per address, a flow for each remote address that speaks
+StreamSide     one socket per address, accepted sockets, handshakes side by side (bounded in number and time)
+DatagramSide   one socket per address, a flow for each remote address that speaks
 """
 
 from __future__ import annotations
@@ -99,9 +99,7 @@ class StreamSide:
         if self._budget == 0:  # it was lowered while the handshakes ran
             attempt.cancel()
             return
-        self._accepted(
-            NetworkConnection.accepted(self._driver, self._parameters, remote, attempt.hand_over, attempt)
-        )
+        self._accepted(NetworkConnection.accepted(self._driver, self._parameters, remote, attempt.hand_over, attempt))
         self._adjust()
 
     def _handshake_failed(self, attempt: StreamAttempt, remote: Address | None, error: Exception) -> None:

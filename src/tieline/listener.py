@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from tieline import drivers
 from tieline.connection import NetworkConnection
@@ -13,6 +13,7 @@ from tieline.endpoints import EndpointLike, HostPort, UnixEndpoint, to_endpoint
 from tieline.engines.states import LISTENER, Event, ListenerState
 from tieline.errors import NetworkError, UnexpectedEndpointTypeError, raisable
 from tieline.establishment.binding import Place, bind_all, check_listening
+from tieline.establishment.stacks import prepare_server
 from tieline.inbound import DatagramSide, StreamSide
 from tieline.parameters import Parameters
 from tieline.protocols.checks import require_at_least, require_range
@@ -108,6 +109,7 @@ class NetworkListener(Generic[P]):
         side = self._side = kind(driver, self._parameters, accepted=self._accepted, failed=self._break)
         self._side.limit(self._limit)
         try:
+            prepare_server(self._parameters.stack)
             self._bound = await bind_all(driver, self._on, self._parameters, side.bind, side.abort)
         except BaseException as error:
             side.abort()
@@ -314,7 +316,8 @@ class Serving(Generic[P]):
 def own_network_error(error: BaseException, connection: NetworkConnection[Any]) -> bool:
     """Whether the peer or the network ended this connection: no mistake of its handler. Task groups wrap such errors."""
     if isinstance(error, BaseExceptionGroup):
-        return all(own_network_error(one, connection) for one in error.exceptions)
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return all(own_network_error(one, connection) for one in group.exceptions)
     return isinstance(error, NetworkError) and error.endpoint == connection._name
 
 

@@ -16,6 +16,7 @@ from tieline.protocols.roles import NetworkProtocol
 __all__ = ["Parameters", "ServiceClass"]
 
 P = TypeVar("P", bound=NetworkProtocol)
+S = TypeVar("S", bound=NetworkProtocol)
 
 TIMES = ("resolution_timeout", "resolution_delay", "attempt_delay", "close_timeout", "grace_period")
 MAY_BE_ZERO = ("resolution_delay", "grace_period")
@@ -131,8 +132,8 @@ class Parameters(Generic[P]):
                 raise ValueError(f"{option}={tuple(given)} rules out what is required, {required!r}")
             object.__setattr__(self, option, tuple(given))
 
-    @classmethod
-    def of(cls, using: P | Parameters[P]) -> Parameters[P]:
+    @staticmethod
+    def of(using: S | Parameters[S]) -> Parameters[S]:
         """`using` as parameters: a bare stack gets the defaults."""
         return using if isinstance(using, Parameters) else Parameters(using)
 

@@ -68,9 +68,7 @@ class Reporting:
         """An attempt ended in waiting or failure."""
         self._previous_attempts += 1
 
-    def established(
-        self, establishment: Establishment, won: StreamAttempt | DatagramSocket, now: float, flow: Any
-    ) -> None:
+    def established(self, establishment: Establishment, won: StreamAttempt | DatagramSocket, now: float, flow: Any) -> None:
         """An attempt succeeded. Its flow does not have the socket yet: what leaves with that moment counts."""
         self._attempt_started = establishment.started  # later than it began, after `try_next_endpoint`
         self._resolutions = establishment.resolutions()
@@ -106,9 +104,7 @@ class Reporting:
         if ready is None or start is None:
             raise RuntimeError(f"nothing was transferred: {connection!r} has never been ready")
         end = self.read(connection)
-        path = connection.current_path or connected_path(
-            connection.driver, connection.local_endpoint, connection.remote_endpoint
-        )
+        path = connection.current_path or connected_path(connection.driver, connection.local_endpoint, connection.remote_endpoint)
         report = PathReport.between(
             # Another socket since (`try_next_endpoint`) counts from zero.
             start.transport if start.time >= ready.time else ready.transport,
@@ -150,7 +146,5 @@ def connected_path(driver: Driver, local: Address | None, remote: Address | None
     except OSError:  # the system does not tell: a path without interfaces is what we know
         every = ()
     host, _, scope = local.host.partition("%")
-    used: list[Interface] = [
-        one for one in every if host in one.addresses and scope in ("", one.name, str(one.index))
-    ]
+    used: list[Interface] = [one for one in every if host in one.addresses and scope in ("", one.name, str(one.index))]
     return replace(evaluate(used or every), local_endpoint=local, remote_endpoint=remote)

@@ -165,9 +165,7 @@ class PathReport:
             received_ip_packet_count=_difference(start.received_packets, end.received_packets),
             sent_ip_packet_count=_difference(start.sent_packets, end.sent_packets),
             received_transport_byte_count=_difference(start.received_bytes, end.received_bytes),
-            received_transport_duplicate_byte_count=_difference(
-                start.received_duplicate_bytes, end.received_duplicate_bytes
-            ),
+            received_transport_duplicate_byte_count=_difference(start.received_duplicate_bytes, end.received_duplicate_bytes),
             received_transport_out_of_order_byte_count=_difference(
                 start.received_out_of_order_bytes, end.received_out_of_order_bytes
             ),

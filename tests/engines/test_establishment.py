@@ -92,9 +92,7 @@ def test_the_delays_are_parameters(network: Network) -> None:
     assert network.said()[2:] == [(530, A1), (1530, A2)]
 
 
-@pytest.mark.parametrize(
-    ("version", "asked"), [(IPVersion.ANY, ["AAAA", "A"]), (IPVersion.V4, ["A"]), (IPVersion.V6, ["AAAA"])]
-)
+@pytest.mark.parametrize(("version", "asked"), [(IPVersion.ANY, ["AAAA", "A"]), (IPVersion.V4, ["A"]), (IPVersion.V6, ["AAAA"])])
 def test_only_wanted_families_are_asked_for(network: Network, version: IPVersion, asked: list[str]) -> None:
     resolving(network, a=(0, [A1]), aaaa=(0, [B1]))
     network.hosts = {A1: Answer(), B1: Answer()}
@@ -240,9 +238,7 @@ def test_the_next_endpoints_are_the_losers_and_the_untried(network: Network) -> 
     assert seen == [A2, A3, A1]
 
 
-@pytest.mark.parametrize(
-    ("reason", "tried"), [("wrong_name", 1), ("expired", 1), ("unknown_authority", 1), ("not_tls", 2)]
-)
+@pytest.mark.parametrize(("reason", "tried"), [("wrong_name", 1), ("expired", 1), ("unknown_authority", 1), ("not_tls", 2)])
 def test_a_certificate_speaks_for_all_addresses(
     network: Network, monkeypatch: pytest.MonkeyPatch, reason: str, tried: int
 ) -> None:
@@ -315,9 +311,7 @@ def test_no_usable_interface_is_told_with_the_option(network: Network, options: 
         (80, TCP(), UnexpectedEndpointTypeError, "80"),
     ],
 )
-def test_what_can_never_be_reached_is_refused_at_construction(
-    to: Any, using: Any, error: type[Exception], text: str
-) -> None:
+def test_what_can_never_be_reached_is_refused_at_construction(to: Any, using: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         NetworkConnection(to, using)
 

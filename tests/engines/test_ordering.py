@@ -124,9 +124,7 @@ def test_a_first_family_count_below_one_is_refused() -> None:
 def test_interleaving_loses_nothing_and_keeps_the_order_inside_a_family(hosts: list[str], count: int) -> None:
     result = alternate(*hosts, first_family_count=count)
     for is_ipv6 in (False, True):
-        assert [host for host in result if (":" in host) is is_ipv6] == [
-            host for host in hosts if (":" in host) is is_ipv6
-        ]
+        assert [host for host in result if (":" in host) is is_ipv6] == [host for host in hosts if (":" in host) is is_ipv6]
 
 
 @given(st.lists(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str), unique=True))

@@ -174,9 +174,7 @@ def tls_in_tls(*, trust_origin: Trust | None = None) -> tuple[Pipeline, Pipeline
     return Pipeline(client), Pipeline(server)
 
 
-def exchange(
-    client: Pipeline, server: Pipeline, up: bytes, down: bytes = b"", step: int = 1 << 20
-) -> tuple[bytes, bytes]:
+def exchange(client: Pipeline, server: Pipeline, up: bytes, down: bytes = b"", step: int = 1 << 20) -> tuple[bytes, bytes]:
     """Carry bytes until neither has anything to say; returns what each received."""
     at_client = at_server = b""
     while up or down:
@@ -209,9 +207,7 @@ def test_tls_in_tls(step: int) -> None:
 
 def test_the_origins_certificate_is_judged_by_the_upper_layer() -> None:
     client, server = tls_in_tls(trust_origin=Trust.certificates(PROXY))
-    with pytest.raises(
-        TLSError, match=r"origin\.example:443, handshake: the peer's certificate is not signed by"
-    ) as caught:
+    with pytest.raises(TLSError, match=r"origin\.example:443, handshake: the peer's certificate is not signed by") as caught:
         exchange(client, server, client.start())
     assert caught.value.reason == "unknown_authority" and not client.ready and client.handshakes() == ["TLS"]
     # The alert goes out through the lower layer, which works.

@@ -522,9 +522,7 @@ INPUTS = ("expire", "resolve", "resolution fails", "progress", "fail", "fail", "
 
 
 @given(
-    inputs=st.lists(
-        st.tuples(st.sampled_from(INPUTS), st.integers(1, 6), st.sampled_from((0.0, 0.001, 0.01, 0.05, 0.25, 1.0)))
-    ),
+    inputs=st.lists(st.tuples(st.sampled_from(INPUTS), st.integers(1, 6), st.sampled_from((0.0, 0.001, 0.01, 0.05, 0.25, 1.0)))),
     literals=st.lists(st.sampled_from(("a1", "b1", "a7"))),
     families=st.sets(st.sampled_from(BOTH)),
 )

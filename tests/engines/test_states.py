@@ -332,9 +332,7 @@ def test_pending_calls_fail_at_once_when_establishing_fails(network: Network) ->
     async def main() -> None:
         parameters = Parameters(TCP(), waits_for_connectivity=True)
         connection = NetworkConnection(TO, parameters)
-        outcomes = await asyncio.gather(
-            connection.ready(), connection.send(b"x"), connection.receive(), return_exceptions=True
-        )
+        outcomes = await asyncio.gather(connection.ready(), connection.send(b"x"), connection.receive(), return_exceptions=True)
         assert all(isinstance(outcome, ConnectionResetError) for outcome in outcomes)
         assert len({id(outcome) for outcome in outcomes}) == 3, "each with a traceback of its own"
         assert connection.state is FAILED

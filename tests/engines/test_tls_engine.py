@@ -31,17 +31,13 @@ class Identity:
 
     @property
     def key_der(self) -> bytes:
-        return self.key.private_bytes(
-            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        return self.key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
     def save(self, folder: Path) -> tuple[Path, Path]:
         certificate, key = folder / "certificate.pem", folder / "key.pem"
         certificate.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
         key.write_bytes(
-            self.key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
+            self.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         )
         return certificate, key
 

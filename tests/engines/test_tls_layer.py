@@ -82,9 +82,7 @@ def certificate(
 def identity_of(*chain: Authority) -> Identity:
     return Identity(
         tuple(one.certificate.public_bytes(serialization.Encoding.DER) for one in chain),
-        chain[0].key.private_bytes(
-            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ),
+        chain[0].key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
     )
 
 
@@ -260,9 +258,7 @@ def test_one_byte_at_a_time(client_engine: str, server_engine: str) -> None:
     cuts=st.lists(st.integers(1, 20_000), min_size=1, max_size=20),
 )
 @settings(max_examples=40, deadline=None)
-def test_any_split_gives_the_same_plaintext(
-    client_engine: str, server_engine: str, pieces: list[bytes], cuts: list[int]
-) -> None:
+def test_any_split_gives_the_same_plaintext(client_engine: str, server_engine: str, pieces: list[bytes], cuts: list[int]) -> None:
     left, right = shake(fit(client_engine, PLAIN, False), fit(server_engine, SERVER, True))
     wire = b"".join(left.layer.send(piece) for piece in pieces) + left.layer.end()
     while wire:
@@ -461,9 +457,7 @@ def resumed(client: TLS, server: TLS) -> bool:
 
 @pytest.mark.parametrize("version", [TLSVersion.TLSv1_2, TLSVersion.TLSv1_3])
 def test_sessions_are_resumed_between_equal_options_only(version: TLSVersion) -> None:
-    server = TLS(
-        identity=identity_of(certificate("localhost", ROOT)), maximum_version=version, peer_authentication=None
-    )
+    server = TLS(identity=identity_of(certificate("localhost", ROOT)), maximum_version=version, peer_authentication=None)
     assert server.identity is not None
     client = TLS(trust=TRUST, maximum_version=version, alpn=[str(version)])
     assert not resumed(client, server) and resumed(client, server)
@@ -666,9 +660,7 @@ def test_the_system_does_not_know_our_own_root(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(
-    "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.6\r\n", b"220 mail ESMTP\r\n"]
-)
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.6\r\n", b"220 mail ESMTP\r\n"])
 def test_a_peer_that_does_not_speak_tls(engine: str, answer: bytes) -> None:
     left, _ = pair(fit(engine, PLAIN, False), SERVER)
     left.layer.start()
@@ -702,9 +694,7 @@ def test_truncation_is_not_an_end(engine: str) -> None:
     left, right = shake(fit(engine, PLAIN, False), fit(engine, SERVER, True))
     assert works(left, right)
     right.take(left.layer.end()[:10], None)
-    with pytest.raises(
-        PeerResetError, match=r"transfer: TLS cut short: the stream ended without close_notify \(RFC 8446"
-    ):
+    with pytest.raises(PeerResetError, match=r"transfer: TLS cut short: the stream ended without close_notify \(RFC 8446"):
         right.layer.receive_end()
     assert not right.layer.ended
 

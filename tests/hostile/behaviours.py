@@ -95,6 +95,10 @@ BEHAVIOURS: dict[str, tuple[Conversation, frozenset[str]]] = {
         saying(record(HANDSHAKE, b"\x02\xff\xff\xff" + NOISE[:8000]) * 20),
         frozenset({"protocol_violation", "record_too_large"}),
     ),
+    "a handshake message of 16 MiB, announced": (
+        saying(record(HANDSHAKE, b"\x01\xff\xff\xff")),
+        frozenset({"protocol_violation"}),
+    ),
     "data before the handshake": (saying(record(DATA, NOISE[:512])), frozenset({"protocol_violation"})),
     "an alert nobody knows": (saying(record(ALERT, b"\x02\xfe")), frozenset({"alert_received", "protocol_violation"})),
     "half an alert": (saying(record(ALERT, b"\x02")), frozenset({"protocol_violation"})),

@@ -11,6 +11,7 @@ import pytest
 
 from tieline import UDP, HostPort, NetworkConnection, NetworkListener, Parameters
 
+from ..peers import until
 from .memory import nothing_stays
 
 CHANCE = random.Random(768)
@@ -112,9 +113,4 @@ async def test_a_thousand_passers_by(size: int) -> None:
                 sock.send(bytes(size))
                 assert len(await asyncio.get_running_loop().sock_recv(sock, 1000)) == size
 
-        async def all_gone() -> None:
-            async with asyncio.timeout(5):
-                while present:
-                    await asyncio.sleep(0.001)
-
-        await nothing_stays(pass_by, all_gone)
+        await nothing_stays(pass_by, lambda: until(lambda: not present))

@@ -31,7 +31,7 @@ from tieline import (
 from tieline._engine import tls as engine
 
 from ..authority import LOCALHOST, TRUST
-from ..peers import Conversation, Peer, conversing
+from ..peers import Conversation, Peer, conversing, until
 from .behaviours import ALERT, BEHAVIOURS, DATA, HANDSHAKE, SILENT, leaving, record, reflect
 from .memory import MANY, WARM_UP, nothing_stays
 
@@ -146,9 +146,7 @@ async def test_listener_and_silent_client(name: str, caplog: pytest.LogCaptureFi
 
 async def counted(listener: NetworkListener[Any], failed: int) -> None:
     """Wait until so many handshakes have failed: a peer that leaves does not wait for us to notice."""
-    async with asyncio.timeout(PATIENCE):
-        while listener.failed_handshake_count < failed:
-            await asyncio.sleep(0.001)
+    await until(lambda: listener.failed_handshake_count >= failed)
     assert listener.failed_handshake_count == failed
 
 
@@ -329,6 +327,13 @@ def cuts(said: list[bytes]) -> list[int]:
     return sorted(point for point in points if 0 <= point < len(data) - 8)  # an ECDSA signature's length varies a little
 
 
+async def send_and_wait(there: HostPort, stack: TLS) -> None:
+    async with asyncio.timeout(PATIENCE), NetworkConnection(there, stack) as connection:
+        await connection.send(b"x")
+        await connection.receive(exactly=1)
+        await connection.receive()
+
+
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
 @pytest.mark.parametrize("from_server", [False, True], ids=["of the client", "of the server"])
 @pytest.mark.parametrize("version", [TLSVersion.TLSv1_2, TLSVersion.TLSv1_3])
@@ -352,14 +357,9 @@ async def test_handshake_cut_everywhere(version: TLSVersion, from_server: bool, 
         for count in points:
             async with conversing(Cutter(listener.endpoint, from_server, count, reset)) as there:
                 with pytest.raises((ConnectError, PeerResetError)) as caught:
-                    async with asyncio.timeout(PATIENCE), NetworkConnection(there, client) as connection:
-                        await connection.send(b"x")
-                        await connection.receive(exactly=1)
-                        await connection.receive()
+                    await send_and_wait(there, client)
                 assert isinstance(caught.value, ConnectionResetError), f"after {count} bytes: {caught.value}"
-        async with asyncio.timeout(PATIENCE):
-            while listener.failed_handshake_count + len(ended) < len(points):
-                await asyncio.sleep(0.001)
+        await until(lambda: listener.failed_handshake_count + len(ended) >= len(points))
         assert all(isinstance(error, PeerResetError) for error in ended), ended
         await is_served(listener.endpoint, client)
 

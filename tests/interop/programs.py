@@ -89,7 +89,9 @@ async def running(*command: str | Path, log: bool = False) -> AsyncIterator[Prog
     ours, theirs = socket.socketpair()
     with tempfile.TemporaryFile() as errors, ours:
         with theirs:
-            process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs if log else errors)  # noqa: ASYNC220  # returns at once
+            end = theirs.fileno()
+            log_to = end if log else errors.fileno()
+            process = subprocess.Popen(command, stdin=end, stdout=end, stderr=log_to)  # noqa: ASYNC220  # returns at once
         try:
             yield Program(ours, process, errors)
         finally:

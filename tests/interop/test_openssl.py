@@ -62,8 +62,9 @@ class OpenSSL:
 
     def client(self, to: Any, *options: str | Path) -> Any:
         """`s_client`, which must be able to verify localhost. What it reports goes to its standard error."""
-        checks = ["-CAfile", self.root, "-verify_return_error", "-verify_hostname", "localhost", "-servername", "localhost"]
-        return running(self._command, "s_client", "-brief", "-connect", str(to), *checks, *options)
+        checks = ("-verify_return_error", "-verify_hostname", "localhost", "-servername", "localhost")
+        command = (self._command, "s_client", "-brief", "-connect", str(to), "-CAfile", self.root, *checks)
+        return running(*command, *options)
 
 
 @pytest.fixture
@@ -100,10 +101,12 @@ async def test_client_moves_data_both_ways(openssl: OpenSSL, identity: Identity,
 
 @both_versions
 async def test_client_gets_early_alpn_refusal(openssl: OpenSSL, version: str) -> None:
-    async with openssl.server(LOCALHOST, VERSIONS[version], "-alpn", "two") as (_, there):
-        async with NetworkConnection(there, trusting(alpn=["one"])) as connection:
-            with pytest.raises(TLSError) as caught:
-                await connection.ready()
+    async with (
+        openssl.server(LOCALHOST, VERSIONS[version], "-alpn", "two") as (_, there),
+        NetworkConnection(there, trusting(alpn=["one"])) as connection,
+    ):
+        with pytest.raises(TLSError) as caught:
+            await connection.ready()
     assert (caught.value.reason, caught.value.alert) == ("no_common_alpn", "no_application_protocol")
 
 
@@ -133,11 +136,13 @@ async def test_group_that_the_server_insists_on(openssl: OpenSSL, group: str) ->
 )
 async def test_cipher_suites(openssl: OpenSSL, version: str, theirs: str, suite: str) -> None:
     option = "-ciphersuites" if version == "TLSv1.3" else "-cipher"
-    async with openssl.server(LOCALHOST, VERSIONS[version], option, theirs) as (server, there):
-        async with NetworkConnection(there, trusting()) as connection:
-            await connection.send(b"\xffhello")
-            await server.expect(b"\xffhello")
-            assert connection.metadata(TLS).cipher_suite == suite
+    async with (
+        openssl.server(LOCALHOST, VERSIONS[version], option, theirs) as (server, there),
+        NetworkConnection(there, trusting()) as connection,
+    ):
+        await connection.send(b"\xffhello")
+        await server.expect(b"\xffhello")
+        assert connection.metadata(TLS).cipher_suite == suite
 
 
 @both_versions
@@ -164,19 +169,23 @@ async def test_client_refuses(openssl: OpenSSL, identity: Identity, reason: str,
 
 
 async def test_client_pins_a_certificate_that_nobody_else_would_accept(openssl: OpenSSL) -> None:
-    async with openssl.server(EXPIRED) as (server, there):
-        async with NetworkConnection(there, TLS(trust=Trust.fingerprints(EXPIRED.fingerprint))) as connection:
-            await connection.send(b"\xffhello")
-            await server.expect(b"\xffhello")
+    async with (
+        openssl.server(EXPIRED) as (server, there),
+        NetworkConnection(there, TLS(trust=Trust.fingerprints(EXPIRED.fingerprint))) as connection,
+    ):
+        await connection.send(b"\xffhello")
+        await server.expect(b"\xffhello")
 
 
 @both_versions
 async def test_client_shows_its_certificate(openssl: OpenSSL, version: str) -> None:
     asking = (VERSIONS[version], "-Verify", "1", "-verify_return_error", "-CAfile", openssl.root)
-    async with openssl.server(LOCALHOST, *asking) as (server, there):
-        async with NetworkConnection(there, trusting(identity=CLIENT)) as connection:
-            await connection.send(b"\xffhello")
-            await server.expect(b"a client.*\xffhello")
+    async with (
+        openssl.server(LOCALHOST, *asking) as (server, there),
+        NetworkConnection(there, trusting(identity=CLIENT)) as connection,
+    ):
+        await connection.send(b"\xffhello")
+        await server.expect(b"a client.*\xffhello")
 
 
 @pytest.mark.parametrize(
@@ -191,10 +200,12 @@ async def test_client_shows_its_certificate(openssl: OpenSSL, version: str) -> N
 )
 async def test_client_is_refused(openssl: OpenSSL, version: str, identity: Identity | None, reason: str, alert: str) -> None:
     asking = (VERSIONS[version], "-Verify", "1", "-verify_return_error", "-CAfile", openssl.root)
-    async with openssl.server(LOCALHOST, *asking) as (_, there):
-        async with NetworkConnection(there, trusting(identity=identity)) as connection:
-            with pytest.raises(TLSError) as caught:
-                await connection.receive()  # in TLS 1.3 the refusal comes after the client is done with its handshake
+    async with (
+        openssl.server(LOCALHOST, *asking) as (_, there),
+        NetworkConnection(there, trusting(identity=identity)) as connection,
+    ):
+        with pytest.raises(TLSError) as caught:
+            await connection.receive()  # in TLS 1.3 the refusal comes after the client is done with its handshake
     assert (caught.value.reason, caught.value.alert) == (reason, alert)
 
 
@@ -253,14 +264,16 @@ async def moves_payload(connection: NetworkConnection[TLS]) -> None:
 @pytest.mark.parametrize("identity", [LOCALHOST, RSA], ids=["ecdsa", "rsa"])
 async def test_listener_moves_data_both_ways(openssl: OpenSSL, identity: Identity, version: str) -> None:
     stack = TLS(identity=identity, alpn=["two", "one"])
-    async with NetworkListener(stack, on="127.0.0.1:0").serving(moves_payload) as listener:
-        async with openssl.client(listener.endpoint, VERSIONS[version], "-alpn", "one,two") as client:
-            sending = asyncio.create_task(client.send(FROM_CLIENT))
-            assert digest(await client.rest()) == digest(FROM_SERVER)  # up to our close_notify
-            await sending
-            assert await client.ended() == 0
-            for line in (f"Protocol version: {version}", "Verification: OK", "Verified peername: localhost"):
-                assert line in client.errors
+    async with (
+        NetworkListener(stack, on="127.0.0.1:0").serving(moves_payload) as listener,
+        openssl.client(listener.endpoint, VERSIONS[version], "-alpn", "one,two") as client,
+    ):
+        sending = asyncio.create_task(client.send(FROM_CLIENT))
+        assert digest(await client.rest()) == digest(FROM_SERVER)  # up to our close_notify
+        await sending
+        assert await client.ended() == 0
+        for line in (f"Protocol version: {version}", "Verification: OK", "Verified peername: localhost"):
+            assert line in client.errors
 
 
 async def end_of(connection: NetworkConnection[TLS]) -> None:
@@ -383,10 +396,9 @@ async def test_listener_takes_early_data(openssl: OpenSSL, tmp_path: Path) -> No
 
     stack = TLS(identity=LOCALHOST, early_data=True)
     async with NetworkListener(stack, on="127.0.0.1:0").serving(note) as listener:
-        for options, expected in (
-            (["-sess_out", session], b"\xfflate"),
-            (["-sess_in", session, "-early_data", early], b"\xffearly\xfflate"),
-        ):
+        first: list[str | Path] = ["-sess_out", session]
+        second: list[str | Path] = ["-sess_in", session, "-early_data", early]
+        for options, expected in ((first, b"\xfflate"), (second, b"\xffearly\xfflate")):
             async with openssl.client(listener.endpoint, *options) as client:
                 await client.send(b"\xfflate")
                 await client.expect(re.escape(expected))

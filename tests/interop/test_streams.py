@@ -134,11 +134,13 @@ async def test_udp_listener_for_socat(peer: Callable[[str], str]) -> None:
         async for datagram, _ in connection.messages:
             await connection.send(datagram.upper())
 
-    async with NetworkListener(UDP(), on="127.0.0.1:0").serving(shout) as listener:
-        async with running(peer("socat"), "-b", "65536", "STDIO", f"UDP4:{listener.endpoint}") as socat:
-            for datagram in filter(None, DATAGRAMS):
-                await socat.send(datagram)
-                assert await socat.take(len(datagram)) == datagram.upper()
+    async with (
+        NetworkListener(UDP(), on="127.0.0.1:0").serving(shout) as listener,
+        running(peer("socat"), "-b", "65536", "STDIO", f"UDP4:{listener.endpoint}") as socat,
+    ):
+        for datagram in filter(None, DATAGRAMS):
+            await socat.send(datagram)
+            assert await socat.take(len(datagram)) == datagram.upper()
 
 
 # ncat
@@ -217,10 +219,12 @@ async def asyncio_echo(context: ssl.SSLContext | None) -> AsyncIterator[HostPort
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
 async def test_client_to_asyncio(server_context: ssl.SSLContext, secure: bool) -> None:
-    async with asyncio_echo(server_context if secure else None) as there:
-        async with NetworkConnection(there, CLIENT_TLS if secure else TCP()) as connection:
-            received, _ = await asyncio.gather(everything(connection), connection.send(FROM_CLIENT))
-            assert digest(received) == digest(FROM_CLIENT)
+    async with (
+        asyncio_echo(server_context if secure else None) as there,
+        NetworkConnection(there, CLIENT_TLS if secure else TCP()) as connection,
+    ):
+        received, _ = await asyncio.gather(everything(connection), connection.send(FROM_CLIENT))
+        assert digest(received) == digest(FROM_CLIENT)
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
@@ -276,14 +280,16 @@ async def test_contexts(
         client = TLS(trust=TRUST, server_name="localhost", alpn=["one"])
     if server_engine == "ours":
         server = TLS(identity=LOCALHOST, alpn=["one"])
-    async with NetworkListener(server, on="127.0.0.1:0").serving(echo_at_end) as listener:
-        async with NetworkConnection(listener.endpoint, client) as connection:
-            received, _ = await asyncio.gather(everything(connection), send_and_end(connection, FROM_CLIENT))
-            assert digest(received) == digest(FROM_CLIENT)
-            session = connection.metadata(TLS)
-            assert session.negotiated_alpn == "one" and session.peer_certificates[0] == LOCALHOST.certificate
-            if "ssl" in (client_engine, server_engine):
-                assert session.version.replace(".", "_") == version.name
+    async with (
+        NetworkListener(server, on="127.0.0.1:0").serving(echo_at_end) as listener,
+        NetworkConnection(listener.endpoint, client) as connection,
+    ):
+        received, _ = await asyncio.gather(everything(connection), send_and_end(connection, FROM_CLIENT))
+        assert digest(received) == digest(FROM_CLIENT)
+        session = connection.metadata(TLS)
+        assert session.negotiated_alpn == "one" and session.peer_certificates[0] == LOCALHOST.certificate
+        if "ssl" in (client_engine, server_engine):
+            assert session.version.replace(".", "_") == version.name
 
 
 @pytest.mark.parametrize(

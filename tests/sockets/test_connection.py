@@ -44,9 +44,7 @@ async def test_every_fact_is_there_at_ready_and_the_states_in_order(stacks: Any)
     async with NetworkListener(stacks[0], on="127.0.0.1:0").serving(echo) as listener:
         connection = NetworkConnection(listener.endpoint, stacks[1]).on_state_update(lambda _, one: seen.append(one))
         paths: list[Any] = []
-        connection.on_path_update(lambda _, path: paths.append(path)).on_viability_update(
-            lambda _, viable: paths.append(viable)
-        )
+        connection.on_path_update(lambda _, path: paths.append(path)).on_viability_update(lambda _, viable: paths.append(viable))
         async with connection:
             await connection.ready()
             assert connection.remote_endpoint == listener.endpoint

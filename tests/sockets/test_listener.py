@@ -147,9 +147,7 @@ async def test_a_busy_port_is_told(using: Any) -> None:
 
 
 @pytest.mark.parametrize("using", [TCP(), UDP()])
-async def test_a_port_that_is_free_in_one_version_only_is_not_taken(
-    using: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_port_that_is_free_in_one_version_only_is_not_taken(using: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Port 0 means one port that is free everywhere, so the first that the system gives may not be the one."""
     listen, bind = AsyncioDriver.listen, AsyncioDriver.bind
     refused: list[int] = []
@@ -195,9 +193,7 @@ async def test_one_busy_address_of_several_is_logged(caplog: pytest.LogCaptureFi
         ({"using": UDP(), "on": "unix:/x"}, UnexpectedEndpointTypeError, "UDP does not run over Unix sockets"),
     ],
 )
-def test_what_can_never_be_is_refused_at_construction(
-    options: dict[str, Any], error: type[Exception], text: str
-) -> None:
+def test_what_can_never_be_is_refused_at_construction(options: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         NetworkListener(**{"using": TCP(), **options})
 
@@ -560,9 +556,7 @@ def break_listening(listener: NetworkListener[Any]) -> None:
 async def test_a_failing_listener_ends_run() -> None:
     listener = NetworkListener(TCP(), on=HERE)
     listener.on_state_update(
-        lambda _, state: asyncio.get_running_loop().call_soon(break_listening, listener)
-        if state is ListenerState.READY
-        else None
+        lambda _, state: asyncio.get_running_loop().call_soon(break_listening, listener) if state is ListenerState.READY else None
     )
     with pytest.raises(ConnectError, match="the listening socket failed"):
         await listener.run(forever)
@@ -694,9 +688,11 @@ async def test_a_flow_whose_handler_has_ended_makes_room_for_another() -> None:
 
 async def test_more_flows_than_allowed_are_not_made() -> None:
     async with NetworkListener(UDP(maximum_flows=2), on=HERE).serving(echo) as listener:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one, socket.socket(
-            socket.AF_INET, socket.SOCK_DGRAM
-        ) as two, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as three:
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as two,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as three,
+        ):
             for sock in (one, two, three):
                 sock.sendto(b"x", ("127.0.0.1", listener.port))
             await asyncio.sleep(0.05)

@@ -42,9 +42,7 @@ async def echoing(server: Any, client: Any) -> AsyncIterator[NetworkConnection[A
         yield connection
 
 
-@pytest.mark.parametrize(
-    ("stacks", "protocols"), [((TCP(), TCP()), ["TCP"]), (SECURE, ["TCP", "TLS"]), ((UDP(), UDP()), [])]
-)
+@pytest.mark.parametrize(("stacks", "protocols"), [((TCP(), TCP()), ["TCP"]), (SECURE, ["TCP", "TLS"]), ((UDP(), UDP()), [])])
 async def test_an_establishment_report_has_every_handshake(stacks: Any, protocols: list[str]) -> None:
     async with echoing(*stacks) as connection:
         report = await connection.establishment_report()  # starts it, and waits
@@ -254,5 +252,3 @@ async def test_a_unix_socket_reports_without_tcp(tmp_path: Any) -> None:
         assert path.sent_application_byte_count == 5 and path.sent_transport_byte_count is None
         assert path.interface is None
         str(await connection.establishment_report())
-
-

@@ -1,6 +1,7 @@
 """The `tieline` command."""
 
 import sys
+from importlib import import_module
 
 __all__ = ["main"]
 
@@ -8,8 +9,8 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line of this process, and exit."""
     try:
-        import click as _click  # noqa: F401
-        import rich as _rich  # noqa: F401
+        for package in ("click", "rich"):
+            import_module(package)
     except ModuleNotFoundError as missing:
         sys.exit(f"The tieline command needs the package {missing.name}. Install it with: pip install 'tieline[cli]'")
     try:

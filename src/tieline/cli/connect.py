@@ -108,8 +108,9 @@ async def communicate(connection: NetworkConnection[Any], *, linger: float | Non
 
 
 async def established(connection: NetworkConnection[Any], timeout: float | None) -> None:
+    deadline = asyncio.timeout(timeout)
     try:
-        async with asyncio.timeout(timeout) as deadline:
+        async with deadline:
             await connection.ready()
     except TimeoutError:
         if not deadline.expired():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
@@ -108,7 +108,7 @@ class Stopwatch:
 
 
 @contextmanager
-def progress(size: int) -> Iterator[Show]:
+def progress(size: int) -> Generator[Show]:
     """Show how many of `size` MiB there are: as a bar, or by the quarter where no bar can be drawn."""
     console = Console()
     if not console.is_terminal:

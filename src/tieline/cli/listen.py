@@ -31,10 +31,10 @@ class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic since cli
 
     name = "port or endpoint"
 
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int | Endpoint:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Endpoint:
         if isinstance(value, str) and value.isascii() and value.isdigit():
             return int(value)
-        return ENDPOINT.convert(value, parameter, context)
+        return ENDPOINT.convert(value, param, ctx)
 
 
 @click.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -39,11 +39,11 @@ class EndpointType(click.ParamType):  # type: ignore[type-arg]  # generic since 
 
     name = "endpoint"
 
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Endpoint:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Endpoint:
         try:
             return value if isinstance(value, Endpoint) else Endpoint.parse(value)
         except ValueError as error:
-            self.fail(str(error), parameter, context)
+            self.fail(str(error), param, ctx)
 
 
 ENDPOINT = EndpointType()
@@ -156,7 +156,7 @@ class Security:
 
 
 @contextmanager
-def usage() -> Iterator[None]:
+def usage() -> Generator[None]:
     """What the library refuses to construct is a mistake of the command line."""
     try:
         yield

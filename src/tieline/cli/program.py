@@ -17,19 +17,19 @@ INTERRUPTED = 130  # what shells report for SIGINT: 128 + 2
 class Program(click.Group):
     """Imports a command when it is asked for: `connect` does without the progress bars of `demo`."""
 
-    def list_commands(self, context: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:
         return ["connect", "listen", "demo"]
 
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name == "connect":
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "connect":
             from tieline.cli.connect import connect
 
             return connect
-        if name == "listen":
+        if cmd_name == "listen":
             from tieline.cli.listen import listen
 
             return listen
-        if name == "demo":
+        if cmd_name == "demo":
             from tieline.cli.demo import demo
 
             return demo

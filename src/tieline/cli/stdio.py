@@ -10,7 +10,7 @@ import asyncio
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -85,7 +85,7 @@ async def until_called(descriptor: int, add: Callable[..., object], remove: Call
 
 
 @contextmanager
-def standard_input() -> Iterator[Input]:
+def standard_input() -> Generator[Input]:
     """Standard input as long as the block lasts."""
     if sys.stdin is None:  # closed, and then the number can be anybody's
         yield Input(None)
@@ -95,7 +95,7 @@ def standard_input() -> Iterator[Input]:
 
 
 @contextmanager
-def standard_output() -> Iterator[Output]:
+def standard_output() -> Generator[Output]:
     """Standard output as long as the block lasts."""
     if sys.stdout is None:
         yield Output(None)
@@ -105,7 +105,7 @@ def standard_output() -> Iterator[Output]:
 
 
 @contextmanager
-def unblocked(descriptor: int, mode: int) -> Iterator[int]:
+def unblocked(descriptor: int, mode: int) -> Generator[int]:
     """A descriptor for the same thing that does not block."""
     kind = os.fstat(descriptor).st_mode
     if not (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind) or os.isatty(descriptor)):

@@ -1,11 +1,11 @@
 """The life of a connection and of a listener, as tables. Whatever is not in the table cannot happen.
 
-    SETUP ──start──▶ PREPARING ──established──▶ READY ──break──▶ FAILED
-                      ▲     │  ╲                 │
-                retry │     │   ╲──refused for good──▶ FAILED
-                      │     ▼                    │
-                     WAITING ◀───next endpoint, none left
-    any but the last two ──close──▶ CANCELLED
+SETUP ──start──▶ PREPARING ──established──▶ READY ──break──▶ FAILED
+                  ▲     │  ╲                 │
+            retry │     │   ╲──refused for good──▶ FAILED
+                  │     ▼                    │
+                 WAITING ◀───next endpoint, none left
+any but the last two ──close──▶ CANCELLED
 """
 
 from __future__ import annotations

@@ -60,16 +60,12 @@ def _context_layer(options: TLS, server_side: bool, server_name: str | None, end
 def check_server(options: SecurityOptions) -> None:
     """Raise ValueError if no server can be made with these options: a listener's constructor asks."""
     if getattr(options, "ssl_context", None) is None and options.identity is None:
-        raise ValueError(
-            "a server needs a certificate and a key, got identity=None; try Identity.from_files(cert, key)"
-        )
+        raise ValueError("a server needs a certificate and a key, got identity=None; try Identity.from_files(cert, key)")
 
 
 def client_config(options: SecurityOptions) -> engine.TlsConfig:
     """The engine's configuration for a client; the same object for equal settings."""
-    return _shared(
-        _client_config, _settings(options, judges=options.peer_authentication is not PeerAuthentication.NONE)
-    )
+    return _shared(_client_config, _settings(options, judges=options.peer_authentication is not PeerAuthentication.NONE))
 
 
 def server_config(options: SecurityOptions) -> engine.TlsConfig:
@@ -234,9 +230,7 @@ class TLSLayer:
 class EngineLayer(TLSLayer):
     """TLS by the compiled engine."""
 
-    def __init__(
-        self, config: engine.TlsConfig, server_name: str | None, options: SecurityOptions, endpoint: object
-    ) -> None:
+    def __init__(self, config: engine.TlsConfig, server_name: str | None, options: SecurityOptions, endpoint: object) -> None:
         super().__init__(options.certificate_validator, endpoint)
         self._server_name = server_name
         self._engine = engine.TlsEngine(config, server_name)
@@ -305,9 +299,7 @@ class EngineLayer(TLSLayer):
         )
 
 
-def tls_error(
-    reason: str, *, alert: str | None = None, received: bool = False, detail: str = "", **where: Any
-) -> TLSError:
+def tls_error(reason: str, *, alert: str | None = None, received: bool = False, detail: str = "", **where: Any) -> TLSError:
     """The error for an engine's `reason`; `where` goes to TLSError.
 
     `received`: the peer found the fault and sent `alert`. `detail`: the engine's own sentence, for what has none here.

@@ -176,9 +176,7 @@ class ContextLayer(TLSLayer):
         if reason == "not_tls" and not self._shaking:
             reason = "protocol_violation"
         words = slug.replace("_", " ").lower() or str(error)
-        return self._failed(
-            reason, detail=f"the peer broke the rules of TLS ({words})" if reason == "protocol_violation" else ""
-        )
+        return self._failed(reason, detail=f"the peer broke the rules of TLS ({words})" if reason == "protocol_violation" else "")
 
 
 _ALERT = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_(?:ALERT_)?(\w+)")

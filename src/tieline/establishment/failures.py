@@ -60,9 +60,7 @@ def nothing_left(endpoint: Endpoint) -> ConnectError:
 
 def unusable(reason: OSError, endpoint: Endpoint) -> ConnectError:
     """No network may be used, so nothing was tried."""
-    error = ConnectError(
-        reason.strerror or str(reason), endpoint=endpoint, phase=Phase.CONNECTING, code=reason.errno
-    )
+    error = ConnectError(reason.strerror or str(reason), endpoint=endpoint, phase=Phase.CONNECTING, code=reason.errno)
     error.__cause__ = reason
     return error
 

@@ -57,7 +57,5 @@ def route_refusal(driver: Driver, parameters: Parameters[Any], address: Address)
             )
             if allowed.status is PathStatus.SATISFIED:
                 return None
-            return OSError(
-                errno.ENETUNREACH, f"the route leads through {interface.name}, which the parameters rule out"
-            )
+            return OSError(errno.ENETUNREACH, f"the route leads through {interface.name}, which the parameters rule out")
     return OSError(errno.ENETUNREACH, "no route through an interface that the parameters allow")

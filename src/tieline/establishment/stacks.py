@@ -15,7 +15,7 @@ from tieline.protocols.udp import UDP
 if TYPE_CHECKING:
     from tieline.parameters import Parameters
 
-__all__ = ["client_pipeline", "require_reachable", "server_pipeline", "transport_endpoint"]
+__all__ = ["client_pipeline", "prepare_server", "require_reachable", "server_pipeline", "transport_endpoint"]
 
 
 def transport_endpoint(endpoint: Endpoint) -> HostPort | UnixEndpoint:
@@ -36,9 +36,7 @@ def require_reachable(endpoint: Endpoint, parameters: Parameters[Any]) -> None:
     if not isinstance(stack, OneToOneProtocol):
         raise TypeError(f"a connection wants a stack such as TCP(), TLS(...) or UDP(), got {stack.name}")
     if isinstance(target, UnixEndpoint) and stack.find(UDP) is not None:
-        raise UnexpectedEndpointTypeError(
-            "UDP does not run over Unix sockets", endpoint=endpoint, expected="a host with a port"
-        )
+        raise UnexpectedEndpointTypeError("UDP does not run over Unix sockets", endpoint=endpoint, expected="a host with a port")
     wanted = (stack.find(IP) or IP()).version
     if isinstance(target, HostPort) and wanted is not IPVersion.ANY and target.version not in (None, wanted.value):
         raise UnexpectedEndpointTypeError(
@@ -78,6 +76,18 @@ def client_pipeline(stack: NetworkProtocol, endpoint: Endpoint) -> Pipeline | No
 def _host_name(target: HostPort | UnixEndpoint) -> str | None:
     """What the server's certificate should have a name for; a Unix socket has none."""
     return target.host.partition("%")[0] if isinstance(target, HostPort) else None
+
+
+def prepare_server(stack: NetworkProtocol) -> None:
+    """Make the engine's configuration when the listener starts, so that no connection has to wait for it.
+
+    Raises ValueError for a certificate and key that do not fit, and OSError for a key log file that cannot be written.
+    """
+    tls: TLS | None = stack.find(TLS)
+    if tls is not None and tls.ssl_context is None:
+        from tieline.engines.tls import server_config
+
+        server_config(tls)
 
 
 def server_pipeline(stack: NetworkProtocol, endpoint: object) -> Pipeline | None:

@@ -42,9 +42,7 @@ def require_seconds(
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{option} must be a number of seconds{_or_none(optional)}, got {value!r}")
     if not (0 <= value < inf) or (value == 0 and not zero):
-        raise ValueError(
-            f"{option} must be a finite number of seconds {'of 0 or more' if zero else 'above 0'}, got {value}"
-        )
+        raise ValueError(f"{option} must be a finite number of seconds {'of 0 or more' if zero else 'above 0'}, got {value}")
     if at_most is not None and value > at_most:
         raise ValueError(f"{option} must be at most {at_most:,.0f} seconds, got {value}")
 

@@ -63,6 +63,4 @@ class IP(NetworkProtocol):
         if not isinstance(self.version, IPVersion):
             raise TypeError(f"version must be an IPVersion, got {self.version!r}")
         if not isinstance(self.local_address_preference, AddressPreference):
-            raise TypeError(
-                f"local_address_preference must be an AddressPreference, got {self.local_address_preference!r}"
-            )
+            raise TypeError(f"local_address_preference must be an AddressPreference, got {self.local_address_preference!r}")

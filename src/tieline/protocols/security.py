@@ -109,9 +109,7 @@ class SecurityOptions:
         for option, version in (("minimum_version", low), ("maximum_version", high)):
             _require_type(option, version, TLSVersion, optional=True)
             if version in (TLSVersion.TLSv1_0, TLSVersion.TLSv1_1):
-                raise ValueError(
-                    f"{option}={version} is obsolete (RFC 8996); a peer that needs it is reached with ssl_context"
-                )
+                raise ValueError(f"{option}={version} is obsolete (RFC 8996); a peer that needs it is reached with ssl_context")
         if low is not None and high is not None and low > high:
             raise ValueError(f"minimum_version={low} is above maximum_version={high}")
         allowed = [version for version in CIPHER_SUITES if (low or version) <= version <= (high or version)]
@@ -140,9 +138,7 @@ class SecurityOptions:
             if self.trust != Trust.system():
                 raise ValueError(f"trust={self.trust!r} is never looked at with peer_authentication=NONE")
         if self.early_data and validator is not None:
-            raise ValueError(
-                f"early_data=True would move data before certificate_validator={validator!r} has seen the peer"
-            )
+            raise ValueError(f"early_data=True would move data before certificate_validator={validator!r} has seen the peer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,8 @@ The reader stays registered for the life of the socket and is taken out only to 
 once; the writer is registered only while the kernel's buffer is full.
 
 uvloop stops to watch a socket at its first error, after calling the reader and the writer once more. There may be more to read
-before that error than one read takes, so on such a loop we look for the error ourselves, and have the rest watched anew.
+before that error than one read takes, so the rest has to be watched anew. That it has stopped shows without a system call for
+each read: it drops the reader that it was given, to which we keep a weak reference.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import socket
 import struct
 import termios
+import weakref
 from collections.abc import Callable
 from socket import SO_ERROR, SOL_SOCKET
 from typing import TYPE_CHECKING, Any
@@ -46,8 +48,8 @@ class TCPSocket:
     """One connected (or connecting) stream socket."""
 
     __slots__ = (
-        "_blocked", "_closed", "_error", "_fd", "_forgetful", "_largest", "_local", "_loop", "_quick", "_reading", "_remote",
-        "_size", "_sock", "_writing", "early", "handler",
+        "_blocked", "_closed", "_fd", "_forgetful", "_largest", "_local", "_loop", "_quick", "_reading", "_remote",
+        "_size", "_sock", "_watch", "_writing", "early", "handler",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, remote: Any, parameters: Parameters[Any]) -> None:
@@ -62,7 +64,7 @@ class TCPSocket:
         tcp: TCP | None = parameters.stack.find(TCP)
         self._quick = tcp is not None and tcp.ack_stretching_disabled and sock.family != socket.AF_UNIX
         self._forgetful = forgets_at_error(loop)
-        self._error = 0  # that the peer's direction ends with, once everything before it has been read
+        self._watch: weakref.ref[Any] | None = None  # on such a loop: the reader that it holds
         self.early = 0
         self.handler: StreamHandler
 
@@ -133,14 +135,21 @@ class TCPSocket:
     def resume(self) -> None:
         if not self._reading and not self._closed:
             self._reading = True
+            reader = self._readable
             if self._forgetful:
                 self._loop.remove_reader(self._fd)  # it may remember one that it no longer watches
-            self._loop.add_reader(self._fd, self._readable)
+                self._watch = weakref.ref(reader, self._forgotten)
+            self._loop.add_reader(self._fd, reader)
 
     def pause(self) -> None:
         if self._reading:
             self._reading = False
+            self._watch = None  # it drops the reader because we say so
             self._loop.remove_reader(self._fd)
+
+    def _forgotten(self, _: object) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon(self._watch_again)
 
     def _watch_again(self) -> None:
         if self._reading:
@@ -151,8 +160,6 @@ class TCPSocket:
         try:
             data = self._sock.recv(self._size)
         except (BlockingIOError, InterruptedError):
-            if self._forgetful:
-                self._loop.call_soon(self._watch_again)
             return
         except OSError as error:
             self._fail(error)
@@ -163,14 +170,9 @@ class TCPSocket:
         elif count < self._size // READ_STEP:
             self._size = max(self._size // READ_STEP, min(FIRST_READ, self._largest))
         if count:
-            if self._forgetful and (code := self._sock.getsockopt(SOL_SOCKET, SO_ERROR)):
-                self._error = code
-                self._loop.call_soon(self._watch_again)
             if self._quick:  # the kernel forgets this one after each segment
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             self.handler.received(data)
-        elif self._error:
-            self._fail(OSError(self._error, os.strerror(self._error)))
         else:
             self.pause()
             self.handler.received_end()

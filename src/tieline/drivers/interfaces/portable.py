@@ -41,6 +41,4 @@ def current(
 ) -> tuple[Interface, ...]:
     """The interfaces that have an address, by index; whether they are up, these sources do not say."""
     own = addresses()
-    return tuple(
-        Interface(name, index, type_by_name(name), own[index]) for index, name in sorted(indexes()) if own.get(index)
-    )
+    return tuple(Interface(name, index, type_by_name(name), own[index]) for index, name in sorted(indexes()) if own.get(index))
