@@ -262,6 +262,16 @@ async def test_lost_data_are_told_at_the_close(pair_over: Any) -> None:
             await closing
 
 
+async def test_a_break_that_a_call_was_told_is_not_told_again(pair_over: Any) -> None:
+    async with pair_over("tcp", send_limit=8 * MEGABYTE) as (client, server):
+        await client.send(bytes(8 * MEGABYTE))
+        server.abort()
+        with pytest.raises(PeerResetError):
+            while True:
+                await client.send(b"x")
+        await client.aclose()
+
+
 async def test_a_tls_stream_that_is_cut_short_did_not_end(pair_over: Any) -> None:
     async with pair_over("tls") as (client, server):
         await client.send(b"half")

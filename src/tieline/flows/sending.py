@@ -78,7 +78,7 @@ class StreamSending:
         try:
             taken = socket.send(wire)
         except OSError as error:
-            raise raisable(self._broken(error)) from error
+            raise self._told(self._broken(error)) from error
         self.count += len(content)
         if taken < len(wire):
             self._full = True
@@ -127,7 +127,7 @@ class StreamSending:
 
     def _require_open(self) -> None:
         if self.error is not None:
-            raise raisable(self.error)
+            raise self._told(self.error)
         if self.ended:
             self._flow.need()  # if the whole connection was closed, that is the better answer
             raise ChannelClosedError(
@@ -367,7 +367,12 @@ class StreamSending:
         for writer in writers:
             if not writer.promised:
                 self.ended = self.ended and not writer.end
-                self._answer(writer, raisable(error))
+                self._answer(writer, self._told(error))
+
+    def _told(self, error: NetworkError) -> NetworkError:
+        """For a call to raise. A close need not tell it again."""
+        self.lost = False
+        return raisable(error)
 
     def _broken(self, error: OSError) -> NetworkError:
         """The peer no longer takes anything. What it has sent before can still be read, so only this half fails."""
