@@ -53,6 +53,22 @@ async def test_a_close_drains_to_a_slow_reader(pair: Any) -> None:
         await closing
 
 
+async def test_a_close_drains_also_after_the_peers_end(pair: Any) -> None:
+    """That the peer has nothing more to say is news, and no reason to give up."""
+    size = 8 * MEGABYTE
+    async with pair(send_limit=size) as (client, server):
+        await client.send(bytes(size))
+        closing = asyncio.create_task(client.aclose())
+        await turns()
+        await server.send(b"", end_of_stream=True)
+        await turns(50)
+        received = 0
+        while content := (await server.receive(at_most=MEGABYTE)).content:
+            received += len(content)
+        assert received == size
+        await closing
+
+
 async def test_a_close_gives_up_when_the_peer_reads_nothing(pair: Any) -> None:
     async with pair(send_limit=50 * MEGABYTE, close_timeout=0.2) as (client, server):
         await client.send(bytes(50 * MEGABYTE))
@@ -266,7 +282,7 @@ async def test_a_break_that_a_call_was_told_is_not_told_again(pair_over: Any) ->
     async with pair_over("tcp", send_limit=8 * MEGABYTE) as (client, server):
         await client.send(bytes(8 * MEGABYTE))
         server.abort()
-        with pytest.raises(PeerResetError):
+        with pytest.raises(PeerResetError):  # noqa: PT012
             while True:
                 await client.send(b"x")
         await client.aclose()

@@ -7,6 +7,7 @@ import gc
 import warnings
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +17,14 @@ from tieline import (
     TLS,
     UDP,
     HostPort,
+    Identity,
     InterfaceType,
     NetworkConnection,
     NetworkListener,
     Parameters,
     PathMonitor,
     State,
+    TLSError,
     UnexpectedEndpointTypeError,
 )
 from tieline.parameters import ServiceClass
@@ -166,3 +169,30 @@ async def test_a_call_of_a_connection_that_nobody_keeps(stack: TCP | UDP) -> Non
     receiving = NetworkConnection("127.0.0.1:9", stack).receive()  # type: ignore[misc]
     with pytest.raises(RuntimeError, match="keep a reference"):
         await receiving
+
+
+async def test_only_true_accepts_a_certificate() -> None:
+    """What a validator gives by mistake, such as a coroutine that was not awaited, is no yes."""
+    identity = Identity.self_signed("localhost")
+
+    async def mistaken(certificates: list[bytes], server_name: str) -> bool:
+        return "no"  # type: ignore[return-value]
+
+    async def nothing(connection: NetworkConnection[TLS]) -> None:
+        await connection.receive()
+
+    async with NetworkListener(TLS(identity=identity), on="127.0.0.1:0").serving(nothing) as listener:
+        stack = TLS(server_name="localhost", certificate_validator=mistaken)
+        with pytest.raises(TLSError, match="refused") as raised:
+            async with NetworkConnection(listener.endpoint, stack) as connection:
+                await connection.ready()
+        assert isinstance(raised.value.__cause__, TypeError)
+
+
+async def test_a_listener_leaves_a_regular_file_alone(tmp_path: Path) -> None:
+    file = tmp_path / "important.txt"
+    file.write_text("keep me")
+    with pytest.raises(OSError, match="in use"):
+        async with NetworkListener(TCP(), on=f"unix:{file}").serving(print):  # type: ignore[arg-type]
+            raise AssertionError("it listens on a file")
+    assert file.read_text() == "keep me"

@@ -226,10 +226,14 @@ class StreamAttempt:
 
     async def _decide(self, pipeline: Pipeline, decision: Any) -> None:
         try:
+            reason: Exception | None = None
             try:
-                accepted, reason = bool(await decision), None
+                accepted = await decision
             except Exception as error:
                 accepted, reason = False, error
+            if not isinstance(accepted, bool):  # a coroutine that was forgotten to be awaited is true, too
+                reason = TypeError(f"a validator's awaitable gives a bool, got {accepted!r}")
+                accepted = False
             self._keep(pipeline.decided(accepted, reason))
         except NetworkError as error:
             self._decision = None

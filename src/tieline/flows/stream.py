@@ -187,37 +187,41 @@ class StreamFlow:
             raise raisable(self.sending.error)
 
     async def _next_turn(self) -> None:
-        owner = present(self._owner)
         waiter = self.waiter()
-        owner.driver.call_soon(waiter.set_result, None)
+        present(self._owner).driver.call_soon(lambda: None if waiter.done() else waiter.set_result(None))
         await waiter
 
     async def _progress(self, done: Callable[[], bool], stall: str) -> None:
         """Wait until `done`; when nothing has left for `close_timeout` seconds, abort and raise."""
-        owner = present(self._owner)
+        driver = present(self._owner).driver
         timeout = self._parameters.close_timeout
+        before = self.sending.remaining
+        stalled = False
+        timer = driver.call_later(timeout, lambda: look())
 
-        def over() -> bool:
-            return done() or not self.is_open
-
-        while not over():
+        def look() -> None:
+            nonlocal before, stalled, timer
+            stalled = self.sending.remaining == before
             before = self.sending.remaining
-            waiter = self._news = self.waiter()
-            timer = owner.driver.call_later(timeout, self.wake_close)
-            try:
-                await waiter
-            finally:
-                timer.cancel()
-                self._news = None
-            if self.sending.remaining == before and not over():
-                self.abort()
-                raise CloseTimeoutError(
-                    stall,
-                    endpoint=self.endpoint,
-                    phase=Phase.CLOSING,
-                    expected=f"progress within close_timeout={timeout:g} s",
-                    got="none; the connection was reset, and the last bytes may be lost",
-                )
+            timer = driver.call_later(timeout, look)
+            self.wake_close()
+
+        try:
+            while not done() and self.is_open and not stalled:  # there are other news: the peer's end, for one
+                self._news = self.waiter()
+                await self._news
+        finally:
+            timer.cancel()
+            self._news = None
+        if stalled and not done() and self.is_open:
+            self.abort()
+            raise CloseTimeoutError(
+                stall,
+                endpoint=self.endpoint,
+                phase=Phase.CLOSING,
+                expected=f"progress within close_timeout={timeout:g} s",
+                got="none; the connection was reset, and the last bytes may be lost",
+            )
 
     def wake_close(self) -> None:
         """Something happened that a graceful close may have waited for."""
@@ -258,13 +262,16 @@ class StreamFlow:
         ended = machine.ended and not self.receiving.inbox.ended
         if ended:
             self.receiving.inbox.ended = True
+        socket = self.socket
         if piece and self.closed:
             self._discarded = True
         elif piece:
-            self.receiving.arrived(piece)
+            self.receiving.arrived(piece)  # may run the program, and that may have gone on to the next endpoint
+        if self.socket is not socket:
+            return
         if ended:
             self._end_received()
-        elif output and piece and self.socket is not None:
+        elif output and piece and socket is not None:
             # A fault behind good data raises at the next call, and an alert is all that shows it.
             self.received(b"")
 

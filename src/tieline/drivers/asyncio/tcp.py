@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import struct
 import termios
 import weakref
@@ -356,8 +357,11 @@ class Acceptor:
 
 
 def remove_dead_socket(path: str) -> None:
-    """Take away a Unix socket's file that a process left behind; one that somebody listens on stays (bind will say so)."""
-    if not os.path.exists(path):
+    """Take away a Unix socket's file that a process left behind. Everything else stays, and bind will say so."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return
+    except FileNotFoundError:
         return
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
