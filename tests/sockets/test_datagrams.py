@@ -242,3 +242,74 @@ async def test_parameters_of_a_datagram_connection(pair_over: Any) -> None:
         await server.send(b"one larger datagram than the limit is kept when it is alone")
         assert len((await client.receive()).content) > 5
         assert isinstance(client.parameters, Parameters)
+
+
+async def test_a_second_receive_learns_of_the_end() -> None:
+    """The flow ends while one datagram is being handed out: the receive behind it can never be answered."""
+    results: list[object] = []
+    flow: asyncio.Future[NetworkConnection[UDP]] = asyncio.get_running_loop().create_future()
+
+    async def handler(connection: NetworkConnection[UDP]) -> None:
+        await connection.receive()
+        receives = [asyncio.create_task(connection.receive()) for _ in range(2)]
+        await asyncio.sleep(0)
+        flow.set_result(connection)
+        results.extend(await asyncio.gather(*receives, return_exceptions=True))
+
+    async with NetworkListener(UDP(), on="127.0.0.1:0").serving(handler) as listener:
+        async with NetworkConnection(listener.endpoint, UDP()) as client:
+            await client.send(b"first")
+            connection = await flow
+            connection._flow.received(b"last", None)
+            connection._flow.end()
+            await until(lambda: len(results) == 2)
+    assert [getattr(result, "content", type(result)) for result in results] == [b"last", EndOfStreamError]
+
+
+async def test_one_too_large_among_many_before_ready() -> None:
+    seen: list[bytes] = []
+
+    async def handler(connection: NetworkConnection[UDP]) -> None:
+        async for datagram, _ in connection.messages:
+            seen.append(datagram)
+
+    async with NetworkListener(UDP(), on="127.0.0.1:0").serving(handler) as listener:
+        async with NetworkConnection(listener.endpoint, UDP()) as client:
+            with pytest.raises(MessageTooLargeError):
+                await client.send_many([b"a", bytes(70_000), b"c"])
+            await client.send(b"alone")
+            await until(lambda: seen)
+    assert seen == [b"alone"]
+
+
+async def test_sends_keep_their_order_behind_a_full_kernel(pair_over: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with pair_over("udp") as (client, _):
+        socket = client._flow.socket
+        sent: list[bytes] = []
+        room = 2
+
+        def send(datagram: bytes, remote: object = None) -> bool:
+            if len(sent) >= room:
+                return False
+            sent.append(bytes(datagram))
+            return True
+
+        monkeypatch.setattr(socket, "send", send)
+        sends = [asyncio.create_task(client.send(b"%d" % number)) for number in range(5)]
+        await asyncio.sleep(0.01)
+        room = 3
+        socket.handler.writable()
+        sends.append(asyncio.create_task(client.send(b"5")))
+        await asyncio.sleep(0.01)
+        room = 10
+        socket.handler.writable()
+        await asyncio.gather(*sends)
+    assert sent == [b"0", b"1", b"2", b"3", b"4", b"5"]
+
+
+async def test_sending_without_end_lets_others_run() -> None:
+    with pytest.raises(TimeoutError):
+        async with NetworkListener(UDP(), on="127.0.0.1:0").serving(lambda connection: connection.receive()) as listener:
+            async with NetworkConnection(listener.endpoint, UDP()) as client, asyncio.timeout(0.1):
+                while True:
+                    await client.send(b"x")

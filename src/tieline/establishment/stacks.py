@@ -79,15 +79,16 @@ def _host_name(target: HostPort | UnixEndpoint) -> str | None:
 
 
 def prepare_server(stack: NetworkProtocol) -> None:
-    """Make the engine's configuration when the listener starts, so that no connection has to wait for it.
+    """Make one engine when the listener starts: whatever cannot be made fails there, and no connection has to wait for it.
 
-    Raises ValueError for a certificate and key that do not fit, and OSError for a key log file that cannot be written.
+    Raises ValueError for a certificate and key, or an `ssl_context`, that make no server, and OSError for a key log file that
+    cannot be written.
     """
     tls: TLS | None = stack.find(TLS)
-    if tls is not None and tls.ssl_context is None:
-        from tieline.engines.tls import server_config
+    if tls is not None:
+        from tieline.engines.tls import server_layer
 
-        server_config(tls)
+        server_layer(tls, endpoint=None)
 
 
 def server_pipeline(stack: NetworkProtocol, endpoint: object) -> Pipeline | None:

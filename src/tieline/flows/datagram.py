@@ -39,11 +39,23 @@ PLAIN = DatagramMetadata()
 OVERHEAD = 64  # bytes that a kept datagram costs beside its content: an empty one is not free
 
 
+STREAK = 64  # datagrams that may be sent before other tasks have their turn: the kernel hardly ever makes a sender wait
+
+
+class Place:
+    """Of a send in the queue: what it waits for at present."""
+
+    __slots__ = ("waiter",)
+
+    def __init__(self, waiter: Waiter) -> None:
+        self.waiter = waiter
+
+
 class DatagramFlow:
     """Moves datagrams both ways for one connection."""
 
     __slots__ = (
-        "__weakref__", "_closed", "_ended", "_failure", "_inbox", "_limit", "_notice", "_owner", "_readers", "_senders", "_size",
+        "__weakref__", "_closed", "_ended", "_failure", "_inbox", "_limit", "_notice", "_owner", "_readers", "_senders", "_size", "_streak",
         "activity", "dropped", "endpoint", "name", "received_count", "received_datagrams", "remote", "sent_count",
         "sent_datagrams", "socket",
     )  # fmt: skip
@@ -60,7 +72,8 @@ class DatagramFlow:
         self._inbox: deque[bytes] = deque()
         self._size = 0
         self._readers: deque[Waiter] = deque()
-        self._senders: deque[Waiter] = deque()
+        self._senders: deque[Place] = deque()
+        self._streak = 0
         self._failure: NetworkError | None = None
         self._notice: NetworkError | None = None  # what the network said of an earlier datagram, for the next call
         self._closed = self._ended = False
@@ -93,18 +106,66 @@ class DatagramFlow:
             raise StopAsyncIteration from None
 
     async def send(self, content: Any) -> None:
-        await self._send(self._checked(content))
+        await self.send_many((content,))
 
     async def send_many(self, contents: Sequence[Any]) -> None:
-        for datagram in [self._checked(content) for content in contents]:
-            await self._send(datagram)
+        datagrams = [octets(content, self) for content in contents]
+        self._streak += len(datagrams)
+        place: Place | None = None
+        if self.socket is None or self._senders or self._streak > STREAK:
+            self._need()
+            place = Place(self._waiter())
+            self._senders.append(place)
+        try:
+            if place is not None:
+                await self._until_first(place)
+            self._raise_notice()
+            limit = self.maximum_size
+            for datagram in datagrams:
+                if len(datagram) > limit:
+                    self._too_large(len(datagram), limit)
+            for datagram in datagrams:
+                while not self._put(datagram):
+                    if place is None:  # nobody waits, or this call would have
+                        place = Place(self._waiter())
+                        self._senders.append(place)
+                    await self._until_room(place)
+        finally:
+            if place is not None:
+                self._senders.remove(place)
+                self.writable()
 
-    def _checked(self, content: Any) -> Buffer:
-        datagram = octets(content, self)
-        size = len(datagram)
-        if self.socket is not None and size > (limit := self.maximum_size):
-            self._too_large(size, limit)
-        return datagram
+    def _put(self, datagram: Buffer) -> bool:
+        """Give a datagram to the kernel; False if it has no room."""
+        socket = self.socket
+        if socket is None:  # on the way to another endpoint
+            self._need()
+            return False
+        try:
+            gone = socket.send(datagram, self.remote) if self.remote is not None else socket.send(datagram)
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                self._too_large(len(datagram), self.maximum_size)
+            raise self._said(error) from error
+        if gone:
+            self.sent_count += len(datagram)
+            self.sent_datagrams += 1
+            self.activity += 1
+        return gone
+
+    async def _until_first(self, place: Place) -> None:
+        """Wait for the sends before this one, for a socket, and for one turn of the loop after many sends without any."""
+        if self.socket is not None and self._senders[0] is place:
+            present(self._owner).driver.call_soon(self.writable)
+        await self._until_room(place)
+        while self.socket is None:
+            await self._until_room(place)
+
+    async def _until_room(self, place: Place) -> None:
+        """Wait for `writable`, which wakes the first in the queue."""
+        self._streak = 0
+        await place.waiter
+        place.waiter = self._waiter()
 
     def _too_large(self, size: int, limit: int) -> None:
         raise MessageTooLargeError(
@@ -117,34 +178,6 @@ class DatagramFlow:
             got=str(size),
             hint="Split the data; maximum_datagram_size tells the limit.",
         )
-
-    async def _send(self, datagram: Buffer) -> None:
-        if self._closed or self._failure is not None or self.socket is None:
-            self._need()
-        while self.socket is None or self._senders:
-            await self._wait_room()
-        self._raise_notice()
-        while True:
-            socket = self._present_socket()
-            if socket is None:
-                self._need()
-                await self._wait_room()
-                continue
-            try:
-                gone = socket.send(datagram, self.remote) if self.remote is not None else socket.send(datagram)
-            except OSError as error:
-                if error.errno == errno.EMSGSIZE:
-                    self._too_large(len(datagram), self.maximum_size)
-                raise self._said(error) from error
-            if gone:
-                self.sent_count += len(datagram)
-                self.sent_datagrams += 1
-                self.activity += 1
-                return
-            await self._wait_room()
-
-    def _present_socket(self) -> DatagramSocket | None:
-        return self.socket
 
     def _raise_notice(self) -> None:
         """Raise, once, what the network said of an earlier datagram."""
@@ -201,17 +234,14 @@ class DatagramFlow:
             self._wake()
 
     def _wake(self) -> None:
-        if self._readers and self._inbox and not self._readers[0].done():
-            self._readers[0].set_result(None)
-
-    async def _wait_room(self) -> None:
-        waiter = self._waiter()
-        self._senders.append(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter in self._senders:
-                self._senders.remove(waiter)
+        """The first receive can take what is there; after the end, and with nothing left, none ever can."""
+        if self._inbox:
+            if self._readers and not self._readers[0].done():
+                self._readers[0].set_result(None)
+        elif self._ended:
+            for waiter in self._readers:
+                if not waiter.done():
+                    waiter.set_exception(self._end_error())
 
     def _end_error(self) -> EndOfStreamError:
         return EndOfStreamError("the flow has ended", endpoint=self.endpoint, phase=Phase.TRANSFER)
@@ -251,13 +281,10 @@ class DatagramFlow:
     def end(self) -> None:
         """No more will come: what was received can still be taken, then the flow has ended."""
         self._ended = True
-        if not self._inbox:
-            for waiter in self._readers:
-                if not waiter.done():
-                    waiter.set_exception(self._end_error())
+        self._wake()
 
     def raise_pending(self, error: NetworkError) -> None:
-        for waiter in (*self._readers, *self._senders):
+        for waiter in (*self._readers, *(place.waiter for place in self._senders)):
             if not waiter.done():
                 waiter.set_exception(raisable(error))
 
@@ -293,10 +320,8 @@ class DatagramFlow:
         self._wake()
 
     def writable(self) -> None:
-        waiting, self._senders = self._senders, deque()
-        for waiter in waiting:
-            if not waiter.done():
-                waiter.set_result(None)
+        if self._senders and not self._senders[0].waiter.done():
+            self._senders[0].waiter.set_result(None)
 
     def failed(self, error: OSError) -> None:
         """The network answered one of our datagrams with an error. Others may fare better, so only a call is told."""
