@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar, overload
 
 from tieline.engines.states import State
-from tieline.flows.content import misuse
+from tieline.flows.content import MisuseError, misuse
 from tieline.flows.datagram import DatagramFlow
 from tieline.flows.stream import StreamFlow
 from tieline.parameters import Parameters
@@ -101,6 +101,8 @@ class NetworkChannel(Generic[P_co]):
         if method is not None:
             try:
                 return method(*arguments, **options)
+            except MisuseError:
+                raise
             except TypeError as error:
                 reason = str(error)
         else:

@@ -146,6 +146,7 @@ class NetworkConnection(NetworkChannel[P_co]):
         """Close gracefully: pending calls of other tasks raise, what was accepted drains, then our end goes out.
 
         Idempotent. Raises `CloseTimeoutError` if nothing moves for `close_timeout` seconds; the connection is then aborted.
+        Raises `PeerResetError` if the peer broke off before it took what was accepted, and no call has said so.
         Raises what `ready` does if there is no connection for what `send_idempotent` had accepted.
 
         Cancelling: the connection is aborted, unless another task is closing it already.
@@ -156,11 +157,13 @@ class NetworkConnection(NetworkChannel[P_co]):
             return
         self._closing = True
         try:
-            if self._state is not State.READY and self._accepted_early and not self._state.is_final:
+            if self._state is not State.READY and self.accepted_early and not self._state.is_final:
                 await self._ready_to_drain()
             if self._state is State.READY:
                 self._reporting.freeze(self._flow, self.driver.time())
                 await self._flow.finish()
+            elif self._state is State.FAILED and self._flow.lost and self._error is not None:
+                raise raisable(self._error)
         finally:
             self.abort()
 
@@ -266,14 +269,14 @@ class NetworkConnection(NetworkChannel[P_co]):
             raise self._closed_error()
 
     @property
-    def _accepted_early(self) -> bytes:
+    def accepted_early(self) -> bytes:
         """What `send_idempotent` accepted before there was a socket."""
         sending = getattr(self._flow, "sending", None)  # only a stream has one
         return b"" if sending is None else bytes(sending.first)
 
     def _establish(self, event: Event) -> None:
         assert self._endpoint is not None
-        self._establishment = Establishment(self.driver, self._endpoint, self._parameters, self, self._accepted_early)
+        self._establishment = Establishment(self.driver, self._endpoint, self._parameters, self)
         self._reporting.attempt_began(self._establishment.started)
         self.driver.call_soon(self._establishment.start)
         self._become(event)

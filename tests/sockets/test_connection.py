@@ -16,6 +16,7 @@ from tieline import (
     TCP,
     TLS,
     UDP,
+    ConnectError,
     HostPort,
     Identity,
     InterfaceType,
@@ -196,3 +197,29 @@ async def test_a_listener_leaves_a_regular_file_alone(tmp_path: Path) -> None:
         async with NetworkListener(TCP(), on=f"unix:{file}").serving(print):  # type: ignore[arg-type]
             raise AssertionError("it listens on a file")
     assert file.read_text() == "keep me"
+
+
+async def test_a_key_log_that_cannot_be_written_is_final(tmp_path: Path) -> None:
+    stack = TLS(keylog_file=tmp_path / "missing" / "keys.log")
+    with pytest.raises(ConnectError, match=r"keylog_file=.*missing.*cannot be written"):  # noqa: PT012
+        async with NetworkConnection("127.0.0.1:9", stack) as connection:
+            try:
+                await connection.ready()
+            finally:
+                assert connection.state is State.FAILED
+
+
+async def test_a_closing_unix_listener_leaves_its_successor_alone(tmp_path: Path) -> None:
+    async def nothing(connection: NetworkConnection[TCP]) -> None:
+        await connection.receive()
+
+    path = tmp_path / "socket"
+    async with NetworkListener(TCP(), on=f"unix:{path}").serving(nothing):
+        path.unlink()
+        successor = NetworkListener(TCP(), on=f"unix:{path}").serving(nothing)
+        await successor.__aenter__()
+    try:
+        assert path.exists()
+    finally:
+        await successor.__aexit__(None, None, None)
+    assert not path.exists()

@@ -256,7 +256,7 @@ async def test_a_second_receive_learns_of_the_end() -> None:
         flow.set_result(connection)
         results.extend(await asyncio.gather(*receives, return_exceptions=True))
 
-    async with NetworkListener(UDP(), on="127.0.0.1:0").serving(handler) as listener:
+    async with NetworkListener(UDP(), on="127.0.0.1:0").serving(handler) as listener:  # noqa: SIM117
         async with NetworkConnection(listener.endpoint, UDP()) as client:
             await client.send(b"first")
             connection = await flow
@@ -273,7 +273,7 @@ async def test_one_too_large_among_many_before_ready() -> None:
         async for datagram, _ in connection.messages:
             seen.append(datagram)
 
-    async with NetworkListener(UDP(), on="127.0.0.1:0").serving(handler) as listener:
+    async with NetworkListener(UDP(), on="127.0.0.1:0").serving(handler) as listener:  # noqa: SIM117
         async with NetworkConnection(listener.endpoint, UDP()) as client:
             with pytest.raises(MessageTooLargeError):
                 await client.send_many([b"a", bytes(70_000), b"c"])
@@ -308,8 +308,8 @@ async def test_sends_keep_their_order_behind_a_full_kernel(pair_over: Any, monke
 
 
 async def test_sending_without_end_lets_others_run() -> None:
-    with pytest.raises(TimeoutError):
-        async with NetworkListener(UDP(), on="127.0.0.1:0").serving(lambda connection: connection.receive()) as listener:
+    with pytest.raises(TimeoutError):  # noqa: PT012
+        async with NetworkListener(UDP(), on="127.0.0.1:0").serving(NetworkConnection.receive) as listener:  # noqa: SIM117
             async with NetworkConnection(listener.endpoint, UDP()) as client, asyncio.timeout(0.1):
                 while True:
                     await client.send(b"x")

@@ -21,7 +21,7 @@ from tieline.establishment.attempt import StreamAttempt
 from tieline.establishment.guard import guarded
 from tieline.establishment.ordering import interleave, sort_destinations
 from tieline.establishment.routes import route_refusal, unusable_path
-from tieline.establishment.stacks import client_pipeline, transport_endpoint
+from tieline.establishment.stacks import client_pipeline, prepare_client, transport_endpoint
 from tieline.protocols.ip import IP, IPVersion
 from tieline.protocols.roles import DatagramProtocol
 from tieline.reports import DNSProtocol, Handshake, Resolution, ResolutionSource
@@ -38,6 +38,10 @@ class EstablishmentOwner(Protocol):
 
     def established(self, won: StreamAttempt | DatagramSocket) -> None: ...
     def not_established(self, error: NetworkError) -> None: ...
+    @property
+    def accepted_early(self) -> bytes:
+        """What may ride on the first flight."""
+        ...
 
 
 class _SilentHandler:
@@ -53,15 +57,12 @@ class _SilentHandler:
 class Establishment:
     """Turns an endpoint into a connected socket."""
 
-    def __init__(
-        self, driver: Driver, endpoint: Endpoint, parameters: Parameters[Any], owner: EstablishmentOwner, first: bytes
-    ) -> None:
+    def __init__(self, driver: Driver, endpoint: Endpoint, parameters: Parameters[Any], owner: EstablishmentOwner) -> None:
         self._driver = driver
         self._endpoint = endpoint
         self._target = transport_endpoint(endpoint)
         self._parameters = parameters
         self._owner = weakref.ref(owner)
-        self._first = first
         self._datagrams = isinstance(parameters.stack, DatagramProtocol)
         self._attempts: dict[int, StreamAttempt | DatagramSocket] = {}
         self._phases: dict[int, Phase] = {}
@@ -88,7 +89,7 @@ class Establishment:
     def start(self) -> None:
         if self._cancelled:
             return
-        unusable = unusable_path(self._driver, self._parameters)
+        unusable = prepare_client(self._parameters.stack) or unusable_path(self._driver, self._parameters)
         if unusable is not None:
             self._not_established(failures.unusable(unusable, self._endpoint))
             return
@@ -234,7 +235,8 @@ class Establishment:
                 progressed=lambda: self._progressed(number),
             )
             self._attempts[number] = attempt
-            attempt.connect(address, self._first)
+            owner = self._owner()
+            attempt.connect(address, b"" if owner is None else owner.accepted_early)
         except (OSError, NetworkError) as error:
             # The race is told from the loop, not from inside its own action.
             self._driver.call_soon(self._failed, number, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any
 
 from tieline.endpoints import Endpoint, HostPort, ServiceEndpoint, UnixEndpoint, URLEndpoint
@@ -15,7 +16,7 @@ from tieline.protocols.udp import UDP
 if TYPE_CHECKING:
     from tieline.parameters import Parameters
 
-__all__ = ["client_pipeline", "prepare_server", "require_reachable", "server_pipeline", "transport_endpoint"]
+__all__ = ["client_pipeline", "prepare_client", "prepare_server", "require_reachable", "server_pipeline", "transport_endpoint"]
 
 
 def transport_endpoint(endpoint: Endpoint) -> HostPort | UnixEndpoint:
@@ -76,6 +77,19 @@ def client_pipeline(stack: NetworkProtocol, endpoint: Endpoint) -> Pipeline | No
 def _host_name(target: HostPort | UnixEndpoint) -> str | None:
     """What the server's certificate should have a name for; a Unix socket has none."""
     return target.host.partition("%")[0] if isinstance(target, HostPort) else None
+
+
+def prepare_client(stack: NetworkProtocol) -> OSError | None:
+    """Make the engine's configuration before the race; why that cannot be done, which no address and no waiting would mend."""
+    tls: TLS | None = stack.find(TLS)
+    if tls is not None and tls.ssl_context is None:
+        from tieline.engines.tls import client_config
+
+        try:
+            client_config(tls)
+        except OSError as error:
+            return OSError(errno.EINVAL, f"keylog_file={tls.keylog_file!r} cannot be written: {error.strerror or error}")
+    return None
 
 
 def prepare_server(stack: NetworkProtocol) -> None:

@@ -28,6 +28,10 @@ def octets(content: Any, flow: Any) -> bytes | memoryview:
     return view.cast("B") if view.format != "B" or view.ndim != 1 else view
 
 
-def misuse(flow: Any, reason: str) -> TypeError:
+class MisuseError(TypeError):
+    """A TypeError that already says which calls there are."""
+
+
+def misuse(flow: Any, reason: str) -> MisuseError:
     """The error for a call that this protocol does not have in this form: it says which calls there are."""
-    return TypeError(f"{flow.name}: {reason}. Its calls: {flow.calls}")
+    return MisuseError(f"{flow.name}: {reason}. Its calls: {flow.calls}")

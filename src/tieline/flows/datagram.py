@@ -55,11 +55,13 @@ class DatagramFlow:
     """Moves datagrams both ways for one connection."""
 
     __slots__ = (
-        "__weakref__", "_closed", "_ended", "_failure", "_inbox", "_limit", "_notice", "_owner", "_readers", "_senders", "_size", "_streak",
+        "__weakref__", "_closed", "_ended", "_failure", "_inbox", "_limit", "_notice", "_owner", "_readers", "_senders", "_size",
+        "_streak",
         "activity", "dropped", "endpoint", "name", "received_count", "received_datagrams", "remote", "sent_count",
         "sent_datagrams", "socket",
     )  # fmt: skip
 
+    lost = False  # a datagram goes to the kernel at once
     calls = "send(data), send_many(list), receive(), receive_many(at_most=), messages and iteration"
 
     def __init__(self, owner: FlowOwner, parameters: Parameters[Any], endpoint: object) -> None:

@@ -356,10 +356,11 @@ class StreamSending:
         self.pump()
 
     def detached(self) -> None:
-        """What was accepted was for the peer that is given up; suspended calls and our end are for the next one."""
+        """What was accepted, and our end of it, was for the peer that is given up; suspended calls are for the next one."""
         self._drop()
         self.error = None
-        self._end = End.NONE if self._end is End.NONE else End.DUE
+        self._end = End.NONE
+        self.ended = any(writer.end for writer in self._writers)
 
     def raise_pending(self, error: NetworkError) -> None:
         """Every suspended call raises. What was accepted, as idempotent data are at once, still goes when it can."""

@@ -183,7 +183,7 @@ class StreamFlow:
         if self._discarded:
             await self._progress(lambda: self.receiving.inbox.ended, "the peer has sent what nobody reads, and has not ended")
         self._close_socket()
-        if self.sending.lost and self.sending.error is not None:
+        if self.lost and self.sending.error is not None:
             raise raisable(self.sending.error)
 
     async def _next_turn(self) -> None:
@@ -227,6 +227,11 @@ class StreamFlow:
         """Something happened that a graceful close may have waited for."""
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
+
+    @property
+    def lost(self) -> bool:
+        """Whether something that was accepted did not get to the peer, and no call has said so."""
+        return self.sending.lost
 
     @property
     def is_open(self) -> bool:

@@ -300,9 +300,13 @@ class Acceptor:
             options.apply_stream(self._sock, parameters, listening=True)
             if self._sock.family == socket.AF_INET6:
                 self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
-            if self._path is not None:
-                remove_dead_socket(self._path)
-            self._sock.bind(to_sockaddr(at))
+            try:
+                self._sock.bind(to_sockaddr(at))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or self._path is None or not remove_dead_socket(self._path):
+                    raise
+                self._sock.bind(to_sockaddr(at))
+            self._file = None if self._path is None else file_identity(self._path)
             self._sock.listen(parameters.backlog)
         except BaseException:
             self._sock.close()
@@ -352,21 +356,26 @@ class Acceptor:
         if self._back_off is not None:
             self._back_off.cancel()
         self._sock.close()
-        if self._path is not None and os.path.exists(self._path):
+        if self._path is not None and file_identity(self._path) == self._file:  # and not a successor's
             os.unlink(self._path)
 
 
-def remove_dead_socket(path: str) -> None:
-    """Take away a Unix socket's file that a process left behind. Everything else stays, and bind will say so."""
+def file_identity(path: str) -> tuple[int, int] | None:
+    """Which file this path names now; None if there is none."""
     try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return
+        status = os.lstat(path)
     except FileNotFoundError:
-        return
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def remove_dead_socket(path: str) -> bool:
+    """Take away a Unix socket's file that a process left behind; False for everything else, which stays."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        if probe.connect_ex(path) == errno.ECONNREFUSED:
-            os.unlink(path)
-    finally:
-        probe.close()
+        if probe.connect_ex(path) != errno.ECONNREFUSED:
+            return False
+    os.unlink(path)
+    return True
