@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import io
+import socket
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tieline import (
     IncompleteReceiveError,
     Int16,
     MessageTooLargeError,
+    NetworkConnection,
     Parameters,
     UInt8,
     UInt32,
@@ -441,3 +443,22 @@ async def test_a_wrong_call_names_the_protocol_and_its_calls(pair_over: Any) -> 
             await tcp.send("text")
         with pytest.raises(TypeError, match="iterate the connection itself"):
             tcp.messages  # noqa: B018
+
+
+async def test_sending_without_end_lets_others_run() -> None:
+    """A reader that is fast enough never fills the kernel, so no send ever has to wait."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drain() -> None:
+            with listening.accept()[0] as reader:
+                while reader.recv(1 << 20):
+                    continue
+
+        reading = asyncio.get_running_loop().run_in_executor(None, drain)
+        async with NetworkConnection(listening.getsockname(), TCP()) as client:
+            with pytest.raises(TimeoutError):  # noqa: PT012
+                async with asyncio.timeout(0.1):
+                    while True:
+                        await client.send(b"x")
+        await reading
+        await asyncio.get_running_loop().shutdown_default_executor()

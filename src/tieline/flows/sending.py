@@ -8,7 +8,6 @@ caller's), with one when the rest is small enough to be accepted, so that the ca
 
 from __future__ import annotations
 
-import enum
 import errno
 from collections import deque
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from tieline.errors import ChannelClosedError, MessageTooLargeError, NetworkError, Phase, raisable
 from tieline.flows.content import misuse, octets
 from tieline.flows.files import FileSource
-from tieline.flows.writer import Writer
+from tieline.flows.writer import End, Writer
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Buffer
@@ -28,20 +27,14 @@ SLICE = 128 * 1024  # of plaintext that goes through the pipeline at once: eight
 NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO})  # sendfile(2): it is the file's fault
 
 
-class End(enum.Enum):
-    """How far the end of our direction has come."""
-
-    NONE = 0
-    DUE = 1  # once everything accepted has gone
-    CLOSING = 2  # the pipeline's own end is on its way
-    DONE = 3
+STREAK = 64  # sends in a row that the kernel took at once, before other tasks have their turn
 
 
 class StreamSending:
     """Gives bytes to the pipeline and the socket."""
 
     __slots__ = (
-        "_accepted", "_end", "_flow", "_full", "_limit", "_size", "_slice", "_writers",
+        "_accepted", "_end", "_flow", "_full", "_limit", "_size", "_slice", "_streak", "_writers",
         "count", "ended", "error", "first", "lost",
     )  # fmt: skip
 
@@ -52,6 +45,7 @@ class StreamSending:
         self._size = 0  # of what is accepted
         self._writers: deque[Writer] = deque()
         self._slice = min(SLICE, limit)
+        self._streak = 0
         self._full = False  # the kernel is: `writable` follows
         self._end = End.NONE
         self.error: NetworkError | None = None  # the peer takes nothing any more
@@ -88,6 +82,15 @@ class StreamSending:
             else:
                 self.count -= len(rest)
                 await self._queue(Writer(rest))
+        elif (streak := self._streak + 1) < STREAK:
+            self._streak = streak
+        else:
+            await self._others_turn()
+
+    async def _others_turn(self) -> None:
+        """Let other tasks, and the timer of an `asyncio.timeout()`, run. The kernel has what was sent."""
+        self._streak = 0
+        await self._flow.next_turn()
 
     async def send_file(self, file: BinaryIO, offset: int = 0, count: int | None = None) -> int:
         try:
@@ -149,7 +152,7 @@ class StreamSending:
         if writer.error is not None:
             raise writer.error
         if writer not in self._writers:
-            return
+            return await self._others_turn()
         writer.waiter = flow.waiter()
         try:
             await writer.waiter

@@ -179,14 +179,15 @@ class StreamFlow:
         self.sending.end()
         await self._progress(lambda: self.sending.idle, "the peer takes no more of what was sent")
         while self.socket is not None and not self._discarded and socket.unread():
-            await self._next_turn()
+            await self.next_turn()
         if self._discarded:
             await self._progress(lambda: self.receiving.inbox.ended, "the peer has sent what nobody reads, and has not ended")
         self._close_socket()
         if self.lost and self.sending.error is not None:
             raise raisable(self.sending.error)
 
-    async def _next_turn(self) -> None:
+    async def next_turn(self) -> None:
+        """Let everything else run that is due."""
         waiter = self.waiter()
         present(self._owner).driver.call_soon(lambda: None if waiter.done() else waiter.set_result(None))
         await waiter

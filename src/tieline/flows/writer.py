@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Waiter
     from tieline.flows.files import FileSource
 
-__all__ = ["Writer"]
+__all__ = ["End", "Writer"]
 
 
 class Writer:
@@ -24,3 +25,12 @@ class Writer:
         self.waiter: Waiter | None = None
         self.error: BaseException | None = None
         self.count = 0
+
+
+class End(enum.Enum):
+    """How far the end of our direction has come."""
+
+    NONE = 0
+    DUE = 1  # once everything accepted has gone
+    CLOSING = 2  # the pipeline's own end is on its way
+    DONE = 3
