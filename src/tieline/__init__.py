@@ -70,6 +70,7 @@ from tieline.protocols.roles import MultiplexProtocol as MultiplexProtocol
 from tieline.protocols.roles import NetworkProtocol as NetworkProtocol
 from tieline.protocols.roles import OneToOneProtocol as OneToOneProtocol
 from tieline.protocols.roles import StreamProtocol as StreamProtocol
+from tieline.protocols.security import CertificateValidator as CertificateValidator
 from tieline.protocols.security import PeerAuthentication as PeerAuthentication
 from tieline.protocols.security import TLSMetadata as TLSMetadata
 from tieline.protocols.security import TLSVersion as TLSVersion
@@ -85,6 +86,7 @@ from tieline.reports import DNSProtocol as DNSProtocol
 from tieline.reports import EstablishmentReport as EstablishmentReport
 from tieline.reports import Handshake as Handshake
 from tieline.reports import PathReport as PathReport
+from tieline.reports import RadioType as RadioType
 from tieline.reports import Resolution as Resolution
 from tieline.reports import ResolutionSource as ResolutionSource
 from tieline.updates import UpdateIterator as UpdateIterator

@@ -147,6 +147,7 @@ class DatagramSide:
         self._parameters = parameters
         self._accepted = accepted
         self._failed = failed
+        self._live = 0  # flows whose handlers run, also those that have ended by idleness
         self._ports: list[SharedSocket] = []
         self._budget: int | None = None
         self.closed = False
@@ -166,10 +167,10 @@ class DatagramSide:
     def admits(self) -> bool:
         """Whether a datagram of a new peer makes a flow."""
         udp: UDP = self._parameters.stack.find(UDP)
-        flows = sum(len(port.flows) for port in self._ports)
-        return (self._budget is None or self._budget > 0) and flows < udp.maximum_flows
+        return (self._budget is None or self._budget > 0) and self._live < udp.maximum_flows
 
     def hand_out(self, connection: NetworkConnection[Any]) -> None:
+        self._live += 1
         self._accepted(connection)
 
     def broke(self, error: OSError, where: Address) -> None:
@@ -177,6 +178,7 @@ class DatagramSide:
 
     def release(self, connection: NetworkConnection[Any]) -> None:
         """A flow's handler has ended: its peer may begin another."""
+        self._live -= 1
         for port in self._ports:
             port.forget(connection.remote_endpoint, connection._flow)
 
