@@ -12,7 +12,7 @@ from pathlib import Path
 __all__ = ["MANY", "WARM_UP", "nothing_stays"]
 
 WARM_UP, MANY, SIDE_BY_SIDE = 200, 1000, 20
-BLOCKS = 3 * MANY  # of Python, which caches may take: a connection that leaks has dozens
+BLOCKS = 6 * MANY  # of Python, which caches may take: a connection that leaks has dozens
 RESIDENT = 12 << 20  # bytes: the engine's memory is not Python's, and a leaked TLS session has some 20 KiB
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["UDPSocket"]
 
 DATAGRAMS_PER_WAKEUP = 64
+NAMES_KEPT = 256  # socket addresses of peers, so that an answer need not make them again
 IP_MTU, IPV6_MTU = 14, 24  # linux/in.h, linux/in6.h
 IPV4_HEADERS, IPV6_HEADERS = 20 + 8, 40 + 8  # IP and UDP, without options
 LARGEST = 65535  # RFC 768: the length field has 16 bits
@@ -117,7 +118,7 @@ class UDPSocket:
     def _name(self, remote: Address) -> Any:
         name = self._names.get(remote)
         if name is None:
-            if len(self._names) >= 1024:
+            if len(self._names) >= NAMES_KEPT:
                 self._names.clear()
             name = self._names[remote] = to_sockaddr(remote)
         return name
