@@ -228,10 +228,12 @@ impl Failure {
             ),
             // The second: a trusted authority has the issuer's name, but its key cannot have made the signature. Every
             // development machine has such a namesake: Debian trusts its own self-signed "localhost".
-            E::UnknownIssuer | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => Self::new(
-                Reason::UnknownAuthority,
-                "The peer's certificate was not issued by an authority that we trust.",
-            ),
+            E::UnknownIssuer | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+                Self::new(
+                    Reason::UnknownAuthority,
+                    "The peer's certificate was not issued by an authority that we trust.",
+                )
+            }
             E::Revoked => Self::new(Reason::Revoked, "The peer's certificate has been revoked."),
             E::UnknownRevocationStatus
             | E::ExpiredRevocationList
