@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Driver
 
-__all__ = ["current"]
+__all__ = ["current", "enter", "leave"]
+
+_Entered: TypeAlias = "tuple[Driver, _Entered | None]"
+_entered: ContextVar[_Entered | None] = ContextVar("tieline driver", default=None)
 
 
 def current() -> Driver:
-    """The driver of the running event loop. Raises RuntimeError outside of one."""
+    """The driver that was entered in this context, or else the running event loop's. Raises RuntimeError outside of one."""
+    entered = _entered.get()
+    if entered is not None:
+        return entered[0]
     from tieline.drivers.asyncio import AsyncioDriver
 
     return AsyncioDriver.current()
+
+
+def enter(driver: Driver) -> None:
+    """Let everything that is started in this context, and in tasks that are made in it, use this driver."""
+    _entered.set((driver, _entered.get()))
+
+
+def leave() -> None:
+    """Go back to the driver before."""
+    entered = _entered.get()
+    assert entered is not None  # `enter` came before
+    _entered.set(entered[1])

@@ -6,15 +6,15 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from tieline.drivers import interfaces
 from tieline.drivers.asyncio.addresses import family_of, to_sockaddr
+from tieline.drivers.asyncio.loop import LoopDriver
 from tieline.drivers.asyncio.resolver import resolve
 from tieline.drivers.asyncio.tcp import Acceptor, TCPSocket
 from tieline.drivers.asyncio.udp import LARGEST, UDPSocket
-from tieline.drivers.asyncio.waiter import waiters
 from tieline.drivers.port import Address, DatagramHandler, StreamHandler
 from tieline.endpoints import HostPort
 from tieline.parameters import Parameters
@@ -23,16 +23,12 @@ from tieline.paths import Interface
 __all__ = ["AsyncioDriver"]
 
 
-class AsyncioDriver:
-    """One event loop as the rest of the library sees it."""
+class AsyncioDriver(LoopDriver):
+    """One event loop and the system's network as the rest of the library sees them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        super().__init__(loop, time.monotonic)  # what loop.time() counts as well, but uvloop's in whole milliseconds
         self._buffer = memoryview(bytearray(LARGEST))  # one for all sockets: a datagram is copied out of it at once
-        self.time = time.monotonic  # what loop.time() counts as well, but uvloop's in whole milliseconds
-        self.waiter = waiters(loop)
-        self.call_soon = loop.call_soon
-        self.call_later = loop.call_later
 
     @classmethod
     def current(cls) -> AsyncioDriver:
@@ -42,18 +38,6 @@ class AsyncioDriver:
         if driver is None or driver._loop is not loop:
             driver = _local.driver = cls(loop)
         return driver
-
-    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        return self._loop.create_task(work, name=name)
-
-    def current_task(self) -> asyncio.Task[Any]:
-        task = asyncio.current_task()
-        assert task is not None  # asked from a coroutine
-        return task
-
-    async def wait(self, tasks: Sequence[Any], timeout: float | None) -> None:
-        if tasks:
-            await asyncio.wait(tasks, timeout=timeout)
 
     def resolve(self, host: str, port: int, version: int) -> asyncio.Future[list[HostPort]]:
         return resolve(self._loop, host, port, version)

@@ -17,7 +17,7 @@ from tieline.drivers.asyncio.addresses import from_sockaddr
 from tieline.endpoints import HostPort
 from tieline.errors import DNSError, Phase
 
-__all__ = ["resolve"]
+__all__ = ["not_resolved", "resolve"]
 
 THREADS = 8
 MEANING = {
@@ -44,15 +44,7 @@ def resolve(loop: asyncio.AbstractEventLoop, host: str, port: int, version: int)
         try:
             answer = _getaddrinfo(host, port, version)
         except (OSError, UnicodeError) as error:
-            code = error.errno if isinstance(error, socket.gaierror) else None
-            answer = DNSError(
-                f"{MEANING.get(code, str(error)) if code is not None else error} (IPv{version})",
-                endpoint=HostPort(host, port),
-                phase=Phase.RESOLVING,
-                code=code,
-                hint="Check the spelling, or ask `getent ahosts` on this machine.",
-            )
-            answer.__cause__ = error
+            answer = not_resolved(host, port, version, error.errno if isinstance(error, socket.gaierror) else None, error)
         try:
             loop.call_soon_threadsafe(_answer, future, answer)
         except RuntimeError:  # the loop was closed meanwhile: nobody waits for this any more
@@ -60,6 +52,20 @@ def resolve(loop: asyncio.AbstractEventLoop, host: str, port: int, version: int)
 
     _submit(ask)
     return future
+
+
+def not_resolved(host: str, port: int, version: int, code: int | None, cause: Exception | None = None) -> DNSError:
+    """The error of a name that gave no address; `code` is getaddrinfo's."""
+    meaning = MEANING.get(code) if code is not None else None
+    error = DNSError(
+        f"{meaning or cause or f'getaddrinfo says {code}'} (IPv{version})",
+        endpoint=HostPort(host, port),
+        phase=Phase.RESOLVING,
+        code=code,
+        hint="Check the spelling, or ask `getent ahosts` on this machine.",
+    )
+    error.__cause__ = cause
+    return error
 
 
 def _getaddrinfo(host: str, port: int, version: int) -> list[HostPort]:
