@@ -6,7 +6,7 @@ import logging
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from tieline import drivers
 from tieline.errors import NetworkError, raisable
@@ -14,34 +14,42 @@ from tieline.errors import NetworkError, raisable
 if TYPE_CHECKING:
     from tieline.drivers.port import Driver, Waiter
 
-__all__ = ["UpdateIterator", "Updates", "Waiters"]
+__all__ = ["Follower", "UpdateIterator", "Updates", "Waiters"]
 
 S = TypeVar("S")
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 
 KEPT = 256  # updates for an iterator that nobody advances; beyond that the oldest go
 
 logger = logging.getLogger("tieline")
 
 
-class Updates(Generic[S, T]):
-    """Calls the handler at once and keeps the value for each iterator."""
+class Follower(Protocol[T_contra]):
+    """Keeps each update for somebody. Who follows is told before the handler, which may cause the next one."""
 
-    __slots__ = ("_iterators", "handler")
+    def _push(self, value: T_contra, last: bool, /) -> None: ...
+
+
+class Updates(Generic[S, T]):
+    """Calls the handler at once and gives the value to whoever follows, in the order in which they began to."""
+
+    __slots__ = ("_followers", "handler")
 
     def __init__(self) -> None:
         self.handler: Callable[[S, T], object] | None = None
-        self._iterators: weakref.WeakSet[UpdateIterator[T]] | None = None
+        # Weak: a loop that was left leaves nothing behind. A dictionary: its order is not one of addresses in memory.
+        self._followers: weakref.WeakKeyDictionary[Follower[T], None] | None = None
 
     @property
     def watched(self) -> bool:
         """Whether anybody would notice a `publish`."""
-        return self.handler is not None or bool(self._iterators)
+        return self.handler is not None or bool(self._followers)
 
     def publish(self, subject: S, value: T, *, last: bool = False) -> None:
         """Tell everybody. A handler that raises is logged and changes nothing else."""
-        for iterator in tuple(self._iterators or ()):
-            iterator._push(value, last)
+        for follower in tuple(self._followers or ()):
+            follower._push(value, last)
         if self.handler is not None:
             try:
                 self.handler(subject, value)
@@ -50,13 +58,22 @@ class Updates(Generic[S, T]):
         if last:
             self.handler = None
 
+    def follow(self, follower: Follower[T]) -> None:
+        """Give each value from now on to this object too, as long as somebody else holds it."""
+        if self._followers is None:
+            self._followers = weakref.WeakKeyDictionary()
+        self._followers[follower] = None
+
+    def unfollow(self, follower: Follower[T]) -> None:
+        """Give it no more."""
+        if self._followers is not None:
+            self._followers.pop(follower, None)
+
     def iterate(self, *first: T, ended: bool = False) -> UpdateIterator[T]:
         """A new iterator, which begins with these values."""
         iterator = UpdateIterator(first, ended)
         if not ended:
-            if self._iterators is None:
-                self._iterators = weakref.WeakSet()
-            self._iterators.add(iterator)
+            self.follow(iterator)
         return iterator
 
 
@@ -73,7 +90,7 @@ class UpdateIterator(Generic[T]):
         self._ended = ended
         self._waiter: Waiter | None = None
 
-    def _push(self, value: T, last: bool) -> None:
+    def _push(self, value: T, last: bool, /) -> None:
         self._values.append(value)
         self._ended = self._ended or last
         if self._waiter is not None and not self._waiter.done():

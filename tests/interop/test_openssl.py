@@ -31,7 +31,7 @@ from .programs import Program, running
 
 VERSIONS = {"TLSv1.2": "-tls1_2", "TLSv1.3": "-tls1_3"}
 ONLY = {"TLSv1.2": TLSVersion.TLSv1_2, "TLSv1.3": TLSVersion.TLSv1_3}
-FROM_STRANGER = STRANGER.issue("localhost")
+FROM_STRANGER = STRANGER.identity("localhost")
 
 both_versions = pytest.mark.parametrize("version", VERSIONS)
 
