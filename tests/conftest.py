@@ -7,7 +7,8 @@ An ``async def`` test runs once on each event loop, asyncio's own and uvloop. Ha
 * nothing was reported to the loop's exception handler;
 * nothing is collected unclosed: ResourceWarnings are errors, and pytest fails a test for an exception in ``__del__``.
 
-``@pytest.mark.asyncio_only`` leaves uvloop out. A test that is not async can ask for ``loop_factory`` and run loops.
+``@pytest.mark.asyncio_only`` leaves uvloop out. A test that is not async can ask for ``loop_factory`` and run loops. One that
+asks for ``simulated_network`` runs in virtual time instead (`tieline.testing.plugin`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import gc
 import inspect
 import os
 import shutil
+import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -29,6 +31,9 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
 }
 TURNS = 10  # of the loop, for callbacks and cancelled tasks whose end is only a matter of time
+
+# Programs that the tests start inherit an ignored SIGINT (a shell's background jobs have it); a handled one becomes the default.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 for new_event_loop in LOOPS.values():
     new_event_loop().close()  # the first loop of a kind opens descriptors that stay with the process
@@ -54,7 +59,7 @@ def peer() -> Callable[[str], str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if inspect.iscoroutinefunction(metafunc.function) and "loop_factory" not in metafunc.fixturenames:
+    if inspect.iscoroutinefunction(metafunc.function) and not {"loop_factory", "simulated_network"} & {*metafunc.fixturenames}:
         metafunc.fixturenames.append("loop_factory")
     if "loop_factory" in metafunc.fixturenames:
         names = ["asyncio"] if metafunc.definition.get_closest_marker("asyncio_only") else list(LOOPS)
@@ -64,7 +69,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     test = pyfuncitem.obj
-    if not inspect.iscoroutinefunction(test):
+    if not inspect.iscoroutinefunction(test) or "simulated_network" in pyfuncitem.fixturenames:
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters}
     loop_factory: Any = pyfuncitem.callspec.params["loop_factory"]

@@ -1,0 +1,73 @@
+"""The driver of a simulated host: the port's calls, answered by its socket table."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from tieline.drivers.asyncio.loop import LoopDriver
+from tieline.drivers.port import Address, DatagramHandler, StreamHandler
+from tieline.endpoints import HostPort
+from tieline.parameters import Parameters
+from tieline.paths import Interface
+
+if TYPE_CHECKING:
+    from tieline.drivers.simulated.datagram import SimulatedDatagramSocket
+    from tieline.drivers.simulated.host import Host
+    from tieline.drivers.simulated.stream import SimulatedAcceptor, SimulatedStream
+
+__all__ = ["SimulatedDriver"]
+
+
+class SimulatedDriver(LoopDriver):
+    """One host of a simulated network as the rest of the library sees it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, host: Host) -> None:
+        super().__init__(loop, loop.time)
+        self._host = host
+
+    def __repr__(self) -> str:
+        return f"<SimulatedDriver of {self._host.name}>"
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        task = super().spawn(work, name)
+        self._host.adopt(task)
+        return task
+
+    def resolve(self, host: str, port: int, version: int) -> Coroutine[Any, Any, list[HostPort]]:
+        online = len(self._host.running_interfaces()) > 1
+        return self._host.network.resolver.resolve(host, port, version, online=online)
+
+    def source_of(self, address: Address) -> str | None:
+        return self._host.source_of(addressed(address))
+
+    def connect(self, to: Address, parameters: Parameters[Any], handler: StreamHandler, first: bytes = b"") -> SimulatedStream:
+        return self._host.socket_table.connect(addressed(to), parameters, handler)
+
+    def listen(
+        self,
+        at: Address,
+        parameters: Parameters[Any],
+        accepted: Callable[[SimulatedStream], None],
+        failed: Callable[[OSError], None],
+    ) -> SimulatedAcceptor:
+        return self._host.socket_table.listen(addressed(at), parameters, accepted)
+
+    def bind(
+        self, at: Address | None, to: Address | None, parameters: Parameters[Any], handler: DatagramHandler
+    ) -> SimulatedDatagramSocket:
+        return self._host.socket_table.bind(
+            None if at is None else addressed(at), None if to is None else addressed(to), parameters, handler
+        )
+
+    def interfaces(self) -> tuple[Interface, ...]:
+        return self._host.running_interfaces()
+
+
+def addressed(address: Address) -> HostPort:
+    """An IP address and port. Raises OSError for a path."""
+    if isinstance(address, HostPort):
+        return address
+    raise OSError(errno.EAFNOSUPPORT, f"{address}: a simulated host has no Unix sockets")

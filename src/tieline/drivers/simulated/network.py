@@ -1,0 +1,294 @@
+"""A network in a box: hosts, routers and links that exist only here, and the events that happen to them.
+
+    program ── NetworkConnection ── SimulatedDriver ── SocketTable ── Host ═ Link ═ Router ═ Link ═ Host ── …
+                                                                       │
+                                                              SimulatedNetwork: routes, events in order of time, trace
+
+Everything that takes time is an event in one queue, in order of its time and, at the same time, of its making. What depends on
+chance asks one random generator. So a seed determines every packet, and a run can be had again from its seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
+from typing import Any, TypeVar
+
+from tieline.drivers.simulated.clock import VirtualClock
+from tieline.drivers.simulated.host import Host
+from tieline.drivers.simulated.link import Conditions, Link
+from tieline.drivers.simulated.node import NetworkInterface, Node, Router, address_translation
+from tieline.drivers.simulated.packets import Fate, Packet, Trace
+from tieline.drivers.simulated.partition import Partition
+from tieline.drivers.simulated.resolver import SimulatedResolver
+from tieline.drivers.simulated.topology import Topology
+from tieline.paths import InterfaceType
+
+__all__ = ["ScheduledEvent", "SimulatedNetwork"]
+
+T = TypeVar("T")
+
+LOOPBACK_LATENCY = 0.00001  # seconds
+DAY = 86400.0
+TRACE_LIMIT = 100_000  # packets' fates that are remembered
+BUFFER = 128 * 1024  # bytes that a host keeps for each socket and direction
+
+
+class ScheduledEvent:
+    """Something that will happen at a time, unless it is cancelled."""
+
+    __slots__ = ("_arguments", "_callback", "when")
+
+    def __init__(self, when: float, callback: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        self.when = when
+        self._callback: Callable[..., object] | None = callback
+        self._arguments = arguments
+
+    def cancel(self) -> None:
+        """It will not happen."""
+        self._callback = None
+        self._arguments = ()
+
+    def happen(self) -> None:
+        """It is time."""
+        if self._callback is not None:
+            self._callback(*self._arguments)
+
+
+class SimulatedNetwork(Topology):
+    """A network of hosts, routers and links in memory, under programs that do not know of it.
+
+    ::
+
+        network = SimulatedNetwork(seed=1)
+        server, client = network.host("server.test"), network.host("client.test")
+        network.link(server, client, latency=0.02, loss=0.01)
+
+        async def main():
+            server.start(serve)
+            with client:
+                async with NetworkConnection("server.test:80", TCP()) as connection: ...
+
+        network.run(main)
+
+    `seed` determines everything that happens by chance; by default it is a new one each time, to be read from ``.seed``, and
+    what `run` raises tells it. The network belongs to the event loop in which it is used first. On a `VirtualClock`, as `run`
+    makes one, time jumps; on any other loop its seconds are real ones.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__()
+        self.seed = random.SystemRandom().getrandbits(32) if seed is None else seed
+        self.resolver = SimulatedResolver()
+        self.trace: deque[Trace] = deque(maxlen=TRACE_LIMIT)
+        """What became of each packet, oldest first; the newest 100,000 entries. ``str()`` of one is a line of text."""
+        self._chance = random.Random(self.seed)
+        self._events: list[tuple[float, int, ScheduledEvent]] = []
+        self._count = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._partitions: list[Partition] = []
+        self._hosts: list[Host] = []
+        self._main: asyncio.Task[Any] | None = None
+        self._failure: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return f"<SimulatedNetwork seed={self.seed}: {', '.join(node.name for node in self.nodes)}>"
+
+    # Building
+
+    def host(
+        self,
+        name: str,
+        *addresses: str,
+        type: InterfaceType = InterfaceType.WIRED,
+        send_buffer: int = BUFFER,
+        receive_buffer: int = BUFFER,
+    ) -> Host:
+        """Add a host with these addresses on an interface ``eth0``; without any it gets one of each IP version.
+
+        Others can find it by its name. The buffers are what its sockets keep, in bytes, for each direction of a stream. More
+        interfaces come from ``host.interface(...)``. Raises `ValueError` for a name or an address that is in use.
+        """
+        host = Host(self, self.checked_name(name), send_buffer=send_buffer, receive_buffer=receive_buffer)
+        self.add(host)
+        number = len(self.nodes)
+        host.interface("eth0", *(addresses or (f"10.0.{number // 256}.{number % 256}", f"fd00::{number:x}")), type=type)
+        self._hosts.append(host)
+        self.resolver.answer(name, *host.addresses)
+        return host
+
+    def router(self, name: str, *addresses: str) -> Router:
+        """Add a router, which forwards between its links and may have addresses of its own."""
+        router = Router(self, self.checked_name(name))
+        self.add(router)
+        router.interface("eth0", *addresses)
+        return router
+
+    def nat(self, name: str, address: str, *, timeout: float = 120.0, tcp_timeout: float = 7440.0) -> Router:
+        """Add a router that translates: what is linked to it is inside, what is linked to its ``.outside`` sees `address`.
+
+        A mapping is forgotten after so many seconds without a packet to the outside (RFC 4787 and RFC 5382 say at least these).
+        """
+        router = Router(self, self.checked_name(name), address_translation(address, timeout, tcp_timeout))
+        self.add(router)
+        return router
+
+    def link(self, one: Node | NetworkInterface, other: Node | NetworkInterface, **conditions: Any) -> Link:
+        """Connect two nodes, or two of their interfaces, under the given `Conditions`, which hold in both directions.
+
+        Raises `TypeError` and `ValueError` for bad conditions.
+        """
+        ends = tuple(end.linked() if isinstance(end, Node) else end for end in (one, other))
+        if ends[0].node is ends[1].node:
+            raise ValueError(f"a link connects two nodes, got {ends[0].node.name} twice")
+        link = Link(self.changed, (ends[0], ends[1]), Conditions(**conditions))
+        self.changed()
+        return link
+
+    def partition(self, *groups: list[Node] | tuple[Node, ...]) -> Partition:
+        """Let nothing pass between these groups of nodes from now on, until its ``heal()``, or the end of a ``with``.
+
+        Nobody is told. A node in none of the groups reaches all of them.
+        """
+        made = Partition(groups, self._partitions)
+        self._partitions.append(made)
+        return made
+
+    # Running
+
+    def run(
+        self, main: Callable[..., Coroutine[Any, Any, T]], *arguments: Any, on: Host | None = None, limit: float = 7 * DAY
+    ) -> T:
+        """Run ``main(*arguments)`` in virtual time, on a host if one is given, and return what it returns.
+
+        When it ends, the programs that were started on hosts are cancelled. What one of them raises ends the run. After
+        `limit` seconds of virtual time the run ends with `TimeoutError`; one in which everybody waits for nothing ends at once
+        with `StandstillError`. A note on each exception tells the seed. A network runs once.
+        """
+        if self._loop is not None:
+            raise RuntimeError("this network has run before: time does not go back, make another")
+        try:
+            with asyncio.Runner(loop_factory=VirtualClock) as runner:
+                return runner.run(self._run(main, arguments, on, limit))
+        except Exception as error:
+            error.add_note(f"in a simulated network with seed={self.seed}, which repeats it")
+            raise
+
+    async def _run(
+        self, main: Callable[..., Coroutine[Any, Any, T]], arguments: tuple[Any, ...], on: Host | None, limit: float
+    ) -> T:
+        self.bound()
+        self._main = asyncio.current_task()
+        try:
+            async with asyncio.timeout(limit):
+                with on or nullcontext():
+                    return await main(*arguments)
+        except asyncio.CancelledError:
+            if self._failure is None:
+                raise
+            raise self._failure from None
+        finally:
+            self._main = None
+            programs = [task for host in self._hosts for task in host.programs]
+            for task in programs:
+                task.cancel()
+            await asyncio.gather(*programs, return_exceptions=True)
+
+    def program_ended(self, task: asyncio.Task[Any]) -> None:
+        """A program of a host has ended; if it failed, so does the run."""
+        if not task.cancelled() and self._main is not None and (error := task.exception()) is not None and self._failure is None:
+            self._failure = error
+            error.add_note(f"raised by {task.get_name()}")
+            self._main.cancel()
+
+    def bound(self) -> asyncio.AbstractEventLoop:
+        """The event loop of this network: the one in which it is used first. Raises RuntimeError in any other."""
+        running = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = running
+            self._wake()
+        elif self._loop is not running:
+            raise RuntimeError(f"{self!r} belongs to another event loop")
+        return self._loop
+
+    # Events
+
+    @property
+    def time(self) -> float:
+        """Seconds, of the event loop; 0 before it is used."""
+        return 0.0 if self._loop is None else self._loop.time()
+
+    def at(self, when: float, callback: Callable[..., object], *arguments: Any) -> ScheduledEvent:
+        """Let something happen at a time: ``network.at(5.0, link.down)``. The event can be cancelled."""
+        return self.schedule(when, callback, *arguments)
+
+    def schedule(self, when: float, callback: Callable[..., object], *arguments: Any) -> ScheduledEvent:
+        """The same, for the network's own parts."""
+        event = ScheduledEvent(when, callback, arguments)
+        self._count += 1
+        heapq.heappush(self._events, (when, self._count, event))
+        if self._events[0][2] is event:
+            self._wake()
+        return event
+
+    def _wake(self) -> None:
+        """See that the loop comes back for the first event."""
+        if self._loop is None or not self._events or self._loop.is_closed():
+            return
+        when = self._events[0][0]
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        # In an empty context: no event belongs to the program in whose turn it was scheduled.
+        self._timer = self._loop.call_at(when, self._happen, context=contextvars.Context())
+
+    def _happen(self) -> None:
+        self._timer = None
+        events = self._events
+        now = self.time
+        while events and events[0][0] <= now:
+            event = heapq.heappop(events)[2]
+            try:
+                event.happen()
+            except Exception as error:  # of a handler: the others go on
+                assert self._loop is not None
+                self._loop.call_exception_handler({"message": "an event of a simulated network raised", "exception": error})
+        self._wake()
+
+    # Packets
+
+    def note(self, node: Node, fate: Fate, packet: Packet) -> None:
+        """Write into the trace."""
+        self.trace.append(Trace(self.time, node.name, fate, packet))
+
+    def loop_back(self, node: Node, packet: Packet) -> None:
+        """A packet to the node itself."""
+        self.schedule(self.time + LOOPBACK_LATENCY, node.arrived, packet, None)
+
+    def transmit(self, node: Node, packet: Packet, interface: NetworkInterface, link: Link) -> None:
+        """A packet leaves a node over a link."""
+        direction = link.direction(interface)
+        peer = direction.towards.node
+        if any(one.separates(node, peer) for one in self._partitions):
+            self.note(node, Fate.PARTITIONED, packet)
+            return
+        arrivals, fate = direction.carry(packet.size, self.time, self._chance)
+        if fate is not None:
+            self.note(node, fate, packet)
+            if fate is Fate.TOO_LARGE:
+                self.too_large(node, packet, direction.conditions.mtu)
+        for when in arrivals:
+            self.schedule(when, self._arrive, link, link.losses, direction.towards, packet)
+
+    def _arrive(self, link: Link, losses: int, towards: NetworkInterface, packet: Packet) -> None:
+        if link.losses != losses or not towards.is_running:
+            self.note(towards.node, Fate.LINK_DOWN, packet)
+        else:
+            towards.node.arrived(packet, towards)

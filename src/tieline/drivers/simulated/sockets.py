@@ -1,0 +1,287 @@
+"""The sockets of one simulated host, by address: what its kernel would know."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from tieline.drivers.simulated.datagram import SimulatedDatagramSocket
+from tieline.drivers.simulated.packets import Packet, TransportProtocol, headers, no_socket_answer
+from tieline.drivers.simulated.stream import SimulatedAcceptor, SimulatedStream, broken
+from tieline.drivers.simulated.tcp import TCPMachine
+from tieline.endpoints import HostPort
+from tieline.protocols.ip import IP
+from tieline.protocols.tcp import TCP
+
+if TYPE_CHECKING:
+    from tieline.drivers.port import DatagramHandler, StreamHandler
+    from tieline.drivers.simulated.host import Host
+    from tieline.drivers.simulated.network import ScheduledEvent
+
+__all__ = ["SocketTable"]
+
+FIRST_PORT, LAST_PORT = 49152, 65535  # RFC 6335 section 6: dynamic ports
+LINGERING = 60.0  # seconds in which a late segment of a finished connection is answered: TIME-WAIT of Linux
+WILDCARDS = {4: "0.0.0.0", 6: "::"}
+IPV6_MINIMUM_MTU = 1280  # RFC 8200 section 5
+
+Ends = tuple[HostPort, HostPort]
+"""Local and remote."""
+
+
+class SocketTable:
+    """Who gets which packet. It lives from one boot of its host to its crash."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._listeners: dict[HostPort, SimulatedAcceptor] = {}
+        self._streams: dict[Ends, SimulatedStream] = {}
+        self._lingering: dict[Ends, tuple[SimulatedStream, float]] = {}
+        self._bound: dict[HostPort, SimulatedDatagramSocket] = {}
+        self._connected: dict[Ends, SimulatedDatagramSocket] = {}
+        self._mtus: dict[str, int] = {}  # of paths that are narrower than their first link
+
+    def __iter__(self) -> Iterator[SimulatedAcceptor | SimulatedStream | SimulatedDatagramSocket]:
+        yield from self._listeners.values()
+        yield from self._streams.values()
+        yield from self._bound.values()
+        yield from self._connected.values()
+
+    # The host, for its sockets
+
+    @property
+    def now(self) -> float:
+        """The network's time."""
+        return self._host.network.time
+
+    def schedule(self, when: float, callback: Callable[..., object], *arguments: Any) -> ScheduledEvent:
+        """Call back at a time."""
+        return self._host.network.schedule(when, callback, *arguments)
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Call back from the network's events, not from inside the program's present call."""
+        self._host.network.schedule(self.now, callback)
+
+    def send(self, packet: Packet, device: str | None = None) -> None:
+        """Let a packet leave."""
+        self._host.send(packet, device)
+
+    def send_datagram(self, packet: Packet, device: str | None) -> float | None:
+        """Let a datagram leave; when there will be room for it if there is none."""
+        room_at = self._host.datagram_room_at(packet.source, packet.destination, packet.size, device)
+        if room_at > self.now:
+            return room_at
+        self._host.datagram_accepted()
+        self._host.send(packet, device)
+        return None
+
+    def path_mtu(self, remote: HostPort, device: str | None = None) -> int:
+        """The largest packet that is known to get to this address."""
+        direction = self._host.first_direction(None, remote, device)
+        first = 65535 if direction is None else direction.conditions.mtu
+        return min(first, self._mtus.get(remote.host, first))
+
+    def source(self, local: HostPort, remote: HostPort, device: str | None) -> HostPort:
+        """The address that a packet of a socket bound to `local` has. Raises OSError without a route."""
+        if local.host not in WILDCARDS.values():
+            if not self._host.has_address(local.host):
+                raise broken(errno.EADDRNOTAVAIL)
+            return local
+        address = self._host.source_of(remote, device)
+        if address is None:
+            raise broken(errno.ENETUNREACH)
+        return HostPort(address, local.port)
+
+    # Opening
+
+    def connect(self, to: HostPort, parameters: Any, handler: StreamHandler) -> SimulatedStream:
+        """A stream socket that connects. Raises OSError."""
+        device = parameters.required_interface
+        local = self._local(to, parameters, device)
+        self._expire_lingering()
+        if not local.port:
+            local = HostPort(local.host, self._free_port(lambda port: (HostPort(local.host, port), to) not in self._streams))
+        if (local, to) in self._streams:
+            raise broken(errno.EADDRINUSE)
+        self._lingering.pop((local, to), None)
+        stream = SimulatedStream(self, self._machine(local, to, parameters, device), connecting=True)
+        stream.handler = handler
+        self._streams[local, to] = stream
+        stream.machine.connect(self.now)
+        stream.progressed()
+        return stream
+
+    def listen(self, at: HostPort, parameters: Any, accepted: Callable[[SimulatedStream], None]) -> SimulatedAcceptor:
+        """A listening socket. Raises OSError."""
+        local = self._bindable(at, parameters, self._listeners)
+        acceptor = self._listeners[local] = SimulatedAcceptor(self, local, parameters, accepted)
+        return acceptor
+
+    def bind(
+        self, at: HostPort | None, to: HostPort | None, parameters: Any, handler: DatagramHandler
+    ) -> SimulatedDatagramSocket:
+        """A datagram socket. Raises OSError."""
+        device = parameters.required_interface
+        if to is None:
+            assert at is not None  # the driver's caller gives one of them
+            local = self._bindable(at, parameters, self._bound)
+            made = self._bound[local] = SimulatedDatagramSocket(self, local, None, device, handler)
+            return made
+        local = at or self._local(to, parameters, device)
+        if not local.port:
+            host = local.host
+            local = HostPort(host, self._free_port(lambda port: (HostPort(host, port), to) not in self._connected))
+        if (local, to) in self._connected:
+            raise broken(errno.EADDRINUSE)
+        made = self._connected[local, to] = SimulatedDatagramSocket(self, local, to, device, handler)
+        return made
+
+    def _local(self, to: HostPort, parameters: Any, device: str | None) -> HostPort:
+        """Where a connecting socket is bound."""
+        wanted = parameters.local_endpoint
+        if isinstance(wanted, HostPort) and wanted.version == to.version:
+            if not self._host.has_address(wanted.host):
+                raise broken(errno.EADDRNOTAVAIL)
+            return wanted
+        address = self._host.source_of(to, device)
+        if address is None:
+            raise broken(errno.ENETUNREACH)
+        return HostPort(address, parameters.local_port or 0)
+
+    def _bindable(self, at: HostPort, parameters: Any, used: dict[HostPort, Any]) -> HostPort:
+        if at.host not in WILDCARDS.values() and not self._host.has_address(at.host):
+            raise broken(errno.EADDRNOTAVAIL)
+        wildcard = HostPort(WILDCARDS[6 if ":" in at.host else 4], 0).host
+
+        def is_free(port: int) -> bool:
+            others = [one for one in used if one.port == port and (":" in one.host) == (":" in at.host)]
+            return not any(wildcard in (one.host, at.host) or one.host == at.host for one in others)
+
+        if not at.port:
+            return HostPort(at.host, self._free_port(is_free))
+        if not is_free(at.port):
+            raise broken(errno.EADDRINUSE)
+        return at
+
+    def _free_port(self, is_free: Callable[[int], bool]) -> int:
+        for _ in range(FIRST_PORT, LAST_PORT):
+            port = self._host.next_port
+            self._host.next_port = FIRST_PORT if port == LAST_PORT else port + 1
+            if is_free(port):
+                return port
+        raise broken(errno.EADDRNOTAVAIL)
+
+    def _machine(self, local: HostPort, remote: HostPort, parameters: Any, device: str | None) -> TCPMachine:
+        tcp: TCP = parameters.stack.find(TCP) or TCP()
+        ip: IP = parameters.stack.find(IP) or IP()
+        mtu = self.path_mtu(remote, device)
+        if ip.use_minimum_mtu and ":" in remote.host:
+            mtu = min(mtu, IPV6_MINIMUM_MTU)
+        segment = mtu - headers(remote, TransportProtocol.TCP)
+        alive = tcp.keepalive
+        return TCPMachine(
+            local,
+            remote,
+            lambda packet: self.send(packet, device),
+            maximum_segment=min(segment, tcp.maximum_segment_size or segment),
+            send_capacity=self._host.send_buffer,
+            receive_capacity=self._host.receive_buffer,
+            drop_after=tcp.retransmit_connection_drop_time,
+            keepalive=None if alive is None else (alive.idle, alive.interval, alive.count),
+        )
+
+    # Packets
+
+    def arrived(self, packet: Packet) -> bool:
+        """Give a packet to its socket. False if there is none; then the sender has been told."""
+        if packet.about is not None:
+            self._unreachable(packet, packet.about)
+            return True
+        if packet.protocol is TransportProtocol.UDP:
+            socket = self._connected.get((packet.destination, packet.source)) or self._at(self._bound, packet.destination)
+            if socket is not None:
+                socket.arrived(packet)
+                return True
+        else:
+            ends = (packet.destination, packet.source)
+            stream = self._streams.get(ends)
+            if stream is None and (late := self._lingering.get(ends)) is not None and late[1] > self.now and packet.flags != "S":
+                stream = late[0]
+            if stream is not None:
+                stream.arrived(packet)
+                return True
+            acceptor = self._at(self._listeners, packet.destination)
+            if acceptor is not None and packet.flags == "S":
+                if not acceptor.is_full:
+                    self._open(acceptor, packet)
+                return True
+        answer = no_socket_answer(packet, errno.ECONNREFUSED)
+        if answer is not None:
+            self.send(answer)
+        return False
+
+    def _open(self, acceptor: SimulatedAcceptor, syn: Packet) -> None:
+        self._expire_lingering()
+        self._lingering.pop((syn.destination, syn.source), None)
+        machine = self._machine(syn.destination, syn.source, acceptor.parameters, None)
+        stream = SimulatedStream(self, machine, connecting=False)
+        self._streams[syn.destination, syn.source] = stream
+        acceptor.opening(stream)
+        stream.machine.accept(syn, self.now)
+        stream.progressed()
+
+    def _at(self, sockets: dict[HostPort, Any], address: HostPort) -> Any:
+        wildcard = WILDCARDS[6 if ":" in address.host else 4]
+        return sockets.get(address) or sockets.get(HostPort(wildcard, address.port))
+
+    def _unreachable(self, packet: Packet, about: Packet) -> None:
+        """An ICMP error about a packet of ours."""
+        ends = (about.source, about.destination)
+        stream = self._streams.get(ends)
+        if packet.mtu:
+            known = self._mtus.get(about.destination.host, packet.mtu)
+            self._mtus[about.destination.host] = min(known, packet.mtu)
+            if stream is not None:
+                stream.shrink(packet.mtu - headers(about.destination, TransportProtocol.TCP))
+        elif stream is not None:
+            stream.unreachable(packet.code)
+        if about.protocol is TransportProtocol.UDP and (socket := self._connected.get(ends)) is not None:
+            socket.unreachable(packet.code)
+
+    # Closing
+
+    def forget(self, stream: SimulatedStream, *, lingering: bool = False) -> None:
+        """A connection is over. If both sides ended it, late segments are still answered for a while."""
+        ends = (stream.machine.local, stream.machine.remote)
+        if self._streams.get(ends) is stream:
+            del self._streams[ends]
+            if lingering:
+                self._lingering[ends] = stream, self.now + LINGERING
+        if stream.acceptor is not None:
+            stream.acceptor.forget(stream)
+
+    def _expire_lingering(self) -> None:
+        while self._lingering:
+            ends, (_, until) = next(iter(self._lingering.items()))
+            if until > self.now:
+                return
+            del self._lingering[ends]
+
+    def stop_listening(self, acceptor: SimulatedAcceptor) -> None:
+        """A listening socket was closed."""
+        self._listeners.pop(acceptor.local_address, None)
+
+    def close_datagrams(self, socket: SimulatedDatagramSocket) -> None:
+        """A datagram socket was closed."""
+        if socket.remote_address is None:
+            self._bound.pop(socket.local_address, None)
+        else:
+            self._connected.pop((socket.local_address, socket.remote_address), None)
+
+    def kill(self) -> None:
+        """The host crashes: every socket is gone, and nobody hears of it."""
+        for socket in (*self,):
+            socket.killed()
+        for mine in (self._listeners, self._streams, self._lingering, self._bound, self._connected):
+            mine.clear()
