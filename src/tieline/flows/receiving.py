@@ -268,6 +268,9 @@ class StreamReceiving:
             self.inbox.append(plaintext)
         self._paused = True
         self._turn()
+        socket = self._flow.socket
+        if self._paused and socket is not None:  # the handshake alone brought more than the limit
+            socket.pause()
 
     def fail(self, error: NetworkError) -> None:
         """Every pending call raises; what has already arrived stays for later ones."""

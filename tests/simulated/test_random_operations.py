@@ -1,0 +1,193 @@
+"""Random operations on two hosts: sends, receives, cancellations, ends, resets, events of the network and steps of the clock.
+
+What must hold, whatever happens (`world.py`): no byte is lost, duplicated, reordered or invented; every call ends; every state
+path is legal; buffers stay under their limits; nothing is left after a close. That this would show a mistake is shown by builds
+that are broken on purpose (`test_a_broken_build_is_found`).
+
+`make test` runs 1,000 runs, the same each time; ``--hypothesis-profile=thorough`` 10,000 others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from tieline.engines.inbox import ByteInbox
+from tieline.flows.receiving import StreamReceiving
+from tieline.flows.stream import StreamFlow
+
+from .world import World
+
+CONNECTIONS = 3
+PROBABILITIES = st.sampled_from([0.0, 0.0, 0.02, 0.2])
+SMALL, MIDDLE = st.integers(0, 60), st.integers(0, 3000)
+SIZES = SMALL | SMALL | SMALL | MIDDLE | st.integers(4000, 8000) | st.just(20_000)
+SEVERAL = st.lists(SIZES, min_size=1, max_size=3)
+FORMS = st.sampled_from(["some", "exactly", "exactly", "exactly", "until", "into"])
+CALLS = st.lists(st.tuples(FORMS, st.integers(1, 60) | st.integers(1, 300) | st.integers(1, 4000)), min_size=1, max_size=3)
+SIDES = st.integers(0, 2 * CONNECTIONS - 1)
+ENDINGS = ["half", "half", "half", "close", "close", "close", "abort"]
+IMPAIRMENTS = ["down", "up", "partition", "heal", "address", "loss"]
+CONDITIONS = st.fixed_dictionaries(
+    {
+        "latency": st.sampled_from([0.0001, 0.02]),
+        "jitter": st.sampled_from([0.0, 0.01]),
+        "loss": PROBABILITIES,
+        "reorder": PROBABILITIES,
+        "duplicate": PROBABILITIES,
+        "rate": st.sampled_from([None, 50_000.0]),
+    }
+)
+
+
+class RandomOperations(RuleBasedStateMachine):
+    world: World | None = None
+    peace = 0  # steps before anything ends or breaks
+
+    @initialize(
+        seed=st.integers(0, 2**16),
+        transport=st.sampled_from(["tcp", "tls", "udp"]),
+        conditions=CONDITIONS,
+        limit=st.sampled_from([1000, 3000, 100_000]),
+        wait=st.sampled_from([0.0, 1.0, 1.0, 1.0]),
+        peace=st.sampled_from([0, 10, 20, 30, 30]),
+    )
+    def begin(self, seed: int, transport: str, conditions: dict[str, Any], limit: int, wait: float, peace: int) -> None:
+        self.peace = peace
+        self.world = World(seed, transport, conditions, limit)
+        self.world.do(self.world.connect)
+        self.world.advance(wait)
+
+    def end(self, side: int) -> Any:
+        assert self.world is not None
+        ends = [end for pair in self.world.pairs for end in pair.ends]
+        return ends[side % len(ends)]
+
+    @precondition(lambda self: len(self.world.pairs) < CONNECTIONS)
+    @rule()
+    def connect(self) -> None:
+        self.world.do(self.world.connect)
+
+    @rule(side=SIDES, sizes=SEVERAL)
+    def send(self, side: int, sizes: list[int]) -> None:
+        self.world.do(lambda: [self.world.send(self.end(side), size, False) for size in sizes])
+
+    @rule(side=SIDES, calls=CALLS)
+    def receive(self, side: int, calls: list[tuple[str, int]]) -> None:
+        self.world.do(lambda: [self.world.receive(self.end(side), how, size) for how, size in calls])
+
+    @rule(side=SIDES, there=st.integers(1, 60), missing=st.integers(1, 60), behind=CALLS)
+    def starve(self, side: int, there: int, missing: int, behind: list[tuple[str, int]]) -> None:
+        """A receive that lacks something, with others behind it: chance alone hardly ever arranges that."""
+        end = self.end(side)
+        self.world.do(lambda: [self.world.receive(end, how, size) for how, size in (("exactly", there + missing), *behind)])
+        self.world.do(lambda: self.world.send(end.other, there, False))
+
+    @rule(side=SIDES, kind=st.sampled_from(["receive", "receive", "send", "close"]), which=st.sampled_from([0, 0, 0, 1, 2]))
+    def cancel(self, side: int, kind: str, which: int) -> None:
+        self.world.do(lambda: self.world.cancel(self.end(side), kind, which))
+
+    @precondition(lambda self: self.peace < 0)
+    @rule(side=SIDES, size=SIZES, what=st.sampled_from(ENDINGS))
+    def finish(self, side: int, size: int, what: str) -> None:
+        end = self.end(side)
+        if what == "half":
+            self.world.do(lambda: self.world.send(end, size, True))
+        elif what == "close":
+            self.world.do(lambda: end.start(end.close()))
+        else:
+            self.world.do(end.abort)
+
+    @precondition(lambda self: self.peace < 0)
+    @rule(what=st.sampled_from(IMPAIRMENTS))
+    def impair(self, what: str) -> None:
+        self.world.do(lambda: self.world.impair(what))
+
+    @rule()
+    def calm(self) -> None:
+        self.world.calm()
+
+    @rule(seconds=st.sampled_from([0.0005, 0.03, 0.03, 1.0, 1.0, 1.0, 30.0]))
+    def advance(self, seconds: float) -> None:
+        self.world.advance(seconds)
+
+    @rule()
+    def turn(self) -> None:
+        self.world.turn()
+
+    @invariant()
+    def holds(self) -> None:
+        self.peace -= 1
+        if self.world is not None:
+            self.world.check()
+
+    def teardown(self) -> None:
+        if self.world is not None:
+            try:
+                self.world.settle()
+            finally:
+                self.world.close()
+
+
+QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
+THOROUGH = settings().max_examples > 1000
+
+
+def test_random_operations() -> None:
+    chosen = settings(max_examples=10_000, **QUIET) if THOROUGH else settings(max_examples=1000, derandomize=True, **QUIET)
+    run_state_machine_as_test(RandomOperations, settings=settings(chosen, stateful_step_count=40))
+
+
+# Broken builds
+
+
+def lost_wake_up(patch: pytest.MonkeyPatch) -> None:
+    """A receive that takes its bytes forgets the next one in the queue."""
+
+    def taken(self: StreamReceiving, count: int) -> None:
+        self.count += count
+        if self._calls:
+            self._calls.popleft()
+        if self._paused:
+            self._adjust()
+
+    patch.setattr(StreamReceiving, "_taken", taken)
+
+
+def swallowed_half_close(patch: pytest.MonkeyPatch) -> None:
+    """The peer's end is not noticed while bytes before it wait to be read."""
+    original = StreamFlow.received_end
+
+    def received_end(self: StreamFlow) -> None:
+        if not self.receiving.inbox.size:
+            original(self)
+
+    patch.setattr(StreamFlow, "received_end", received_end)
+
+
+def off_by_one(patch: pytest.MonkeyPatch) -> None:
+    """Taking a part of a piece skips one byte of the rest."""
+    original = ByteInbox.take
+
+    def take(self: ByteInbox, at_most: int) -> bytes:
+        before = self.size
+        data = original(self, at_most)
+        if data and self._offset and before > at_most + 1 and self._offset + 1 < len(self._pieces[0]):
+            self._offset += 1
+            self.size -= 1
+        return data
+
+    patch.setattr(ByteInbox, "take", take)
+
+
+@pytest.mark.parametrize("mutation", [lost_wake_up, swallowed_half_close, off_by_one], ids=lambda one: one.__name__)
+def test_a_broken_build_is_found(mutation: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    mutation(monkeypatch)
+    few = settings(max_examples=200, derandomize=True, phases=[Phase.generate], stateful_step_count=40, **QUIET)
+    with pytest.raises((AssertionError, BaseExceptionGroup)):
+        run_state_machine_as_test(RandomOperations, settings=few)
