@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn_proto::{
-    ConnectionHandle, Dir, Endpoint, Event as EngineEvent, Side, StreamEvent, VarInt,
+    ConnectionHandle, ConnectionId, Dir, Endpoint, Event as EngineEvent, Side, StreamEvent, VarInt,
 };
 
 use super::close::CloseReason;
@@ -15,7 +15,7 @@ use super::config::MINIMUM_KEEPALIVE;
 use super::datagrams::{Received, Sent};
 use super::event::{Change, Direction, Event, Handle};
 use super::parameters::PeerParameters;
-use super::session::Shared;
+use super::session::{Shared, is_genuine_retry};
 use super::streams::{StreamError, number, side};
 use super::time::Clock;
 use crate::tls::{Info, Opaque};
@@ -25,6 +25,8 @@ pub struct Connection {
     /// quinn-proto's name for it, which others get when this connection is drained.
     pub(super) key: ConnectionHandle,
     pub(super) handle: Handle,
+    /// Client: whom the first packet went to.
+    pub(super) destination: Option<ConnectionId>,
     shared: Shared,
     has_validator: bool,
     clock: Clock,
@@ -111,6 +113,7 @@ impl Connection {
             inner,
             key,
             handle,
+            destination: None,
             shared,
             has_validator: settings.tls.has_validator,
             clock,
@@ -338,6 +341,13 @@ impl Connection {
     }
 
     // What the endpoint does with it.
+
+    /// quinn-proto checks a Retry packet, but after a forged one takes no genuine one any more, and
+    /// as a server lets one end the handshake.
+    pub(super) fn awaits_retry(&self, packet: &[u8]) -> bool {
+        self.destination
+            .is_some_and(|destination| is_genuine_retry(&destination, packet))
+    }
 
     pub(super) fn handle_event(&mut self, event: quinn_proto::ConnectionEvent) {
         self.inner.handle_event(event);

@@ -24,7 +24,7 @@ use super::connection::Connection;
 use super::event::{Change, Event, Handle};
 use super::identifiers::{Generator, MAXIMUM_LENGTH, Random};
 use super::packets::{Incoming, Transmit};
-use super::session::{Shared, VERSION_1};
+use super::session::{Shared, VERSION_1, is_retry};
 use super::time::{Clock, WallClock};
 
 /// Answers to datagrams that belong to no connection. Under a flood, the others get none.
@@ -215,7 +215,11 @@ impl Endpoint {
                     other => other.to_string(),
                 })
             })?;
-        Ok(self.add(inner, key, shared, config))
+        let handle = self.add(inner, key, shared, config);
+        if let Some(connection) = self.connections.get_mut(&handle) {
+            connection.destination = Some(destination);
+        }
+        Ok(handle)
     }
 
     /// Take in what has come.
@@ -239,6 +243,7 @@ impl Endpoint {
     fn receive_one(&mut self, now: Instant, incoming: &Incoming<'_>, data: BytesMut) {
         let (remote, local_ip) = (incoming.remote, incoming.local_ip);
         let ecn = EcnCodepoint::from_bits(incoming.ecn & 3);
+        let retry = is_retry(&data).then(|| data.clone());
         let mut response = Vec::new();
         match self
             .inner
@@ -250,6 +255,9 @@ impl Endpoint {
                 if let Some(connection) =
                     handle.and_then(|handle| self.connections.get_mut(&handle))
                 {
+                    if retry.is_some_and(|packet| !connection.awaits_retry(&packet)) {
+                        return;
+                    }
                     connection.handle_event(event);
                     touch(&mut self.touched, connection);
                 }

@@ -347,6 +347,20 @@ fn retry_tag(original: &ConnectionId, packet: &[&[u8]]) -> Option<[u8; TAG]> {
     tag.as_ref().try_into().ok()
 }
 
+/// Is this datagram a Retry packet (RFC 9000, section 17.2.5)?
+pub(crate) fn is_retry(datagram: &[u8]) -> bool {
+    matches!(datagram, [first, 0, 0, 0, 1, ..] if first & 0xb0 == 0xb0)
+}
+
+/// Was this Retry packet made by somebody who has seen the first packet, which went to `original`?
+pub(crate) fn is_genuine_retry(original: &ConnectionId, packet: &[u8]) -> bool {
+    let Some((packet, tag)) = packet.split_last_chunk::<TAG>() else {
+        return false;
+    };
+    retry_tag(original, &[packet])
+        .is_some_and(|expected| verify_slices_are_equal(&expected, tag).is_ok())
+}
+
 /// Keys for a library that was built without AES: nothing can be read with them.
 struct NoKey;
 

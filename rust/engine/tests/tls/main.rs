@@ -3,5 +3,7 @@
 
 mod handshake;
 mod hostile;
+#[path = "../common/identity.rs"]
+mod identity;
 mod pair;
 mod trust;
