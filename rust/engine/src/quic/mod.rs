@@ -17,9 +17,10 @@
 //! # Why quinn-proto
 //!
 //! noq-proto, its fork, has more to offer, but 1.4.0 ends a connection ("too many gaps in stream
-//! buffer") whose peer has sent more than 2048 packets of a stream that nobody reads: 3 MiB, or
-//! 200 kB of small messages. quinn-proto merged such pieces wrongly, too, before 0.11.19; earlier
-//! versions of both had no limit, and let a peer fill the memory. `tests/quic/limits.rs` tells.
+//! buffer") when more than 2048 packets of one stream wait to be read: 3 MiB, or 200 kB in small
+//! messages. quinn-proto 0.11.17 does the same. Its 0.11.14, and noq-proto 1.3.0, have no limit, and
+//! let a peer fill our memory with frames that have gaps between them. quinn-proto 0.11.19 is right
+//! in both; `tests/quic/limits.rs` tells the three of them apart.
 
 mod close;
 mod config;
