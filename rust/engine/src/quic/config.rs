@@ -1,7 +1,7 @@
 //! The settings of a connection and of an endpoint, checked once.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,9 @@ use quinn_proto::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
 use quinn_proto::{
     IdleTimeout, MtuDiscoveryConfig, QlogConfig, TokenMemoryCache, TransportConfig, VarInt,
 };
-use rustls::quic::{ServerConnection, Version};
-use rustls::{ClientConfig, ServerConfig};
+use rustls::pki_types::ServerName;
+use rustls::quic::{ClientConnection, ServerConnection, Version};
+use rustls::{ClientConfig, Error, ServerConfig};
 
 use super::identifiers::ServerId;
 use super::parameters::MAXIMUM;
@@ -92,7 +93,8 @@ impl Default for Transport {
 }
 
 impl Transport {
-    fn check(&self) -> Result<(), String> {
+    /// What is wrong with it, as a sentence.
+    pub fn check(&self) -> Result<(), String> {
         let variable = |name: &str, value: u64| {
             (value <= MAXIMUM)
                 .then_some(())
@@ -190,23 +192,34 @@ impl Config {
         authentication: ClientAuthentication,
         transport: Transport,
     ) -> Result<Self, ConfigError> {
-        let mut tls = tls::Config::server(only_tls13(settings)?, authentication)?;
-        if let Side::Server(config) = &mut tls.side {
-            if config.max_early_data_size > 0 {
-                // How much it is, QUIC limits by flow control (RFC 9001, section 4.6.1).
-                let mut early = ServerConfig::clone(config);
-                early.max_early_data_size = u32::MAX;
-                *config = Arc::new(early);
-            }
-            // rustls checks what QUIC needs when a connection is made, and none is here yet.
-            ServerConnection::new(config.clone(), Version::V1, Vec::new())
-                .map_err(|error| error.to_string())?;
-        }
+        let tls = tls::Config::server(only_tls13(settings)?, authentication)?;
         Self::new(tls, transport)
     }
 
-    fn new(tls: tls::Config, transport: Transport) -> Result<Self, ConfigError> {
+    /// With settings of TLS that are there already. Tickets are kept with them, so they should not
+    /// be those of anything but QUIC.
+    pub fn new(mut tls: tls::Config, transport: Transport) -> Result<Self, ConfigError> {
         transport.check()?;
+        // rustls checks what QUIC needs when a connection is made, and none is here yet.
+        match &mut tls.side {
+            Side::Client(config) => {
+                let name = ServerName::from(IpAddr::from([0; 4]));
+                ClientConnection::new(config.clone(), Version::V1, name, Vec::new()).map(drop)
+            }
+            Side::Server(config) => {
+                if config.max_early_data_size > 0 {
+                    // How much it is, QUIC limits by flow control (RFC 9001, section 4.6.1).
+                    let mut early = ServerConfig::clone(config);
+                    early.max_early_data_size = u32::MAX;
+                    *config = Arc::new(early);
+                }
+                ServerConnection::new(config.clone(), Version::V1, Vec::new()).map(drop)
+            }
+        }
+        .map_err(|error| match error {
+            Error::General(text) => text,
+            other => other.to_string(),
+        })?;
         Ok(Self {
             tls,
             transport: Arc::new(transport),

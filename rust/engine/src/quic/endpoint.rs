@@ -464,6 +464,7 @@ impl Endpoint {
             connection.released = true;
             let _ = connection.close(now, 0, b"");
             touch(&mut self.touched, connection);
+            self.settle();
         }
     }
 

@@ -79,14 +79,14 @@ impl Connection {
         Some(number(id))
     }
 
-    /// Queue as much of `data` as there is room for; 0 if there is none, and `Writable` will tell.
+    /// Queue as much of `data` as there is room for. If that is not all, `Writable` will tell.
     pub fn write(&mut self, stream: u64, data: &[u8]) -> Result<usize, StreamError> {
-        self.written(stream, |half| half.write(data))
+        self.written(stream, data.len(), |half, done| half.write(&data[done..]))
     }
 
     /// The same without copying: what was taken is cut off from `data`.
     pub fn write_bytes(&mut self, stream: u64, data: &mut Bytes) -> Result<usize, StreamError> {
-        self.written(stream, |half| {
+        self.written(stream, data.len(), |half, _| {
             let mut chunks = [data.clone()];
             let written = half.write_chunks(&mut chunks)?.bytes;
             *data = data.slice(written.min(data.len())..);
@@ -94,19 +94,29 @@ impl Connection {
         })
     }
 
+    /// Write until all is done, or until there is no room: only who was refused is told of more.
     fn written(
         &mut self,
         stream: u64,
-        write: impl FnOnce(&mut SendStream<'_>) -> Result<usize, WriteError>,
+        length: usize,
+        mut write: impl FnMut(&mut SendStream<'_>, usize) -> Result<usize, WriteError>,
     ) -> Result<usize, StreamError> {
         let closed = self.is_closed();
         let mut half = self.send_half(stream)?;
-        match write(&mut half) {
-            _ if closed => Err(StreamError::Closed),
-            Ok(count) => Ok(count),
-            Err(WriteError::Blocked) => Ok(0),
-            Err(WriteError::Stopped(code)) => Err(StreamError::Stopped(code.into_inner())),
-            Err(WriteError::ClosedStream) => Err(StreamError::Unknown),
+        let mut done = 0;
+        loop {
+            match write(&mut half, done) {
+                _ if closed => return Err(StreamError::Closed),
+                Ok(count) => done += count,
+                Err(WriteError::Blocked) => return Ok(done),
+                Err(WriteError::Stopped(code)) => {
+                    return Err(StreamError::Stopped(code.into_inner()));
+                }
+                Err(WriteError::ClosedStream) => return Err(StreamError::Unknown),
+            }
+            if done >= length {
+                return Ok(done);
+            }
         }
     }
 

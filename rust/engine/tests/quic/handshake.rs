@@ -309,6 +309,11 @@ fn what_cannot_be_made() {
     let mut settings = tls::Settings::new(Trust::Anyone);
     settings.cipher_suites = vec!["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256".into()];
     assert!(Config::client(settings, Transport::default()).is_err());
+    let mut settings = tls::Settings::new(Trust::Anyone);
+    settings.maximum_version = Some("TLSv1.2".into());
+    let only_old = tls::Config::client(settings).unwrap();
+    let error = Config::new(only_old, Transport::default());
+    assert!(matches!(error, Err(ConfigError::Invalid(text)) if text.contains("1.3")));
     for change in [
         (|transport: &mut Transport| transport.initial_mtu = 1199) as fn(&mut Transport),
         |transport| transport.maximum_mtu = 1199,

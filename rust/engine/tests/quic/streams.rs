@@ -242,17 +242,19 @@ fn our_send_buffer_is_bounded() {
     let stream = pair.client.open(Unidirectional);
     let connection = pair.client.connection();
     assert_eq!(connection.write(stream, &pattern(50_000)), Ok(10_000));
-    assert_eq!(connection.write(stream, b"x"), Ok(0));
     pair.run_for(ms(100));
     let writable = |change: &Change| match change {
         Change::Writable(stream) => Some(*stream),
         _ => None,
     };
     assert_eq!(pair.client.take(writable), [stream]);
-    assert_eq!(
-        pair.client.connection().write(stream, &pattern(50_000)),
-        Ok(10_000)
-    );
+    let mut data = Bytes::from(pattern(50_000));
+    let connection = pair.client.connection();
+    assert_eq!(connection.write_bytes(stream, &mut data), Ok(10_000));
+    assert_eq!(data, pattern(50_000)[10_000..]);
+    assert_eq!(connection.write_bytes(stream, &mut data), Ok(0));
+    pair.run_for(ms(100));
+    assert_eq!(pair.client.take(writable), [stream]);
 }
 
 #[test]
