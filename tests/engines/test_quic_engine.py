@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.engines.test_tls_engine import Identity, make_identity
+
 from tieline._engine.quic import QuicClient, QuicClose, QuicConnection, QuicEndpoint, QuicError, QuicTransport
 from tieline._engine.tls import TlsConfig, TlsFailure
 
@@ -250,29 +250,36 @@ def test_retry_server_ids_and_qlog(identity: Identity, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_made(identity: Identity) -> None:
-    for settings in (
-        {"server_id": bytes(14)},
-        {"server_id": b"x", "server_id_rotation": 7},
-        {"maximum_udp_payload": 1000},
-        {"server": TlsConfig.client(alpn=[], trust="none")},
-    ):
-        with pytest.raises(ValueError):
-            QuicEndpoint(**settings)  # type: ignore[arg-type]
-    for transport in ({"idle_timeout": -1.0}, {"congestion": "reno"}, {"initial_mtu": 1000}, {"receive_window": 2**62}):
-        with pytest.raises(ValueError):
-            QuicTransport(**transport)  # type: ignore[arg-type]
+    endpoints: list[tuple[dict[str, Any], str]] = [
+        ({"server_id": bytes(14)}, "1 to 13 bytes"),
+        ({"server_id": b"x", "server_id_rotation": 7}, "0 to 6"),
+        ({"maximum_udp_payload": 1000}, "1200 to 65527"),
+        ({"server": TlsConfig.client(alpn=[], trust="none")}, "server's configuration"),
+    ]
+    for settings, text in endpoints:
+        with pytest.raises(ValueError, match=text):
+            QuicEndpoint(**settings)
+    transports: list[tuple[dict[str, Any], str]] = [
+        ({"idle_timeout": -1.0}, "no time"),
+        ({"congestion": "reno"}, "cubic, newreno or bbr"),
+        ({"initial_mtu": 1000}, "1200 at least"),
+        ({"receive_window": 2**62}, r"2\*\*62"),
+    ]
+    for options, text in transports:
+        with pytest.raises(ValueError, match=text):
+            QuicTransport(**options)
     with pytest.raises(ValueError, match=r"1\.3"):
         QuicClient(TlsConfig.client(alpn=[], trust="none", maximum_version="TLSv1.2"))
     endpoint = QuicEndpoint()
     client = QuicClient(TlsConfig.client(alpn=[], trust="none"))
-    for now, remote, name in (
-        (float("nan"), SERVER, "localhost"),
-        (-1.0, SERVER, "localhost"),
-        (0.0, ("localhost", 443), "localhost"),
-        (0.0, ("127.0.0.1", 0), "localhost"),
-        (0.0, SERVER, "not a name"),
+    for now, remote, name, text in (
+        (float("nan"), SERVER, "localhost", "no time"),
+        (-1.0, SERVER, "localhost", "no time"),
+        (0.0, ("localhost", 443), "localhost", "no IP address"),
+        (0.0, ("127.0.0.1", 0), "localhost", "nobody can be reached"),
+        (0.0, SERVER, "not a name", "neither a host name"),
     ):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=text):
             endpoint.connect(now, client, remote, name)
     assert endpoint.timeout() is None and endpoint.transmit(0) == [] and endpoint.events() == []
     assert not endpoint.poisoned

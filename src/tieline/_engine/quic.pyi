@@ -4,11 +4,12 @@ An address is (host, port), or (host, port, flow information, scope) for IPv6, a
 whatever the caller likes, as the clock of an event loop has them.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from typing import TypeAlias, final
 
-from tieline._engine.tls import TlsConfig, TlsFailure, TlsInfo
 from typing_extensions import Buffer
+
+from tieline._engine.tls import TlsConfig, TlsFailure, TlsInfo
 
 __all__ = [
     "QuicClient",
@@ -22,7 +23,7 @@ __all__ = [
 ]
 
 _Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
-_Value: TypeAlias = None | bool | int | tuple[int, int] | _Address | QuicClose | tuple[_Address, QuicClose]
+_Value: TypeAlias = bool | int | tuple[int, int] | _Address | QuicClose | tuple[_Address, QuicClose] | None
 
 class QuicError(Exception):
     """Something cannot be done with a stream or datagram."""
@@ -133,11 +134,11 @@ class QuicEndpoint:
         migration: bool = True,
         maximum_udp_payload: int = 1472,
         discover_mtu: bool = True,
-        server_id: Sequence[int] | None = None,  # in connection IDs, for load balancers
+        server_id: bytes | None = None,  # in connection IDs, for load balancers
         server_id_rotation: int = 0,
-        reset_key: Sequence[int] | None = None,  # 32 bytes each
-        token_key: Sequence[int] | None = None,
-        seed: Sequence[int] | None = None,  # for tests
+        reset_key: bytes | None = None,  # 32 bytes each
+        token_key: bytes | None = None,
+        seed: bytes | None = None,  # for tests
     ) -> QuicEndpoint: ...
     def connect(self, now: float, config: QuicClient, remote: _Address, server_name: str) -> QuicConnection:
         """Begin to connect. `server_name` is whom the certificate must show."""
@@ -247,7 +248,7 @@ class QuicConnection:
     def maximum_datagram_size(self) -> int | None:
         """The largest datagram that can be sent now. None if there can be none."""
 
-    def close(self, now: float, code: int, reason: Sequence[int] | None = None, /) -> None:
+    def close(self, now: float, code: int, reason: bytes | None = None, /) -> None:
         """Close at once. What is not acknowledged may be lost."""
 
     def release(self, now: float, /) -> None:

@@ -5,7 +5,7 @@ mod datagrams;
 mod early;
 mod handshake;
 mod hostile;
-#[path = "../common/identity.rs"]
+#[path = "../identity/mod.rs"]
 mod identity;
 mod lifetime;
 mod limits;

@@ -3,7 +3,7 @@
 
 mod handshake;
 mod hostile;
-#[path = "../common/identity.rs"]
+#[path = "../identity/mod.rs"]
 mod identity;
 mod pair;
 mod trust;
