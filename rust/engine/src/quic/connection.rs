@@ -31,6 +31,8 @@ pub struct Connection {
     has_validator: bool,
     clock: Clock,
     phase: Phase,
+    /// The endpoint was not yet told that the handshake has ended.
+    counts_as_handshake: bool,
     lost: bool,
     drained: bool,
     /// How many streams of each kind we have opened, and have accepted.
@@ -118,6 +120,7 @@ impl Connection {
             has_validator: settings.tls.has_validator,
             clock,
             phase: Phase::Handshake,
+            counts_as_handshake: true,
             lost: false,
             drained: false,
             opened: [0; 2],
@@ -394,7 +397,6 @@ impl Connection {
         round: u64,
         events: &mut Vec<Event>,
     ) -> Settled {
-        let handshaking = self.is_handshaking();
         let mut settled = Settled::default();
         if self.round != round {
             self.round = round;
@@ -437,7 +439,8 @@ impl Connection {
             self.end(CloseReason::Internal("the reason is lost".into()));
             self.changes.push(Change::Drained);
         }
-        settled.handshake_ended = handshaking && !self.is_handshaking();
+        settled.handshake_ended = self.counts_as_handshake && !self.is_handshaking();
+        self.counts_as_handshake &= !settled.handshake_ended;
         let handle = self.handle;
         events.extend(
             self.changes

@@ -58,7 +58,9 @@ fn applications_close() {
 
 #[test]
 fn closing_during_the_handshake() {
-    let (mut pair, config) = Setup::new().build();
+    let mut setup = Setup::new();
+    setup.server.maximum_handshakes = 1;
+    let (mut pair, config) = setup.build();
     pair.start(&config);
     pair.step();
     let now = pair.now;
@@ -69,6 +71,8 @@ fn closing_during_the_handshake() {
         panic!("the client is told");
     };
     assert_eq!((code, reason.as_str()), (0xc, ""));
+    // That handshake is over, so there may be another.
+    pair.connect(&config);
 }
 
 #[test]
