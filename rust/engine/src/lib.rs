@@ -3,4 +3,5 @@
 //! Nothing here opens a socket, starts a thread or knows Python. The only outside things that are
 //! read are the system's trust store and clock, and both only to judge a certificate.
 
+pub mod quic;
 pub mod tls;

@@ -1,5 +1,6 @@
 //! `tieline._engine`: what Python sees of tieline-engine. Converts, raises, releases the GIL.
 
+mod quic;
 mod tls;
 
 use pyo3::prelude::*;
@@ -9,15 +10,17 @@ mod _engine {
     use super::*;
 
     #[pymodule_export]
+    use crate::quic::quic;
+    #[pymodule_export]
     use crate::tls::tls;
 
     /// A submodule of an extension module is importable by name only if it is registered by hand.
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        module
-            .py()
-            .import("sys")?
-            .getattr("modules")?
-            .set_item("tieline._engine.tls", module.getattr("tls")?)
+        let modules = module.py().import("sys")?.getattr("modules")?;
+        for name in ["quic", "tls"] {
+            modules.set_item(format!("tieline._engine.{name}"), module.getattr(name)?)?;
+        }
+        Ok(())
     }
 }

@@ -48,7 +48,7 @@ create_exception!(
     "The handshake or a record failed. The alert for the peer, if any, is in `TlsEngine.output()`."
 );
 
-fn raise(py: Python<'_>, failure: Failure) -> PyErr {
+pub(crate) fn raise(py: Python<'_>, failure: Failure) -> PyErr {
     let error = TlsFailure::new_err(failure.message);
     let value = error.value(py);
     let set = || {
@@ -67,6 +67,12 @@ fn raise(py: Python<'_>, failure: Failure) -> PyErr {
 /// The settings of one side, checked once and then shared by its connections (and so is its session cache).
 #[pyclass(frozen, module = "tieline._engine.tls")]
 pub(crate) struct TlsConfig(Config);
+
+impl TlsConfig {
+    pub(crate) fn config(&self) -> &Config {
+        &self.0
+    }
+}
 
 #[pymethods]
 impl TlsConfig {
@@ -160,7 +166,7 @@ impl TlsConfig {
     }
 }
 
-fn refused(error: ConfigError) -> PyErr {
+pub(crate) fn refused(error: ConfigError) -> PyErr {
     match error {
         ConfigError::Invalid(text) => PyValueError::new_err(text),
         // With these arguments OSError picks its own subclass, as FileNotFoundError.
@@ -251,7 +257,7 @@ fn opaque(object: Py<PyAny>) -> Opaque {
     Box::new(object)
 }
 
-fn transparent(py: Python<'_>, object: Option<&Opaque>) -> Option<Py<PyAny>> {
+pub(crate) fn transparent(py: Python<'_>, object: Option<&Opaque>) -> Option<Py<PyAny>> {
     object
         .and_then(|object| object.downcast_ref::<Py<PyAny>>())
         .map(|object| object.clone_ref(py))
@@ -271,7 +277,7 @@ pub(crate) struct TlsInfo {
 }
 
 impl TlsInfo {
-    fn new(py: Python<'_>, info: Info) -> PyResult<Self> {
+    pub(crate) fn new(py: Python<'_>, info: Info) -> PyResult<Self> {
         let ders = info.peer_certificates.iter();
         Ok(Self {
             version: info.version,
@@ -481,14 +487,14 @@ fn keep_scratch(mut scratch: Vec<u8>) {
 }
 
 /// An argument with bytes in it.
-enum Input<'a> {
+pub(crate) enum Input<'a> {
     Bytes(&'a [u8]),
     /// Others could change while the GIL is released or a validator runs.
     Copy(Vec<u8>),
 }
 
 impl<'a> Input<'a> {
-    fn new(object: &'a Bound<'_, PyAny>) -> PyResult<Self> {
+    pub(crate) fn new(object: &'a Bound<'_, PyAny>) -> PyResult<Self> {
         match object.cast::<PyBytes>() {
             Ok(bytes) => Ok(Self::Bytes(bytes.as_bytes())),
             Err(_) => Ok(Self::Copy(
@@ -497,7 +503,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Bytes(bytes) => bytes,
             Self::Copy(bytes) => bytes,

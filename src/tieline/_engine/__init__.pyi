@@ -1,3 +1,4 @@
+from tieline._engine import quic as quic
 from tieline._engine import tls as tls
 
-__all__ = ["tls"]
+__all__ = ["quic", "tls"]

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 use rustls::unbuffered::{EncryptError, InsufficientSizeError};
-use rustls::{AlertDescription, Error, HandshakeKind};
+use rustls::{AlertDescription, CommonState, Error, HandshakeKind};
 
 use super::config::{Config, Side, printable, suite_name, version_name};
 use super::connection::{Connection, Step, Writer};
@@ -62,6 +62,39 @@ pub struct Info {
     pub peer_certificates: Vec<Vec<u8>>,
     pub resumed: bool,
     pub early_data_accepted: bool,
+}
+
+impl Info {
+    /// None while handshaking.
+    pub(crate) fn new(
+        common: &CommonState,
+        server_name: Option<String>,
+        early_data_accepted: bool,
+    ) -> Option<Self> {
+        let (Some(version), Some(suite), false) = (
+            common.protocol_version(),
+            common.negotiated_cipher_suite(),
+            common.is_handshaking(),
+        ) else {
+            return None;
+        };
+        let certificates = common.peer_certificates().unwrap_or_default();
+        Some(Self {
+            version: version_name(version),
+            cipher_suite: suite_name(suite.suite()),
+            group: common.negotiated_key_exchange_group().map(|group| {
+                match group.name().as_str() {
+                    Some(name) => name.to_owned(),
+                    None => format!("0x{:04X}", u16::from(group.name())),
+                }
+            }),
+            alpn: common.alpn_protocol().map(printable),
+            server_name,
+            peer_certificates: certificates.iter().map(|der| der.to_vec()).collect(),
+            resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
+            early_data_accepted,
+        })
+    }
 }
 
 pub struct Engine {
@@ -290,33 +323,15 @@ impl Engine {
 
     /// None while handshaking.
     pub fn info(&self) -> Option<Info> {
-        let common = self.connection.common();
-        let (Some(version), Some(suite), false) = (
-            common.protocol_version(),
-            common.negotiated_cipher_suite(),
-            common.is_handshaking(),
-        ) else {
-            return None;
-        };
-        let certificates = common.peer_certificates().unwrap_or_default();
-        Some(Info {
-            version: version_name(version),
-            cipher_suite: suite_name(suite.suite()),
-            group: common.negotiated_key_exchange_group().map(|group| {
-                match group.name().as_str() {
-                    Some(name) => name.to_owned(),
-                    None => format!("0x{:04X}", u16::from(group.name())),
-                }
-            }),
-            alpn: common.alpn_protocol().map(printable),
-            server_name: self
-                .server_name
-                .clone()
-                .or_else(|| self.notes.server_name.clone()),
-            peer_certificates: certificates.iter().map(|der| der.to_vec()).collect(),
-            resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
-            early_data_accepted: self.early_data_accepted,
-        })
+        let name = self
+            .server_name
+            .as_ref()
+            .or(self.notes.server_name.as_ref());
+        Info::new(
+            self.connection.common(),
+            name.cloned(),
+            self.early_data_accepted,
+        )
     }
 
     /// Run rustls over `incoming` until it wants more.
@@ -428,7 +443,7 @@ fn trim(buffer: &mut Vec<u8>) {
     }
 }
 
-fn parse_server_name(name: &str) -> Result<ServerName<'static>, String> {
+pub(crate) fn parse_server_name(name: &str) -> Result<ServerName<'static>, String> {
     // A zone, as in fe80::1%eth0, is our business alone; certificates know nothing of it.
     let host = match name.split_once('%') {
         Some((address, _)) if address.contains(':') => address,

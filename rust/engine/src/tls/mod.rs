@@ -3,11 +3,11 @@
 //! A [`Config`] is checked once and shared; an [`Engine`] is one connection.
 
 mod certificate;
-mod config;
+pub(crate) mod config;
 mod connection;
-mod engine;
-mod failure;
-mod notes;
+pub(crate) mod engine;
+pub(crate) mod failure;
+pub(crate) mod notes;
 mod verify;
 
 pub use config::{ClientAuthentication, Config, ConfigError, Settings, Trust};

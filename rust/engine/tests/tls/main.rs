@@ -3,5 +3,7 @@
 
 mod handshake;
 mod hostile;
+#[path = "../identity/mod.rs"]
+mod identity;
 mod pair;
 mod trust;

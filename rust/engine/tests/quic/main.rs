@@ -1,0 +1,14 @@
+//! The QUIC engine against itself over a simulated network, and against hostile peers.
+#![allow(clippy::unwrap_used)]
+
+mod datagrams;
+mod early;
+mod handshake;
+mod hostile;
+#[path = "../identity/mod.rs"]
+mod identity;
+mod lifetime;
+mod limits;
+mod pair;
+mod paths;
+mod streams;

@@ -1,0 +1,384 @@
+//! One connection of an endpoint.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use tieline_engine::quic::{
+    Bytes, Connection, DatagramError, Direction, Handle, PeerParameters, Read, StreamError,
+};
+
+use super::values::{Address, QuicParameters, QuicStatistics, address, duration};
+use super::{QuicError, Shared, complain};
+use crate::tls::{Input, TlsInfo, transparent};
+
+/// One connection: its streams, its datagrams, and what is known about it.
+#[pyclass(frozen, module = "tieline._engine.quic")]
+pub(crate) struct QuicConnection {
+    endpoint: Arc<Shared>,
+    #[pyo3(get)]
+    handle: Handle,
+}
+
+impl QuicConnection {
+    pub(super) fn new(endpoint: Arc<Shared>, handle: Handle) -> Self {
+        Self { endpoint, handle }
+    }
+
+    fn with<R: Send>(
+        &self,
+        py: Python<'_>,
+        bytes: usize,
+        work: impl FnOnce(&mut Connection) -> R + Send,
+    ) -> PyResult<R> {
+        let handle = self.handle;
+        self.endpoint
+            .guarded(py, bytes, |endpoint| endpoint.connection(handle).map(work))?
+            .map_err(complain)
+    }
+
+    fn stream<R: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut Connection) -> Result<R, StreamError> + Send,
+    ) -> PyResult<R> {
+        self.with(py, 0, work)?
+            .map_err(|error| stream_error(py, error))
+    }
+}
+
+fn direction(bidirectional: bool) -> Direction {
+    if bidirectional {
+        Direction::Bidirectional
+    } else {
+        Direction::Unidirectional
+    }
+}
+
+fn quic_error(py: Python<'_>, reason: &str, code: Option<u64>, text: String) -> PyErr {
+    let error = QuicError::new_err(text);
+    let value = error.value(py);
+    match value
+        .setattr("reason", reason)
+        .and_then(|()| value.setattr("code", code))
+    {
+        Ok(()) => error,
+        Err(other) => other,
+    }
+}
+
+fn stream_error(py: Python<'_>, error: StreamError) -> PyErr {
+    match error {
+        StreamError::Unknown => {
+            let text = "there is no such stream, or this half of it is done with";
+            quic_error(py, "unknown", None, text.into())
+        }
+        StreamError::WrongDirection => quic_error(
+            py,
+            "wrong_direction",
+            None,
+            "this stream has no such half".into(),
+        ),
+        StreamError::Reset(code) => {
+            let text = format!("the peer has reset the stream with code {code}");
+            quic_error(py, "reset", Some(code), text)
+        }
+        StreamError::Stopped(code) => {
+            let text = format!("the peer wants nothing more on the stream, with code {code}");
+            quic_error(py, "stopped", Some(code), text)
+        }
+        StreamError::Closed => quic_error(py, "closed", None, "the connection has ended".into()),
+        StreamError::Code => PyValueError::new_err("a code is 0 to 2**62 - 1"),
+    }
+}
+
+#[pymethods]
+impl QuicConnection {
+    // Streams.
+
+    /// Open a stream. None at the peer's limit.
+    #[pyo3(signature = (bidirectional, /))]
+    fn open(&self, py: Python<'_>, bidirectional: bool) -> PyResult<Option<u64>> {
+        self.stream(py, |connection| connection.open(direction(bidirectional)))
+    }
+
+    /// Take the next stream that the peer has opened.
+    #[pyo3(signature = (bidirectional, /))]
+    fn accept(&self, py: Python<'_>, bidirectional: bool) -> PyResult<Option<u64>> {
+        self.with(py, 0, |connection| {
+            connection.accept(direction(bidirectional))
+        })
+    }
+
+    /// Queue as much of `data` as there is room for, and then perhaps the end. Returns how much that was.
+    #[pyo3(signature = (stream, data, /, *, end = false))]
+    fn write(
+        &self,
+        py: Python<'_>,
+        stream: u64,
+        data: &Bound<'_, PyAny>,
+        end: bool,
+    ) -> PyResult<usize> {
+        let data = Input::new(data)?;
+        let data = data.as_bytes();
+        self.stream(py, |connection| {
+            let taken = match data {
+                [] => 0,
+                data => connection.write(stream, data)?,
+            };
+            if end && taken == data.len() {
+                connection.finish(stream)?;
+            }
+            Ok(taken)
+        })
+    }
+
+    /// End our direction of a stream.
+    #[pyo3(signature = (stream, /))]
+    fn finish(&self, py: Python<'_>, stream: u64) -> PyResult<()> {
+        self.stream(py, |connection| connection.finish(stream))
+    }
+
+    /// Give up sending.
+    #[pyo3(signature = (stream, code, /))]
+    fn reset(&self, py: Python<'_>, stream: u64, code: u64) -> PyResult<()> {
+        self.stream(py, |connection| connection.reset(stream, code))
+    }
+
+    /// Want nothing more.
+    #[pyo3(signature = (stream, code, /))]
+    fn stop_sending(&self, py: Python<'_>, stream: u64, code: u64) -> PyResult<()> {
+        self.stream(py, |connection| connection.stop_sending(stream, code))
+    }
+
+    /// The larger, the earlier; 0 at first.
+    #[pyo3(signature = (stream, priority, /))]
+    fn set_priority(&self, py: Python<'_>, stream: u64, priority: i32) -> PyResult<()> {
+        self.stream(py, |connection| connection.set_priority(stream, priority))
+    }
+
+    /// What is there of a stream, up to `maximum` bytes, and whether that was the end.
+    #[pyo3(signature = (stream, maximum = 65536, /))]
+    fn read<'py>(
+        &self,
+        py: Python<'py>,
+        stream: u64,
+        maximum: usize,
+    ) -> PyResult<(Bound<'py, PyBytes>, bool)> {
+        let mut chunks = Vec::<Bytes>::new();
+        let Read { length, end } = self.stream(py, |connection| {
+            connection.read(stream, maximum, &mut chunks)
+        })?;
+        let data = PyBytes::new_with(py, length, |mut room| {
+            for chunk in &chunks {
+                let (head, tail) = room.split_at_mut(chunk.len());
+                head.copy_from_slice(chunk);
+                room = tail;
+            }
+            Ok(())
+        })?;
+        Ok((data, end))
+    }
+
+    // Datagrams.
+
+    /// Queue a datagram. False if the queue is full.
+    #[pyo3(signature = (data, /))]
+    fn send_datagram(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let data = Input::new(data)?;
+        let data = Bytes::copy_from_slice(data.as_bytes());
+        let size = data.len();
+        match self.with(py, 0, |connection| connection.send_datagram(data))? {
+            Ok(()) => Ok(true),
+            Err(DatagramError::Full) => Ok(false),
+            Err(DatagramError::TooLarge { limit }) => {
+                let text = format!("a datagram has at most {limit} bytes here, not {size}");
+                let limit = u64::try_from(limit).ok();
+                Err(quic_error(py, "too_large", limit, text))
+            }
+            Err(DatagramError::Unsupported) => Err(quic_error(
+                py,
+                "unsupported",
+                None,
+                "the peer takes no datagrams".into(),
+            )),
+            Err(DatagramError::Disabled) => {
+                let text = "datagrams need a max_datagram_frame_size of our own, too";
+                Err(quic_error(py, "disabled", None, text.into()))
+            }
+            Err(DatagramError::Closed) => Err(stream_error(py, StreamError::Closed)),
+        }
+    }
+
+    /// Up to `maximum` of the datagrams that wait.
+    #[pyo3(signature = (maximum = 64, /))]
+    fn receive_datagrams<'py>(
+        &self,
+        py: Python<'py>,
+        maximum: usize,
+    ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        let datagrams = self.with(py, 0, |connection| {
+            let next = || connection.receive_datagram();
+            std::iter::from_fn(next).take(maximum).collect::<Vec<_>>()
+        })?;
+        let object = |datagram: &Bytes| PyBytes::new(py, datagram);
+        Ok(datagrams.iter().map(object).collect())
+    }
+
+    /// The largest datagram that can be sent now. None if there can be none.
+    #[getter]
+    fn maximum_datagram_size(&self, py: Python<'_>) -> PyResult<Option<usize>> {
+        self.with(py, 0, Connection::maximum_datagram_size)
+    }
+
+    // The connection.
+
+    /// Close at once.
+    #[pyo3(signature = (now, code, reason = None, /))]
+    fn close(&self, py: Python<'_>, now: f64, code: u64, reason: Option<Vec<u8>>) -> PyResult<()> {
+        let now = duration(now)?;
+        let reason = reason.unwrap_or_default();
+        self.stream(py, |connection| connection.close(now, code, &reason))
+    }
+
+    /// Nobody wants to know of this connection any more.
+    #[pyo3(signature = (now, /))]
+    fn release(&self, py: Python<'_>, now: f64) -> PyResult<()> {
+        let (now, handle) = (duration(now)?, self.handle);
+        self.endpoint
+            .guarded(py, 0, |endpoint| endpoint.release(now, handle))
+    }
+
+    fn ping(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, 0, Connection::ping)
+    }
+
+    /// Change the keys of both directions.
+    fn update_keys(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, 0, Connection::update_keys)
+    }
+
+    /// Client: packets leave from another local address from now on.
+    #[pyo3(signature = (now, /))]
+    fn migrate(&self, py: Python<'_>, now: f64) -> PyResult<()> {
+        let now = duration(now)?;
+        self.with(py, 0, |connection| connection.migrate(now))
+    }
+
+    /// Ping the peer whenever nothing has come from it for so many seconds. None for never.
+    #[pyo3(signature = (now, interval, /))]
+    fn set_keepalive(&self, py: Python<'_>, now: f64, interval: Option<f64>) -> PyResult<()> {
+        let (now, interval) = (duration(now)?, interval.map(duration).transpose()?);
+        self.with(py, 0, |connection| connection.set_keepalive(now, interval))
+    }
+
+    #[getter]
+    fn keepalive(&self, py: Python<'_>) -> PyResult<Option<f64>> {
+        let interval = self.with(py, 0, |connection| connection.keepalive())?;
+        Ok(interval.map(|interval| interval.as_secs_f64()))
+    }
+
+    /// How many streams of a kind the peer may have open.
+    #[pyo3(signature = (bidirectional, count, /))]
+    fn set_maximum_streams(&self, py: Python<'_>, bidirectional: bool, count: u64) -> PyResult<()> {
+        self.with(py, 0, |connection| {
+            connection.set_maximum_streams(direction(bidirectional), count);
+        })
+    }
+
+    /// How many streams of a kind the peer lets us open in all, and whether that is exact.
+    #[pyo3(signature = (bidirectional, /))]
+    fn peer_maximum_streams(
+        &self,
+        py: Python<'_>,
+        bidirectional: bool,
+    ) -> PyResult<Option<(u64, bool)>> {
+        self.with(py, 0, |connection| {
+            connection.peer_maximum_streams(direction(bidirectional))
+        })
+    }
+
+    #[getter]
+    fn handshaking(&self, py: Python<'_>) -> PyResult<bool> {
+        self.with(py, 0, |connection| connection.is_handshaking())
+    }
+
+    #[getter]
+    fn closed(&self, py: Python<'_>) -> PyResult<bool> {
+        self.with(py, 0, |connection| connection.is_closed())
+    }
+
+    /// Client: a ticket allows to send before the handshake is done.
+    #[getter]
+    fn has_early_data(&self, py: Python<'_>) -> PyResult<bool> {
+        self.with(py, 0, |connection| connection.has_early_data())
+    }
+
+    #[getter]
+    fn remote_address<'py>(&self, py: Python<'py>) -> PyResult<Address<'py>> {
+        address(
+            py,
+            self.with(py, 0, |connection| connection.remote_address())?,
+        )
+    }
+
+    #[getter]
+    fn local_ip(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        let ip = self.with(py, 0, |connection| connection.local_ip())?;
+        Ok(ip.map(|ip| ip.to_string()))
+    }
+
+    /// Raises RuntimeError while handshaking.
+    fn info(&self, py: Python<'_>) -> PyResult<TlsInfo> {
+        match self.with(py, 0, |connection| connection.info())? {
+            Some(info) => TlsInfo::new(py, info),
+            None => Err(PyRuntimeError::new_err("the handshake is not done")),
+        }
+    }
+
+    /// Raises RuntimeError while handshaking.
+    fn parameters(&self, py: Python<'_>) -> PyResult<QuicParameters> {
+        self.with(py, 0, |connection| connection.peer_parameters())?
+            .map(PeerParameters::into)
+            .ok_or_else(|| PyRuntimeError::new_err("the handshake is not done"))
+    }
+
+    fn statistics(&self, py: Python<'_>) -> PyResult<QuicStatistics> {
+        Ok(self.with(py, 0, Connection::statistics)?.into())
+    }
+
+    /// Key material that only the two ends know. Raises RuntimeError while handshaking.
+    #[pyo3(signature = (label, context, length, /))]
+    fn export<'py>(
+        &self,
+        py: Python<'py>,
+        label: &[u8],
+        context: &[u8],
+        length: usize,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        self.with(py, 0, |connection| {
+            connection.export(label, context, length)
+        })?
+        .map(|material| PyBytes::new(py, &material))
+        .ok_or_else(|| PyRuntimeError::new_err("there is no such key material"))
+    }
+
+    /// Take what an asynchronous validator returned and the engine has provisionally accepted.
+    fn take_decision(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let decision = self.with(py, 0, Connection::take_decision)?;
+        Ok(transparent(py, decision.as_ref()))
+    }
+
+    /// Take what the validator raised, if that is why the handshake failed.
+    fn take_validator_error(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let error = self.with(py, 0, Connection::take_validator_error)?;
+        Ok(transparent(py, error.as_ref()))
+    }
+
+    /// The handshake resumed a session, so the validator has not seen this connection's peer yet.
+    #[getter]
+    fn needs_validation(&self, py: Python<'_>) -> PyResult<bool> {
+        self.with(py, 0, |connection| connection.needs_validation())
+    }
+}
