@@ -19,10 +19,14 @@ LATENCY = 0.005
 class Pair:
     """Two endpoints, and a network that delays each datagram."""
 
-    def __init__(self, identity: Identity, *, transport: QuicTransport | None = None, **settings: Any) -> None:
+    def __init__(
+        self, identity: Identity, *, transport: QuicTransport | None = None, early_data: bool = False, **settings: Any
+    ) -> None:
         self.identity = identity
         self.now = 100.0
-        server = TlsConfig.server(alpn=[b"test"], certificate_chain=[identity.der], private_key=identity.key_der)
+        server = TlsConfig.server(
+            alpn=[b"test"], certificate_chain=[identity.der], private_key=identity.key_der, early_data=early_data
+        )
         self.transport = transport or QuicTransport()
         self.client = QuicEndpoint()
         self.server = QuicEndpoint(server=server, transport=self.transport, **settings)
@@ -152,23 +156,23 @@ def test_datagrams(identity: Identity) -> None:
     client, server = pair.connect()
     size = client.maximum_datagram_size
     assert size is not None and 1100 < size < 1452
-    sent = 0
-    while client.send_datagram(bytes([sent]) * 1000):
-        sent += 1
-    assert sent == 4
+    assert client.send_datagrams([bytes([number]) * 1000 for number in range(6)]) == 4
+    assert client.send_datagrams([bytes(1000)]) == 0
     pair.run(0.2)
     assert (client.handle, "datagrams_unblocked", None) in pair.take(pair.client)
     assert (server.handle, "datagrams", None) in pair.take(pair.server)
     assert server.receive_datagrams(1) == [bytes(1000)]
     assert [datagram[0] for datagram in server.receive_datagrams()] == [1, 2, 3]
-    assert client.statistics().datagrams_refused == 1
+    assert client.statistics().datagrams_refused == 2
+    # What is wrong with one is told when it is the first.
+    assert client.send_datagrams([b"x", bytes(5000)]) == 1
     with pytest.raises(QuicError, match="at most") as caught:
-        client.send_datagram(bytes(5000))
+        client.send_datagrams([bytes(5000), b"x"])
     assert caught.value.reason == "too_large" and caught.value.code == client.maximum_datagram_size
     client, _ = Pair(identity).connect()
     assert client.maximum_datagram_size is None
     with pytest.raises(QuicError) as caught:
-        client.send_datagram(b"x")
+        client.send_datagrams([b"x"])
     assert caught.value.reason == "disabled"
 
 
@@ -245,8 +249,40 @@ def test_retry_server_ids_and_qlog(identity: Identity, tmp_path: Path) -> None:
     client.ping()
     pair.run(1)
     assert not client.closed
-    logs = list(tmp_path.iterdir())
-    assert len(logs) == 2
+    for endpoint in (pair.client, pair.server):
+        endpoint.connection(1).release(pair.now)
+    pair.run(5)
+    logs = [log.read_text() for log in tmp_path.iterdir()]
+    assert len(logs) == 2 and all("recovery:metrics_updated" in log for log in logs)
+
+
+def test_early_data_and_key_log(identity: Identity, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    pair = Pair(identity, early_data=True)
+    tls = TlsConfig.client(
+        alpn=[b"test"], trust="certificates", certificates=[identity.der], early_data=True, keylog_file=str(keys)
+    )
+    config = QuicClient(tls, pair.transport)
+    first = pair.client.connect(pair.now, config, SERVER, "localhost")
+    assert not first.has_early_data
+    pair.run(1)
+    assert "CLIENT_TRAFFIC_SECRET_0" in keys.read_text()
+    pair.take(pair.server)
+    second = pair.client.connect(pair.now, config, SERVER, "localhost")
+    assert second.has_early_data and second.handshaking
+    stream = second.open(True)
+    assert stream == 0
+    second.write(stream, b"early", end=True)
+    pair.run(1)
+    handle, kind, _ = pair.take(pair.server)[0]
+    assert kind == "incoming"
+    server = pair.server.connection(handle)
+    assert server.accept(True) == stream and server.read(stream) == (b"early", True)
+    assert server.info().early_data_accepted and second.info().early_data_accepted
+    second.set_send_window(10)
+    server.set_receive_window(10_000)
+    stream = second.open(True)
+    assert stream is not None and second.write(stream, bytes(20)) == 10
 
 
 def test_what_cannot_be_made(identity: Identity) -> None:

@@ -50,7 +50,7 @@ class QuicTransport:
         send_window: int = 1_048_576,
         max_datagram_frame_size: int = 0,  # 0: no datagrams
         datagram_receive_buffer: int = 1_048_576,  # the oldest give way
-        datagram_send_buffer: int = 262_144,  # when it is full, send_datagram() is False
+        datagram_send_buffer: int = 262_144,  # when it is full, send_datagrams() takes no more
         initial_mtu: int = 1200,
         maximum_mtu: int = 1452,
         congestion: str = "cubic",  # or "newreno", "bbr"
@@ -238,8 +238,11 @@ class QuicConnection:
         The peer may send as much again. If nothing is there, `readable` will tell.
         """
 
-    def send_datagram(self, data: Buffer, /) -> bool:
-        """Queue a datagram. False if the queue is full; `datagrams_unblocked` will tell."""
+    def send_datagrams(self, datagrams: list[Buffer], /) -> int:
+        """Queue datagrams, in this order, until the queue is full. Returns how many were taken.
+
+        If it was not all, `datagrams_unblocked` will tell. Raises QuicError if the first cannot be sent at all.
+        """
 
     def receive_datagrams(self, maximum: int = 64, /) -> list[bytes]:
         """Up to `maximum` of the datagrams that wait."""
@@ -268,6 +271,12 @@ class QuicConnection:
     def keepalive(self) -> float | None: ...
     def set_maximum_streams(self, bidirectional: bool, count: int, /) -> None:
         """How many streams of a kind the peer may have open."""
+
+    def set_receive_window(self, size: int, /) -> None:
+        """How much the peer may send on all streams before it is read."""
+
+    def set_send_window(self, size: int, /) -> None:
+        """How much is held that the peer has not acknowledged."""
 
     def peer_maximum_streams(self, bidirectional: bool, /) -> tuple[int, bool] | None:
         """How many streams of a kind the peer lets us open in all, and whether that is exact.

@@ -233,7 +233,11 @@ impl Endpoint {
         for incoming in batch {
             // Each datagram gets memory of its own: a stream that is not read would otherwise keep
             // that of the whole batch for one of its packets.
-            for datagram in incoming.data.chunks(incoming.stride.max(1)) {
+            let stride = match incoming.stride {
+                0 => usize::MAX,
+                stride => stride,
+            };
+            for datagram in incoming.data.chunks(stride) {
                 self.receive_one(now, &incoming, BytesMut::from(datagram));
             }
         }

@@ -10,7 +10,8 @@ pub struct Incoming<'a> {
     pub local_ip: Option<IpAddr>,
     /// The ECN bits of the IP header.
     pub ecn: u8,
-    /// The size of each datagram in `data` but the last, which may be shorter (GRO).
+    /// The size of each datagram in `data` but the last, which may be shorter (GRO). 0 if there is
+    /// only one.
     pub stride: usize,
     pub data: &'a [u8],
 }

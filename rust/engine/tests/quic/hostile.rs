@@ -2,8 +2,11 @@
 
 use std::net::SocketAddr;
 
+use std::sync::{Arc, Mutex};
+
 use tieline_engine::quic::{CloseReason, Direction, Incoming, Retry, Settings};
 
+use crate::attacker::{Attack, Forge};
 use crate::pair::*;
 
 fn feed(peer: &mut Peer, now: std::time::Duration, from: SocketAddr, stride: usize, data: &[u8]) {
@@ -111,6 +114,69 @@ fn damaged_packets() {
         let server = pair.server.lost().map(|reason| reason.to_string());
         assert_eq!((client, server), (None, None), "in round {round}");
     }
+}
+
+/// Frames that might be, with numbers that might be.
+fn nonsense(seed: u64) -> Forge {
+    let random = Mutex::new(Random(seed));
+    Arc::new(move |payload: &mut [u8]| {
+        let mut random = random.lock().unwrap();
+        // Some packets are left alone, so that there is a state for the others to break.
+        if random.next(4) > 0 {
+            return;
+        }
+        let mut frames = Vec::new();
+        for _ in 0..=random.next(3) {
+            // RFC 9000, section 19; RFC 9221; the extension for the frequency of ACKs
+            match random.next(40) {
+                kind @ 0..=0x1e => frames.push(kind as u8),
+                0x1f => frames.extend([0x40, 0xaf]),
+                0x20 => frames.push(0x30),
+                0x21 => frames.push(0x31),
+                _ => frames.push(random.next(256) as u8),
+            }
+            for _ in 0..random.next(6) {
+                match random.next(6) {
+                    0 => frames.extend([0xff; 8]),
+                    1 => frames.extend([0x7f, random.next(256) as u8]),
+                    2 => frames.extend([0x80, 0, random.next(256) as u8, 0]),
+                    _ => frames.push(random.next(64) as u8),
+                }
+            }
+        }
+        let length = frames.len().min(payload.len());
+        payload[..length].copy_from_slice(&frames[..length]);
+        if random.next(2) == 0 {
+            payload[length..].fill(0); // PADDING
+        }
+    })
+}
+
+#[test]
+fn nonsense_from_a_peer_with_keys() {
+    let mut ends = 0;
+    for seed in 1..400 {
+        let setup = || Setup::new().transport(|transport| transport.max_datagram_frame_size = 1000);
+        for mut attack in [
+            Attack::on_server(setup(), nonsense(seed)),
+            Attack::on_client(setup(), nonsense(seed)),
+        ] {
+            let mut steps = 0..300;
+            while steps.next().is_some() && !attack.step() {}
+            match attack.lost {
+                None => {}
+                // The last: it took a connection ID from us that it still uses.
+                Some(
+                    CloseReason::Transport { .. }
+                    | CloseReason::Application { .. }
+                    | CloseReason::Tls(_)
+                    | CloseReason::StatelessReset,
+                ) => ends += 1,
+                Some(other) => panic!("{other:?} with seed {seed}"),
+            }
+        }
+    }
+    assert!(ends > 700, "{ends}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The QUIC engine against itself over a simulated network, and against hostile peers.
 #![allow(clippy::unwrap_used)]
 
+mod attacker;
 mod datagrams;
 mod early;
 mod handshake;

@@ -93,6 +93,23 @@ fn stream_error(py: Python<'_>, error: StreamError) -> PyErr {
     }
 }
 
+fn datagram_error(py: Python<'_>, error: DatagramError, size: usize) -> PyErr {
+    let (reason, limit, text) = match error {
+        DatagramError::TooLarge { limit } => {
+            let text = format!("a datagram has at most {limit} bytes here, not {size}");
+            ("too_large", u64::try_from(limit).ok(), text)
+        }
+        DatagramError::Unsupported => ("unsupported", None, "the peer takes no datagrams".into()),
+        DatagramError::Disabled => {
+            let text = "datagrams need a max_datagram_frame_size of our own, too";
+            ("disabled", None, text.into())
+        }
+        DatagramError::Full => ("full", None, "there is no room for another datagram".into()),
+        DatagramError::Closed => ("closed", None, "the connection has ended".into()),
+    };
+    quic_error(py, reason, limit, text)
+}
+
 #[pymethods]
 impl QuicConnection {
     // Streams.
@@ -183,31 +200,27 @@ impl QuicConnection {
 
     // Datagrams.
 
-    /// Queue a datagram. False if the queue is full.
-    #[pyo3(signature = (data, /))]
-    fn send_datagram(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let data = Input::new(data)?;
-        let data = Bytes::copy_from_slice(data.as_bytes());
-        let size = data.len();
-        match self.with(py, 0, |connection| connection.send_datagram(data))? {
-            Ok(()) => Ok(true),
-            Err(DatagramError::Full) => Ok(false),
-            Err(DatagramError::TooLarge { limit }) => {
-                let text = format!("a datagram has at most {limit} bytes here, not {size}");
-                let limit = u64::try_from(limit).ok();
-                Err(quic_error(py, "too_large", limit, text))
+    /// Queue datagrams, in this order, until the queue is full. Returns how many were taken.
+    #[pyo3(signature = (datagrams, /))]
+    fn send_datagrams(&self, py: Python<'_>, datagrams: Vec<Bound<'_, PyAny>>) -> PyResult<usize> {
+        let mut copies = Vec::with_capacity(datagrams.len());
+        for datagram in &datagrams {
+            copies.push(Bytes::copy_from_slice(Input::new(datagram)?.as_bytes()));
+        }
+        let (taken, error) = self.with(py, 0, |connection| {
+            for (taken, datagram) in copies.iter().enumerate() {
+                if let Err(error) = connection.send_datagram(datagram.clone()) {
+                    return (taken, Some(error));
+                }
             }
-            Err(DatagramError::Unsupported) => Err(quic_error(
-                py,
-                "unsupported",
-                None,
-                "the peer takes no datagrams".into(),
-            )),
-            Err(DatagramError::Disabled) => {
-                let text = "datagrams need a max_datagram_frame_size of our own, too";
-                Err(quic_error(py, "disabled", None, text.into()))
+            (copies.len(), None)
+        })?;
+        match error {
+            // What is wrong with one is told when it is the first.
+            Some(error) if taken == 0 && error != DatagramError::Full => {
+                Err(datagram_error(py, error, copies[0].len()))
             }
-            Err(DatagramError::Closed) => Err(stream_error(py, StreamError::Closed)),
+            _ => Ok(taken),
         }
     }
 
@@ -285,6 +298,18 @@ impl QuicConnection {
         self.with(py, 0, |connection| {
             connection.set_maximum_streams(direction(bidirectional), count);
         })
+    }
+
+    /// How much the peer may send on all streams before it is read.
+    #[pyo3(signature = (size, /))]
+    fn set_receive_window(&self, py: Python<'_>, size: u64) -> PyResult<()> {
+        self.with(py, 0, |connection| connection.set_receive_window(size))
+    }
+
+    /// How much is held that the peer has not acknowledged.
+    #[pyo3(signature = (size, /))]
+    fn set_send_window(&self, py: Python<'_>, size: u64) -> PyResult<()> {
+        self.with(py, 0, |connection| connection.set_send_window(size))
     }
 
     /// How many streams of a kind the peer lets us open in all, and whether that is exact.
