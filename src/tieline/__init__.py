@@ -64,6 +64,11 @@ from tieline.protocols.message import DatagramMetadata as DatagramMetadata
 from tieline.protocols.message import Message as Message
 from tieline.protocols.message import MessageMetadata as MessageMetadata
 from tieline.protocols.message import StreamMetadata as StreamMetadata
+from tieline.protocols.quic import ApplicationError as ApplicationError
+from tieline.protocols.quic import Directionality as Directionality
+from tieline.protocols.quic import Initiator as Initiator
+from tieline.protocols.quic import QUICDatagram as QUICDatagram
+from tieline.protocols.quic import QUICStream as QUICStream
 from tieline.protocols.roles import DatagramProtocol as DatagramProtocol
 from tieline.protocols.roles import MessageProtocol as MessageProtocol
 from tieline.protocols.roles import MultiplexProtocol as MultiplexProtocol
@@ -80,6 +85,7 @@ from tieline.protocols.tcp import TCPMetadata as TCPMetadata
 from tieline.protocols.tls import TLS as TLS
 from tieline.protocols.udp import UDP as UDP
 from tieline.protocols.udp import UDPMetadata as UDPMetadata
+from tieline.quic import QUIC as QUIC
 from tieline.reporting import PendingDataTransferReport as PendingDataTransferReport
 from tieline.reports import DataTransferReport as DataTransferReport
 from tieline.reports import DNSProtocol as DNSProtocol

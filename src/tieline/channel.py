@@ -12,7 +12,7 @@ from tieline.flows.stream import StreamFlow
 from tieline.parameters import Parameters
 from tieline.protocols.integers import FixedWidthInteger
 from tieline.protocols.message import DatagramMetadata, Message, StreamMetadata
-from tieline.protocols.roles import DatagramProtocol, NetworkProtocol, StreamProtocol
+from tieline.protocols.roles import DatagramProtocol, MultiplexProtocol, NetworkProtocol, StreamProtocol
 from tieline.protocols.security import TLSMetadata
 from tieline.protocols.tcp import TCP, TCPMetadata
 from tieline.protocols.tls import TLS
@@ -64,10 +64,17 @@ class NetworkChannel(Generic[P_co]):
     _receive: Any
 
     def _make_flow(self, endpoint: object) -> None:
-        flow_type = DatagramFlow if isinstance(self._parameters.stack, DatagramProtocol) else StreamFlow
-        self._flow = flow_type(self, self._parameters, endpoint)  # type: ignore[arg-type]  # every channel owns its flow
-        self._send = self._part("send").send
-        self._receive = self._part("receive").receive
+        stack = self._parameters.stack
+        kind: Any = StreamFlow
+        if isinstance(stack, DatagramProtocol):
+            kind = DatagramFlow
+        elif isinstance(stack, MultiplexProtocol):
+            from tieline.multiplex.flow import MultiplexFlow  # takes in the engine, which other stacks do not need
+
+            kind = MultiplexFlow
+        self._flow = kind(self, self._parameters, endpoint)
+        self._send = getattr(self._part("send"), "send", None)
+        self._receive = getattr(self._part("receive"), "receive", None)
 
     @property
     def id(self) -> str:
@@ -93,7 +100,7 @@ class NetworkChannel(Generic[P_co]):
         return self is other
 
     def __hash__(self) -> int:
-        return hash(self._id)
+        return int(self._id)  # the same in each run, which the hash of a text is not
 
     def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
         """Forward a call to the flow, and say what the protocol does offer if this is not among it."""

@@ -10,14 +10,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tieline import drivers
-from tieline.channel import NetworkChannel
 from tieline.endpoints import EndpointLike, to_endpoint
 from tieline.engines.states import CONNECTION, Event, State
 from tieline.errors import ChannelClosedError, CloseTimeoutError, NetworkError, Phase, raisable
-from tieline.establishment.attempt import StreamAttempt
+from tieline.establishment.attempt import Attempt
 from tieline.establishment.establishment import Establishment
 from tieline.establishment.failures import is_final
 from tieline.establishment.stacks import require_reachable
+from tieline.multiplexed import MultiplexedChannel
 from tieline.parameters import Parameters
 from tieline.protocols.roles import NetworkProtocol
 from tieline.reporting import PendingDataTransferReport, Reporting, connected_path
@@ -38,7 +38,7 @@ FIRST_BACK_OFF, LAST_BACK_OFF = 1.0, 60.0  # seconds between attempts while WAIT
 _ids = itertools.count(1)
 
 
-class NetworkConnection(NetworkChannel[P_co]):
+class NetworkConnection(MultiplexedChannel[P_co]):
     """A connection to `to` over a protocol stack (or `Parameters` with one).
 
     Making it does nothing on the network. ``async with`` starts it; so does the first data call. Leaving the block normally
@@ -85,7 +85,7 @@ class NetworkConnection(NetworkChannel[P_co]):
         parameters: Parameters[Any],
         remote: Address | None,
         attach: Callable[[Any], Any],
-        attempt: StreamAttempt | None = None,
+        attempt: Attempt | None = None,
     ) -> NetworkConnection[Any]:
         """A connection that a listener hands out, ready: `attach` gives its flow a socket and returns that."""
         self: NetworkConnection[Any] = cls.__new__(cls)
@@ -281,13 +281,13 @@ class NetworkConnection(NetworkChannel[P_co]):
         self.driver.call_soon(self._establishment.start)
         self._become(event)
 
-    def established(self, won: StreamAttempt | DatagramSocket) -> None:
+    def established(self, won: Attempt | DatagramSocket) -> None:
         """Establishment has a winner: data can flow."""
         self._back_off = FIRST_BACK_OFF
         assert self._establishment is not None
         self._reporting.established(self._establishment, won, self.driver.time(), self._flow)
         socket: Any
-        if isinstance(won, StreamAttempt):
+        if isinstance(won, Attempt):
             socket = won.hand_over(self._flow)
         else:
             socket = won
@@ -341,13 +341,16 @@ class NetworkConnection(NetworkChannel[P_co]):
         self.driver.call_soon(self._establishment.next_endpoint)
         self._become(Event.NEXT_ENDPOINT)
 
-    def flow_failed(self, error: NetworkError) -> None:
-        """The established connection broke. Its flow has told the calls that wait."""
+    def flow_failed(self, error: NetworkError | None) -> None:
+        """The established connection broke, or its peer closed it in good order (None). The calls that wait have been told."""
         if self._state is State.READY and not self._closing:
             self._reporting.freeze(self._flow, self.driver.time())
-            self._become(Event.BROKEN, error)
+            self._become(Event.CLOSE if error is None else Event.BROKEN, error)
 
     # Inspecting
+
+    def _moved(self, local: Address) -> None:
+        self._local, self._path = local, None
 
     @property
     def local_endpoint(self) -> Address | None:

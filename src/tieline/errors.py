@@ -204,7 +204,9 @@ def raisable(error: NetworkError) -> NetworkError:
 
 
 def translate(error: OSError, endpoint: object, phase: Phase = Phase.TRANSFER) -> NetworkError:
-    """What the kernel says of a connected socket, in our words."""
+    """What the kernel says of a connected socket, in our words; what is in our words already stays."""
+    if isinstance(error, NetworkError):
+        return error
     where: dict[str, Any] = {"endpoint": endpoint, "phase": phase, "code": error.errno}
     failure: NetworkError
     if error.errno in (errno.ECONNRESET, errno.EPIPE):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, cast
 
 from tieline import drivers
 from tieline.connection import NetworkConnection
@@ -14,16 +14,20 @@ from tieline.engines.states import LISTENER, Event, ListenerState
 from tieline.errors import NetworkError, UnexpectedEndpointTypeError, raisable
 from tieline.establishment.binding import Place, bind_all, check_listening
 from tieline.establishment.stacks import prepare_server
-from tieline.inbound import DatagramSide, StreamSide
+from tieline.inbound.datagrams import DatagramSide
+from tieline.inbound.streams import StreamSide
 from tieline.parameters import Parameters
 from tieline.protocols.checks import require_at_least, require_range
-from tieline.protocols.roles import DatagramProtocol, NetworkProtocol
+from tieline.protocols.roles import DatagramProtocol, MultiplexProtocol, NetworkProtocol
 from tieline.updates import UpdateIterator, Updates
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Address, Driver, Task, Waiter
+    from tieline.inbound.sessions import SessionSide
 
 __all__ = ["NetworkListener"]
+
+Side: TypeAlias = "StreamSide | DatagramSide | SessionSide"
 
 P = TypeVar("P", bound=NetworkProtocol)
 Handler = Callable[[NetworkConnection[P]], Awaitable[object]]
@@ -58,7 +62,7 @@ class NetworkListener(Generic[P]):
         self._state = ListenerState.SETUP
         self._error: NetworkError | None = None
         self._states: Updates[Any, ListenerState] = Updates()
-        self._side: StreamSide | DatagramSide | None = None
+        self._side: Side | None = None
         self._bound: tuple[Address, ...] = ()
         self._tasks: set[Task] = set()
         self._failed: Callable[[], None] | None = None
@@ -105,9 +109,9 @@ class NetworkListener(Generic[P]):
             raise RuntimeError(f"{self!r} has been run before: a listener runs once, make another")
         self._handler = handler
         driver = drivers.current()
-        kind = DatagramSide if isinstance(self._parameters.stack, DatagramProtocol) else StreamSide
-        side = self._side = kind(driver, self._parameters, accepted=self._accepted, failed=self._break)
-        self._side.limit(self._limit)
+        side: Side = self._side_type()(driver, self._parameters, accepted=self._accepted, failed=self._break)
+        self._side = side
+        side.limit(self._limit)
         try:
             prepare_server(self._parameters.stack)
             self._bound = await bind_all(driver, self._on, self._parameters, side.bind, side.abort)
@@ -120,6 +124,14 @@ class NetworkListener(Generic[P]):
             raise
         self._become(Event.ESTABLISHED)
         return driver
+
+    def _side_type(self) -> Any:
+        stack = self._parameters.stack
+        if isinstance(stack, MultiplexProtocol):
+            from tieline.inbound.sessions import SessionSide  # takes in QUIC's engine
+
+            return SessionSide
+        return DatagramSide if isinstance(stack, DatagramProtocol) else StreamSide
 
     def _accepted(self, connection: NetworkConnection[P]) -> None:
         if self._limit is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tieline.endpoints import HostPort
 from tieline.engines.states import State
-from tieline.establishment.attempt import StreamAttempt
+from tieline.establishment.attempt import Attempt
 from tieline.paths import Interface, Path, PathStatus, evaluate
 from tieline.reports import (
     DataTransferReport,
@@ -31,7 +31,7 @@ class Reading:
 
     __slots__ = ("received", "sent", "time", "transport")
 
-    def __init__(self, time: float, flow: Any, attempt: StreamAttempt | None = None) -> None:
+    def __init__(self, time: float, flow: Any, attempt: Attempt | None = None) -> None:
         self.time = time
         counters: TransportCounters | None = flow.counters() if attempt is None else attempt.counters()
         self.transport = counters or TransportCounters()
@@ -58,7 +58,7 @@ class Reporting:
             self._started = now
         self._attempt_started = now
 
-    def accepted(self, attempt: StreamAttempt | None, now: float, flow: Any) -> None:
+    def accepted(self, attempt: Attempt | None, now: float, flow: Any) -> None:
         """A listener has handed the connection out; its only attempt began when the socket was accepted."""
         self.attempt_began(now if attempt is None else attempt.begun)
         self._handshakes = () if attempt is None else tuple(attempt.handshakes)
@@ -68,14 +68,14 @@ class Reporting:
         """An attempt ended in waiting or failure."""
         self._previous_attempts += 1
 
-    def established(self, establishment: Establishment, won: StreamAttempt | DatagramSocket, now: float, flow: Any) -> None:
+    def established(self, establishment: Establishment, won: Attempt | DatagramSocket, now: float, flow: Any) -> None:
         """An attempt succeeded. Its flow does not have the socket yet: what leaves with that moment counts."""
         self._attempt_started = establishment.started  # later than it began, after `try_next_endpoint`
         self._resolutions = establishment.resolutions()
         self._handshakes = tuple(establishment.handshakes)
-        self._ready(now, flow, won if isinstance(won, StreamAttempt) else None)
+        self._ready(now, flow, won if isinstance(won, Attempt) else None)
 
-    def _ready(self, now: float, flow: Any, attempt: StreamAttempt | None) -> None:
+    def _ready(self, now: float, flow: Any, attempt: Attempt | None) -> None:
         self._ready_at = now
         self._at_ready = Reading(now, flow, attempt)
 

@@ -429,7 +429,7 @@ async def test_a_mistake_in_a_servers_handshake_is_logged(
         def start(self) -> bytes:
             raise ZeroDivisionError
 
-    monkeypatch.setattr("tieline.inbound.server_pipeline", Broken)
+    monkeypatch.setattr("tieline.inbound.streams.server_pipeline", Broken)
     async with NetworkListener(TCP(), on=HERE).serving(echo) as listener:
         with await Peer.connect(listener.endpoint) as peer:
             await peer.gone()

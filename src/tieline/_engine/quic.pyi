@@ -4,7 +4,7 @@ An address is (host, port), or (host, port, flow information, scope) for IPv6, a
 whatever the caller likes, as the clock of an event loop has them.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import TypeAlias, final
 
 from typing_extensions import Buffer
@@ -146,7 +146,7 @@ class QuicEndpoint:
     def connection(self, handle: int, /) -> QuicConnection:
         """The connection that an event is about."""
 
-    def receive(self, now: float, batch: list[tuple[Buffer, _Address, str | None, int, int]], /) -> None:
+    def receive(self, now: float, batch: Sequence[tuple[Buffer, _Address, str | None, int, int]], /) -> None:
         """Take in what has come.
 
         Each item is one datagram or several: their bytes, where they came from, our own IP address if it is known, the ECN

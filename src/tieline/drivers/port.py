@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from tieline.protocols.tcp import TCPMetadata
     from tieline.reports import TransportCounters
 
-__all__ = ["Address", "Buffer", "DatagramHandler", "DatagramSocket", "Driver", "StreamAcceptor", "StreamHandler", "StreamSocket"]
+__all__ = [
+    "Address", "Buffer", "DatagramHandler", "DatagramSocket", "Driver", "PacketAddress", "PacketHandler", "PacketSocket",
+    "Packets", "StreamAcceptor", "StreamHandler", "StreamSocket",
+]  # fmt: skip
 
 Address = HostPort | UnixEndpoint
 """Where a socket can be: a `HostPort` whose host is an IP literal, or a path."""
@@ -147,6 +150,48 @@ class DatagramSocket(Protocol):
     def close(self) -> None: ...
 
 
+PacketAddress = tuple[str, int] | tuple[str, int, int, int]
+"""As the socket module has them: nothing has to be made of them for each packet."""
+Packets = tuple[Buffer, PacketAddress, "str | None", int, int]
+"""Datagrams from or to one peer: their bytes, the peer, our own IP address if it is known, the ECN bits, and the size of each but
+the last, which may be smaller."""
+
+
+class PacketHandler(Protocol):
+    """The owner of a packet socket."""
+
+    def received(self, batch: list[Packets]) -> None:
+        """What has come. Buffers are the driver's, good for this call only."""
+        ...
+
+    def writable(self) -> None: ...
+    def failed(self, error: OSError) -> None:
+        """The network said so of a packet that was sent before; the socket goes on."""
+        ...
+
+
+class PacketSocket(Protocol):
+    """Datagrams in batches, with what a transport protocol on top of UDP wants to know of them."""
+
+    @property
+    def local_address(self) -> HostPort: ...
+    @property
+    def peer(self) -> PacketAddress | None:
+        """Of a connected socket."""
+        ...
+
+    @property
+    def maximum_segments(self) -> int:
+        """How many datagrams `send` takes at once."""
+        ...
+
+    def send(self, packets: Packets, /) -> bool:
+        """Give packets to the kernel now; False when blocked (`writable` follows). What cannot be sent is lost."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Driver(Protocol):
     """One event loop and its network."""
 
@@ -186,6 +231,12 @@ class Driver(Protocol):
         self, at: Address | None, to: Address | None, parameters: Parameters[Any], handler: DatagramHandler
     ) -> DatagramSocket:
         """A datagram socket, bound if `at` is given, connected if `to` is. Raises OSError."""
+        ...
+
+    def packets(
+        self, at: HostPort | None, to: HostPort | None, parameters: Parameters[Any], handler: PacketHandler
+    ) -> PacketSocket:
+        """A packet socket, bound if `at` is given, connected if `to` is. Raises OSError."""
         ...
 
     def interfaces(self) -> tuple[Interface, ...]: ...

@@ -15,7 +15,8 @@ import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tieline.engines.tls import ALERTS, TLSLayer
+from tieline.engines.tls import TLSLayer
+from tieline.engines.tls_failures import ALERTS
 from tieline.errors import TLSError
 from tieline.protocols.security import TLSMetadata
 

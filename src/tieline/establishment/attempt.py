@@ -9,6 +9,7 @@ Each phase has a timer. It ends once, in `succeeded` or `failed`; after `cancel`
 from __future__ import annotations
 
 import errno
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,30 @@ if TYPE_CHECKING:
     from tieline.flows.stream import StreamFlow
     from tieline.parameters import Parameters
 
-__all__ = ["StreamAttempt"]
+__all__ = ["Attempt", "StreamAttempt"]
 
 
-class StreamAttempt:
+class Attempt(ABC):
+    """One way to one address, until it is ready or given up."""
+
+    begun: float
+    phase: Phase
+    handshakes: list[Handshake]
+
+    @abstractmethod
+    def counters(self) -> TransportCounters | None:
+        """What the transport has moved so far."""
+
+    @abstractmethod
+    def hand_over(self, flow: Any) -> Any:
+        """Give everything to the flow that goes on with it; what comes back knows both addresses."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Give up, and tell nobody."""
+
+
+class StreamAttempt(Attempt):
     """Brings one stream socket to the point where application bytes may flow."""
 
     def __init__(

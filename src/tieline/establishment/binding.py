@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from tieline.endpoints import HostPort, UnixEndpoint
 from tieline.errors import Attempt, ConnectError, DNSError, NetworkError, Phase, UnexpectedEndpointTypeError
 from tieline.protocols.ip import IP, IPVersion
-from tieline.protocols.roles import OneToOneProtocol
-from tieline.protocols.tls import TLS
+from tieline.protocols.quic import QUICDatagram, QUICStream
+from tieline.protocols.roles import MultiplexProtocol, OneToOneProtocol
+from tieline.protocols.security import SecurityOptions
 from tieline.protocols.udp import UDP
 
 if TYPE_CHECKING:
@@ -31,15 +32,15 @@ FREE_PORT_TRIES = 16  # a port that the system gave for one address may be taken
 def check_listening(place: Place, parameters: Parameters[Any]) -> None:
     """Raise for what can never be listened to."""
     stack = parameters.stack
-    if not isinstance(stack, OneToOneProtocol):
-        raise TypeError(f"a listener wants a stack such as TCP(), TLS(...) or UDP(), got {stack.name}")
+    if not isinstance(stack, (OneToOneProtocol, MultiplexProtocol)) or stack.find(QUICStream) or stack.find(QUICDatagram):
+        raise TypeError(f"a listener wants a stack such as TCP(), TLS(...), UDP() or QUIC(...), got {stack.name}")
     if isinstance(place, UnixEndpoint) and stack.find(UDP) is not None:
         raise UnexpectedEndpointTypeError("UDP does not run over Unix sockets", endpoint=place, expected="a host with a port")
-    tls: TLS | None = stack.find(TLS)
-    if tls is not None:
+    security: SecurityOptions | None = stack.find(SecurityOptions)
+    if security is not None:
         from tieline.engines.tls import check_server
 
-        check_server(tls)
+        check_server(security)
 
 
 async def bind_all(

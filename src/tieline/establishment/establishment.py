@@ -17,13 +17,13 @@ from tieline.endpoints import Endpoint, HostPort
 from tieline.errors import Attempt as FailedAttempt
 from tieline.errors import DNSError, NetworkError, Phase
 from tieline.establishment import failures, racing
-from tieline.establishment.attempt import StreamAttempt
+from tieline.establishment.attempt import Attempt, StreamAttempt
 from tieline.establishment.guard import guarded
 from tieline.establishment.ordering import interleave, sort_destinations
 from tieline.establishment.routes import route_refusal, unusable_path
-from tieline.establishment.stacks import client_pipeline, prepare_client, transport_endpoint
+from tieline.establishment.stacks import client_pipeline, prepare_client, server_name, transport_endpoint
 from tieline.protocols.ip import IP, IPVersion
-from tieline.protocols.roles import DatagramProtocol
+from tieline.protocols.roles import DatagramProtocol, MultiplexProtocol
 from tieline.reports import DNSProtocol, Handshake, Resolution, ResolutionSource
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ __all__ = ["Establishment", "EstablishmentOwner"]
 class EstablishmentOwner(Protocol):
     """The connection, as its establishment sees it."""
 
-    def established(self, won: StreamAttempt | DatagramSocket) -> None: ...
+    def established(self, won: Attempt | DatagramSocket) -> None: ...
     def not_established(self, error: NetworkError) -> None: ...
     @property
     def accepted_early(self) -> bytes:
@@ -64,7 +64,8 @@ class Establishment:
         self._parameters = parameters
         self._owner = weakref.ref(owner)
         self._datagrams = isinstance(parameters.stack, DatagramProtocol)
-        self._attempts: dict[int, StreamAttempt | DatagramSocket] = {}
+        self._multiplexed = isinstance(parameters.stack, MultiplexProtocol)
+        self._attempts: dict[int, Attempt | DatagramSocket] = {}
         self._phases: dict[int, Phase] = {}
         self._resolving: dict[int, tuple[Task, Timer]] = {}
         self._timer: Timer | None = None
@@ -225,6 +226,9 @@ class Establishment:
                 self._attempts[number] = self._driver.bind(None, address, self._parameters, _SilentHandler())
                 self._driver.call_soon(self._succeeded, number)
                 return
+            if self._multiplexed:
+                self._begin_session(number, address)
+                return
             attempt = StreamAttempt(
                 self._driver,
                 self._parameters,
@@ -240,6 +244,19 @@ class Establishment:
         except (OSError, NetworkError) as error:
             # The race is told from the loop, not from inside its own action.
             self._driver.call_soon(self._failed, number, error)
+
+    def _begin_session(self, number: int, address: Address) -> None:
+        from tieline.establishment.handshaking import QUICAttempt  # takes in QUIC's engine
+
+        attempt = QUICAttempt(
+            self._driver,
+            self._parameters,
+            self._endpoint,
+            succeeded=lambda: self._succeeded(number),
+            failed=lambda error: self._failed(number, error),
+        )
+        attempt.connect(address, server_name(self._parameters.stack, self._endpoint))
+        self._attempts[number] = attempt
 
     @guarded
     def _progressed(self, number: int) -> None:
@@ -257,7 +274,7 @@ class Establishment:
         if not isinstance(error, (OSError, NetworkError)):
             raise error
         attempt = self._attempts.pop(number, None)
-        self._phases[number] = attempt.phase if isinstance(attempt, StreamAttempt) else Phase.CONNECTING
+        self._phases[number] = attempt.phase if isinstance(attempt, Attempt) else Phase.CONNECTING
         now = self._driver.time()
         if failures.decisive(error):
             self._do(self._race.fatal(now, number, error))
@@ -265,8 +282,8 @@ class Establishment:
             self._do(self._race.failed(now, number, error))
 
     @staticmethod
-    def _drop(attempt: StreamAttempt | DatagramSocket) -> None:
-        if isinstance(attempt, StreamAttempt):
+    def _drop(attempt: Attempt | DatagramSocket) -> None:
+        if isinstance(attempt, Attempt):
             attempt.cancel()
         else:
             attempt.close()
@@ -285,7 +302,7 @@ class Establishment:
         self._end()
         self._winner = address
         winner = self._attempts.pop(number)
-        self.handshakes = winner.handshakes if isinstance(winner, StreamAttempt) else []
+        self.handshakes = winner.handshakes if isinstance(winner, Attempt) else []
         owner = self._owner()
         if owner is None:
             self._drop(winner)

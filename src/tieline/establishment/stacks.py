@@ -9,14 +9,19 @@ from tieline.endpoints import Endpoint, HostPort, ServiceEndpoint, UnixEndpoint,
 from tieline.engines.pipeline import Pipeline
 from tieline.errors import UnexpectedEndpointTypeError
 from tieline.protocols.ip import IP, IPVersion
-from tieline.protocols.roles import NetworkProtocol, OneToOneProtocol
+from tieline.protocols.quic import QUICDatagram, QUICOptions, QUICStream
+from tieline.protocols.roles import MultiplexProtocol, NetworkProtocol, OneToOneProtocol
+from tieline.protocols.security import SecurityOptions
 from tieline.protocols.tls import TLS
 from tieline.protocols.udp import UDP
 
 if TYPE_CHECKING:
     from tieline.parameters import Parameters
 
-__all__ = ["client_pipeline", "prepare_client", "prepare_server", "require_reachable", "server_pipeline", "transport_endpoint"]
+__all__ = [
+    "client_pipeline", "prepare_client", "prepare_server", "require_reachable", "server_name", "server_pipeline",
+    "transport_endpoint",
+]  # fmt: skip
 
 
 def transport_endpoint(endpoint: Endpoint) -> HostPort | UnixEndpoint:
@@ -34,8 +39,8 @@ def transport_endpoint(endpoint: Endpoint) -> HostPort | UnixEndpoint:
 def require_reachable(endpoint: Endpoint, parameters: Parameters[Any]) -> None:
     """Raise for an endpoint that these parameters can never reach, whatever the network does."""
     target, stack = transport_endpoint(endpoint), parameters.stack
-    if not isinstance(stack, OneToOneProtocol):
-        raise TypeError(f"a connection wants a stack such as TCP(), TLS(...) or UDP(), got {stack.name}")
+    if not isinstance(stack, (OneToOneProtocol, MultiplexProtocol)) or stack.find(QUICStream) or stack.find(QUICDatagram):
+        raise TypeError(f"a connection wants a stack such as TCP(), TLS(...), UDP() or QUIC(...), got {stack.name}")
     if isinstance(target, UnixEndpoint) and stack.find(UDP) is not None:
         raise UnexpectedEndpointTypeError("UDP does not run over Unix sockets", endpoint=endpoint, expected="a host with a port")
     wanted = (stack.find(IP) or IP()).version
@@ -49,6 +54,8 @@ def require_reachable(endpoint: Endpoint, parameters: Parameters[Any]) -> None:
         from tieline.engines.tls import checked_name
 
         checked_name(tls, _host_name(target), endpoint)
+    if stack.find(QUICOptions) is not None:
+        server_name(stack, endpoint)
 
 
 def _require_local(target: HostPort | UnixEndpoint, wanted: IPVersion, parameters: Parameters[Any]) -> None:
@@ -79,16 +86,23 @@ def _host_name(target: HostPort | UnixEndpoint) -> str | None:
     return target.host.partition("%")[0] if isinstance(target, HostPort) else None
 
 
+def server_name(stack: NetworkProtocol, endpoint: Endpoint) -> str:
+    """Whom the certificate of a QUIC server must show. Raises ValueError if nobody knows."""
+    from tieline.engines.quic import server_name
+
+    return server_name(stack.find(QUICOptions), _host_name(transport_endpoint(endpoint)), endpoint)
+
+
 def prepare_client(stack: NetworkProtocol) -> OSError | None:
     """Make the engine's configuration before the race; why that cannot be done, which no address and no waiting would mend."""
-    tls: TLS | None = stack.find(TLS)
-    if tls is not None and tls.ssl_context is None:
+    security: SecurityOptions | None = stack.find(SecurityOptions)
+    if security is not None and getattr(security, "ssl_context", None) is None:
         from tieline.engines.tls import client_config
 
         try:
-            client_config(tls)
+            client_config(security)
         except OSError as error:
-            return OSError(errno.EINVAL, f"keylog_file={tls.keylog_file!r} cannot be written: {error.strerror or error}")
+            return OSError(errno.EINVAL, f"keylog_file={security.keylog_file!r} cannot be written: {error.strerror or error}")
     return None
 
 
@@ -103,6 +117,10 @@ def prepare_server(stack: NetworkProtocol) -> None:
         from tieline.engines.tls import server_layer
 
         server_layer(tls, endpoint=None)
+    elif stack.find(QUICOptions) is not None:
+        from tieline.engines.tls import server_config
+
+        server_config(stack.find(QUICOptions))
 
 
 def server_pipeline(stack: NetworkProtocol, endpoint: object) -> Pipeline | None:

@@ -42,7 +42,7 @@ message: Make = cast("Any", tuple).__new__  # makes a Message in half the time t
 class StreamReceiving:
     """Takes what arrives and hands it to the calls that wait."""
 
-    __slots__ = ("_calls", "_flow", "_limit", "_paused", "_scanned", "count", "inbox")
+    __slots__ = ("_calls", "_flow", "_limit", "_paused", "_scanned", "count", "error", "inbox")
 
     def __init__(self, flow: StreamFlow, limit: int) -> None:
         self._flow = flow
@@ -51,6 +51,7 @@ class StreamReceiving:
         self._calls: deque[Call] = deque()
         self._scanned = 0  # of the inbox: where the first call's separator cannot begin
         self.inbox = ByteInbox()
+        self.error: NetworkError | None = None  # the peer has broken this direction off
         self.count = 0
 
     # Called by the application
@@ -178,6 +179,8 @@ class StreamReceiving:
         """Queue a call. Its waiter is done when those before it are and it can be answered; it is then the first."""
         flow = self._flow
         calls = self._calls
+        if self.error is not None and not self._answerable(minimum, separator):
+            raise raisable(self.error)
         if not flow.usable and (flow.closed or calls or not self._answerable(minimum, separator)):
             flow.need()  # raises, unless a socket may still come
         call = (flow.waiter(), minimum, separator)
@@ -256,6 +259,11 @@ class StreamReceiving:
         """The peer's end: every call can be answered now, one after the other."""
         self.inbox.ended = True
         self._turn()
+
+    def failed(self, error: NetworkError) -> None:
+        """Only this direction is over: what waits raises, and so does what comes after what has already been received."""
+        self.error = error
+        self.fail(error)
 
     def clear(self) -> None:
         """Forget what nobody has taken."""

@@ -43,7 +43,7 @@ class FlowOwner(Protocol):
     def needed(self) -> None:
         """A call waits: start, or try again. Raises what makes waiting pointless."""
 
-    def flow_failed(self, error: NetworkError) -> None: ...
+    def flow_failed(self, error: NetworkError | None) -> None: ...
 
 
 def present(reference: weakref.ref[FlowOwner]) -> FlowOwner:
@@ -89,7 +89,7 @@ class StreamFlow:
     def need(self) -> None:
         """Raise if no byte can come or go any more, or see to it that some can."""
         if self.closed:
-            raise self._closed_error()
+            raise self.closed_error()
         if self._failure is not None:
             raise raisable(self._failure)
         if self.socket is None:
@@ -100,7 +100,8 @@ class StreamFlow:
     def translate(self, error: OSError) -> NetworkError:
         return translate(error, self.endpoint)
 
-    def _closed_error(self) -> ChannelClosedError:
+    def closed_error(self) -> ChannelClosedError:
+        """For a call after this side has closed."""
         return ChannelClosedError("the connection was closed by this side", endpoint=self.endpoint, phase=Phase.TRANSFER)
 
     # For the connection
@@ -148,7 +149,7 @@ class StreamFlow:
     def abort(self) -> None:
         """Close with a reset, at once."""
         self._close_calls()
-        self.sending.fail(self._closed_error())
+        self.sending.fail(self.closed_error())
         if self.socket is not None:
             self.socket.abort()
             self._no_socket()
@@ -160,7 +161,7 @@ class StreamFlow:
             self.usable = False
             self._discarded = self.receiving.inbox.size > 0
             self.receiving.inbox.clear()
-            self.raise_pending(self._closed_error())
+            self.raise_pending(self.closed_error())
 
     async def finish(self) -> None:
         """Close gracefully: what was accepted drains, then our end goes out, and unread input is discarded until the peer's.
@@ -285,7 +286,7 @@ class StreamFlow:
         if self.receiving.inbox.ended:
             return
         broken = self.sending.error
-        if broken is not None and broken.code == errno.ECONNRESET:
+        if broken is not None and isinstance(broken, OSError) and broken.errno == errno.ECONNRESET:
             # The kernel tells of a reset once. A send was told, so this is not the end that it looks like.
             self._fail(broken)
             return
@@ -317,6 +318,11 @@ class StreamFlow:
 
     def writable(self) -> None:
         self.sending.writable()
+
+    def receive_failed(self, error: NetworkError) -> None:
+        """The peer has broken its direction off, as QUIC's streams can; ours goes on."""
+        self.receiving.failed(error)
+        self.wake_close()
 
     def failed(self, error: OSError) -> None:
         self._no_socket()

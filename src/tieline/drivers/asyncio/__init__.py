@@ -12,10 +12,11 @@ from typing import Any
 from tieline.drivers import interfaces
 from tieline.drivers.asyncio.addresses import family_of, to_sockaddr
 from tieline.drivers.asyncio.loop import LoopDriver
+from tieline.drivers.asyncio.packets import BATCHES, UDPPacketSocket
 from tieline.drivers.asyncio.resolver import resolve
 from tieline.drivers.asyncio.tcp import Acceptor, TCPSocket
 from tieline.drivers.asyncio.udp import LARGEST, UDPSocket
-from tieline.drivers.port import Address, DatagramHandler, StreamHandler
+from tieline.drivers.port import Address, DatagramHandler, PacketHandler, StreamHandler
 from tieline.endpoints import HostPort
 from tieline.parameters import Parameters
 from tieline.paths import Interface
@@ -27,8 +28,10 @@ class AsyncioDriver(LoopDriver):
     """One event loop and the system's network as the rest of the library sees them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop, time.monotonic)  # what loop.time() counts as well, but uvloop's in whole milliseconds
+        # uvloop's own time counts whole milliseconds; asyncio's may be virtual.
+        super().__init__(loop, loop.time if isinstance(loop, asyncio.BaseEventLoop) else time.monotonic)
         self._buffer = memoryview(bytearray(LARGEST))  # one for all sockets: a datagram is copied out of it at once
+        self._batch: list[memoryview] | None = None  # the same for packet sockets, which hand on several reads at once
 
     @classmethod
     def current(cls) -> AsyncioDriver:
@@ -65,6 +68,13 @@ class AsyncioDriver(LoopDriver):
 
     def bind(self, at: Address | None, to: Address | None, parameters: Parameters[Any], handler: DatagramHandler) -> UDPSocket:
         return UDPSocket(self._loop, self._buffer, at, to, parameters, handler)
+
+    def packets(
+        self, at: HostPort | None, to: HostPort | None, parameters: Parameters[Any], handler: PacketHandler
+    ) -> UDPPacketSocket:
+        if self._batch is None:
+            self._batch = [memoryview(bytearray(LARGEST)) for _ in range(BATCHES)]
+        return UDPPacketSocket(self._loop, self._batch, at, to, parameters, handler)
 
     def interfaces(self) -> tuple[Interface, ...]:
         return interfaces.current()

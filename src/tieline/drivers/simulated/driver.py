@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tieline.drivers.asyncio.loop import LoopDriver
-from tieline.drivers.port import Address, DatagramHandler, StreamHandler
+from tieline.drivers.port import Address, DatagramHandler, PacketHandler, StreamHandler
+from tieline.drivers.simulated.batch import SimulatedPacketSocket
 from tieline.endpoints import HostPort
 from tieline.parameters import Parameters
 from tieline.paths import Interface
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tieline.drivers.simulated.host import Host
     from tieline.drivers.simulated.stream import SimulatedAcceptor, SimulatedStream
 
-__all__ = ["SimulatedDriver"]
+__all__ = ["OutsideDriver", "SimulatedDriver"]
 
 
 class SimulatedDriver(LoopDriver):
@@ -62,8 +63,25 @@ class SimulatedDriver(LoopDriver):
             None if at is None else addressed(at), None if to is None else addressed(to), parameters, handler
         )
 
+    def packets(
+        self, at: HostPort | None, to: HostPort | None, parameters: Parameters[Any], handler: PacketHandler
+    ) -> SimulatedPacketSocket:
+        return SimulatedPacketSocket(self._host.socket_table, at, to, parameters, handler)
+
     def interfaces(self) -> tuple[Interface, ...]:
         return self._host.running_interfaces()
+
+
+class OutsideDriver(LoopDriver):
+    """Of a program that runs in a simulated network and on none of its hosts: it has the time, and nothing to connect with."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop, loop.time)
+
+    def _no_host(self, *_: Any, **__: Any) -> NoReturn:
+        raise RuntimeError("this program runs on no host of the simulated network: start connections inside `with host:`")
+
+    resolve = source_of = connect = listen = bind = packets = interfaces = _no_host
 
 
 def addressed(address: Address) -> HostPort:

@@ -1,142 +1,19 @@
-"""The inbound side of a listener: what comes in becomes connections.
-
-StreamSide     one socket per address, accepted sockets, handshakes side by side (bounded in number and time)
-DatagramSide   one socket per address, a flow for each remote address that speaks
-"""
+"""Inbound datagrams: one socket per address, a flow for each remote address that speaks."""
 
 from __future__ import annotations
 
-import errno
-import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tieline.connection import NetworkConnection
-from tieline.errors import ConnectError, NetworkError, Phase
-from tieline.establishment.attempt import StreamAttempt
-from tieline.establishment.stacks import server_pipeline
+from tieline.inbound.side import FATAL, Accepted, Failed, listening_failed, logger
 from tieline.protocols.udp import UDP
 
 if TYPE_CHECKING:
-    from tieline.drivers.port import Address, DatagramSocket, Driver, StreamAcceptor, StreamSocket, Timer
+    from tieline.drivers.port import Address, DatagramSocket, Driver, Timer
     from tieline.flows.datagram import DatagramFlow
     from tieline.parameters import Parameters
 
-__all__ = ["DatagramSide", "StreamSide"]
-
-logger = logging.getLogger("tieline.listener")
-
-Accepted = Callable[[NetworkConnection[Any]], None]
-Failed = Callable[[NetworkError], None]
-
-QUIET = 10.0  # seconds of accepting without trouble, after which trouble is news again
-
-FATAL = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP})
-"""What a listening socket says when it is none any more; everything else passes or concerns one peer."""
-
-
-def listening_failed(error: OSError, where: object) -> ConnectError:
-    """The error of a listener whose socket broke."""
-    failure = ConnectError(
-        f"the listening socket failed: {error.strerror or error}", endpoint=where, phase=Phase.LISTENING, code=error.errno
-    )
-    failure.__cause__ = error
-    return failure
-
-
-class StreamSide:
-    """Listening stream sockets. A connection is handed out when its handshakes are done."""
-
-    def __init__(self, driver: Driver, parameters: Parameters[Any], *, accepted: Accepted, failed: Failed) -> None:
-        self._driver = driver
-        self._parameters = parameters
-        self._accepted = accepted
-        self._failed = failed
-        self._acceptors: list[StreamAcceptor] = []
-        self._handshakes: set[StreamAttempt] = set()
-        self._budget: int | None = None
-        self._last_trouble = -QUIET
-        self.failed_handshakes = 0
-
-    def bind(self, address: Address) -> Address:
-        """Listen on one address; returns it with its port. Raises OSError."""
-        acceptor = self._driver.listen(address, self._parameters, self._arrived, self._accept_failed)
-        self._acceptors.append(acceptor)
-        self._adjust()
-        return acceptor.local_address
-
-    def limit(self, budget: int | None) -> None:
-        """How many more connections may be handed out."""
-        self._budget = budget
-        self._adjust()
-
-    def _adjust(self) -> None:
-        """Accept while there is room for another handshake and budget for another connection."""
-        full = len(self._handshakes) >= self._parameters.maximum_pending_handshakes
-        spent = self._budget is not None and self._budget <= len(self._handshakes)
-        for acceptor in self._acceptors:
-            if full or spent:
-                acceptor.pause()
-            else:
-                acceptor.resume()
-
-    def _arrived(self, socket: StreamSocket) -> None:
-        remote = socket.remote_address
-        attempt = StreamAttempt(
-            self._driver,
-            self._parameters,
-            remote,
-            server_pipeline(self._parameters.stack, remote),
-            succeeded=lambda: self._ready(attempt, remote),
-            failed=lambda error: self._handshake_failed(attempt, remote, error),
-        )
-        self._handshakes.add(attempt)
-        attempt.accept(socket)
-        self._adjust()
-
-    def _ready(self, attempt: StreamAttempt, remote: Address | None) -> None:
-        self._handshakes.discard(attempt)
-        if self._budget == 0:  # it was lowered while the handshakes ran
-            attempt.cancel()
-            return
-        self._accepted(NetworkConnection.accepted(self._driver, self._parameters, remote, attempt.hand_over, attempt))
-        self._adjust()
-
-    def _handshake_failed(self, attempt: StreamAttempt, remote: Address | None, error: Exception) -> None:
-        self._handshakes.discard(attempt)
-        self.failed_handshakes += 1
-        if isinstance(error, (OSError, NetworkError)):
-            logger.debug("handshake with %s failed: %s", remote, error)
-        else:
-            logger.error("the handshake with %s ended in a mistake of the program", remote, exc_info=error)
-        self._adjust()
-
-    def _accept_failed(self, error: OSError) -> None:
-        if error.errno in FATAL:
-            where = self._acceptors[0].local_address if self._acceptors else None
-            self.close()
-            self._failed(listening_failed(error, where))
-            return
-        now = self._driver.time()
-        if now - self._last_trouble >= QUIET:  # not for each descriptor that a closing connection gives back
-            logger.error("cannot accept connections at present: %s; trying again until it works", error)
-        self._last_trouble = now
-
-    def release(self, connection: NetworkConnection[Any]) -> None:
-        """A connection's handler has ended: a stream has nothing left here."""
-
-    def close(self) -> None:
-        """Listen no more; connections that were handed out live on."""
-        for acceptor in self._acceptors:
-            acceptor.close()
-        self._acceptors.clear()
-        for attempt in tuple(self._handshakes):
-            attempt.cancel()
-        self._handshakes.clear()
-
-    def abort(self) -> None:
-        """The same: nothing is shared with the connections."""
-        self.close()
+__all__ = ["DatagramSide"]
 
 
 class DatagramSide:

@@ -1,0 +1,86 @@
+"""Packet sockets of a simulated host: a datagram socket that takes and gives batches. The network carries no ECN bits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tieline.drivers.port import Address, PacketAddress, PacketHandler, Packets
+from tieline.endpoints import HostPort
+
+if TYPE_CHECKING:
+    from tieline.drivers.simulated.sockets import SocketTable
+    from tieline.parameters import Parameters
+
+__all__ = ["SimulatedPacketSocket"]
+
+PEERS_KEPT = 1024
+
+
+class SimulatedPacketSocket:
+    """One UDP socket, connected to one peer or open to many."""
+
+    maximum_segments = 10
+
+    def __init__(
+        self, table: SocketTable, at: HostPort | None, to: HostPort | None, parameters: Parameters[Any], handler: PacketHandler
+    ) -> None:
+        self.handler = handler
+        self._peers: dict[PacketAddress, HostPort] = {}
+        self._rest: list[tuple[bytes, HostPort]] = []  # of packets that were taken, until there is room
+        self._to = to
+        self.peer = None if to is None else packet_address(to)
+        self._socket = table.bind(at, to, parameters, self)
+        self.local_address: HostPort = self._socket.local_address
+        self._local = None if self.local_address.host in ("0.0.0.0", "::") else self.local_address.host
+
+    def send(self, packets: Packets, /) -> bool:
+        if self._rest:
+            return False
+        data, remote, _, _, size = packets
+        to = self._peer(remote)
+        pieces = [(bytes(data[start : start + size]), to) for start in range(0, len(data), size)]
+        self._rest = self._give(pieces)
+        return True
+
+    def _give(self, pieces: list[tuple[bytes, HostPort]]) -> list[tuple[bytes, HostPort]]:
+        """Send until there is no room; what is left."""
+        for number, (piece, to) in enumerate(pieces):
+            try:
+                if not self._socket.send(piece, None if self._to is not None else to):
+                    return pieces[number:]
+            except OSError:  # no route, or too large: lost like any other
+                continue
+        return []
+
+    def _peer(self, remote: PacketAddress) -> HostPort:
+        peer = self._peers.get(remote)
+        if peer is None:
+            if len(self._peers) >= PEERS_KEPT:
+                self._peers.clear()
+            peer = self._peers[remote] = HostPort(remote[0], remote[1])
+        return peer
+
+    def close(self) -> None:
+        self._rest.clear()
+        self._socket.close()
+
+    # The datagram socket's handler
+
+    def received(self, datagram: bytes, remote: Address | None) -> None:
+        peer = remote or self._to
+        assert isinstance(peer, HostPort)  # one or the other is known
+        if datagram:
+            self.handler.received([(datagram, packet_address(peer), self._local, 0, len(datagram))])
+
+    def writable(self) -> None:
+        self._rest = self._give(self._rest)
+        if not self._rest:
+            self.handler.writable()
+
+    def failed(self, error: OSError) -> None:
+        self.handler.failed(error)
+
+
+def packet_address(address: HostPort) -> PacketAddress:
+    """An address as packets have it."""
+    return (address.host, address.port, 0, 0) if ":" in address.host else (address.host, address.port)

@@ -1,0 +1,111 @@
+"""QUIC's engine, made of options; and its reasons for an end, as errors."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from tieline._engine import quic as engine
+from tieline.engines.tls import checked_name, client_config, server_config
+from tieline.engines.tls_failures import translated
+from tieline.errors import (
+    ChannelClosedError,
+    ConnectionAbortedByPeerError,
+    ConnectRefusedError,
+    IdleTimeoutError,
+    NetworkError,
+    PeerResetError,
+    Phase,
+    ProtocolViolationError,
+)
+from tieline.protocols.quic import QUICOptions
+
+__all__ = ["client", "client_endpoint", "close_error", "server_endpoint", "server_name"]
+
+CONFIGURATIONS = 128
+SEND_WINDOW = 1024 * 1024  # bytes that the engine keeps of what was sent until it is acknowledged, for each connection
+DATAGRAMS_KEPT = 1024 * 1024  # bytes of received datagrams that wait for a reader
+
+
+@lru_cache(CONFIGURATIONS)
+def _transport(options: QUICOptions) -> engine.QuicTransport:
+    return engine.QuicTransport(
+        idle_timeout=options.idle_timeout,
+        keepalive=options.keepalive,
+        maximum_bidirectional_streams=options.initial_max_bidirectional_streams,
+        maximum_unidirectional_streams=options.initial_max_unidirectional_streams,
+        stream_receive_window=options.initial_max_stream_data,
+        receive_window=options.initial_max_data,
+        send_window=SEND_WINDOW,
+        max_datagram_frame_size=options.max_datagram_frame_size,
+        datagram_receive_buffer=DATAGRAMS_KEPT,
+        maximum_mtu=min(options.max_udp_payload_size, 1452),
+        qlog=None if options.qlog is None else str(options.qlog),
+    )
+
+
+@lru_cache(CONFIGURATIONS)
+def _client(options: QUICOptions) -> engine.QuicClient:
+    return engine.QuicClient(client_config(options), _transport(options))
+
+
+def client(options: QUICOptions) -> engine.QuicClient:
+    """A client's configuration, with the tickets of its earlier connections; the same object for equal options."""
+    return _client(options) if _is_hashable(options) else _client.__wrapped__(options)
+
+
+def client_endpoint(options: QUICOptions) -> engine.QuicEndpoint:
+    """The machine of one client's socket."""
+    return engine.QuicEndpoint(maximum_udp_payload=options.max_udp_payload_size)
+
+
+def server_endpoint(options: QUICOptions, maximum_handshakes: int) -> engine.QuicEndpoint:
+    """The machine of one listening socket. Raises ValueError without an identity."""
+    return engine.QuicEndpoint(
+        server=server_config(options),
+        transport=_transport(options) if _is_hashable(options) else _transport.__wrapped__(options),
+        maximum_connections=options.maximum_connections,
+        maximum_handshakes=maximum_handshakes,
+        retry_above=options.retry_above,
+        maximum_udp_payload=options.max_udp_payload_size,
+    )
+
+
+def server_name(options: QUICOptions, endpoint_name: str | None, endpoint: object) -> str:
+    """Whom the server's certificate must show. Raises ValueError if nobody knows."""
+    return checked_name(options, endpoint_name, endpoint)
+
+
+def _is_hashable(options: QUICOptions) -> bool:
+    try:
+        hash(options)
+    except TypeError:  # of a validator: nobody can say whether it is equal to another one
+        return False
+    return True
+
+
+def close_error(close: engine.QuicClose, *, endpoint: object, phase: Phase) -> NetworkError:
+    """Why a connection has ended, as the error that its calls raise."""
+    where: dict[str, Any] = {"endpoint": endpoint, "phase": phase}
+    reason = close.reason.decode("utf-8", "replace")
+    said = f": {reason!r}" if reason else ""
+    if close.kind == "tls" and close.tls is not None:
+        return translated(close.tls, **where)
+    if close.kind == "local":
+        return ChannelClosedError("the connection was closed by this side", **where)
+    if close.kind == "application":
+        summary = f"the peer closed the connection with code {close.code}{said}"
+        return ConnectionAbortedByPeerError(summary, reason=reason, code=close.code, **where)
+    if close.kind == "idle_timeout":
+        return IdleTimeoutError("nothing was heard from the peer for the idle timeout", **where)
+    if close.kind == "stateless_reset":
+        return PeerResetError("the peer has no such connection any more (stateless reset, RFC 9000 section 10.3)", **where)
+    if close.kind == "version_mismatch":
+        return ProtocolViolationError("the peer speaks no version of QUIC that we do (RFC 9000 section 6)", **where)
+    if close.kind == "transport" and close.received:
+        if close.name == "CONNECTION_REFUSED":
+            return ConnectRefusedError(f"the server takes in no connection at present (CONNECTION_REFUSED){said}", **where)
+        summary = f"the peer broke the connection off with {close.name or close.code}{said}"
+        return ConnectionAbortedByPeerError(summary, reason=reason, code=close.code, **where)
+    name = close.name or close.kind
+    return ProtocolViolationError(f"the peer broke the rules of QUIC ({name}, RFC 9000 section 20.1): {close.message}", **where)

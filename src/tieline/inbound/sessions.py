@@ -1,0 +1,124 @@
+"""Inbound QUIC: one socket per address for all its connections. One is handed out when its handshake is done.
+
+The engine bounds the handshakes, and asks clients to show their address while there are many (Retry).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tieline.connection import NetworkConnection
+from tieline.endpoints import HostPort
+from tieline.engines.quic import server_endpoint
+from tieline.errors import NetworkError
+from tieline.establishment.handshaking import SessionHandshake
+from tieline.inbound.side import FATAL, Accepted, Failed, listening_failed, logger
+from tieline.multiplex.endpoint import QUICEndpoint
+from tieline.protocols.quic import QUICOptions
+
+if TYPE_CHECKING:
+    from tieline.drivers.port import Address, Driver
+    from tieline.multiplex.session import Session
+    from tieline.parameters import Parameters
+
+__all__ = ["SessionSide"]
+
+
+class SessionSide:
+    """QUIC sockets, and the sessions on them."""
+
+    def __init__(self, driver: Driver, parameters: Parameters[Any], *, accepted: Accepted, failed: Failed) -> None:
+        self._driver = driver
+        self._parameters = parameters
+        self._accepted = accepted
+        self._failed = failed
+        self._ports: list[QUICEndpoint] = []
+        self._handshakes: dict[InboundSession, None] = {}
+        self._budget: int | None = None
+        self.failed_handshakes = 0
+
+    def bind(self, address: Address) -> Address:
+        """Listen on one address; returns it with its port. Raises OSError."""
+        assert isinstance(address, HostPort)  # the listener has refused the others
+        options: QUICOptions = self._parameters.stack.find(QUICOptions)
+        engine = server_endpoint(options, self._parameters.maximum_pending_handshakes)
+        port = QUICEndpoint(
+            self._driver,
+            engine,
+            incoming=lambda session: self._arrived(port, session),  # pyright: ignore[reportUnknownLambdaType]
+            failed=lambda error: self._broke(port, error),
+        )
+        local = port.open(address, None, self._parameters)
+        self._ports.append(port)
+        return local
+
+    def limit(self, budget: int | None) -> None:
+        """How many more connections may be handed out."""
+        self._budget = budget
+
+    def _arrived(self, port: QUICEndpoint, session: Session) -> None:
+        host, number, *_ = session.connection.remote_address
+        remote = HostPort(host, number)
+        attempt = InboundSession(
+            self._driver,
+            self._parameters,
+            remote,
+            succeeded=lambda: self._ready(attempt),
+            failed=lambda error: self._handshake_failed(attempt, error),
+        )
+        attempt.local_address, attempt.remote_address = port.local_address, remote
+        self._handshakes[attempt] = None
+        attempt.watch(session)
+        if self._budget is not None and self._budget < len(self._handshakes):
+            self._handshakes.pop(attempt)
+            attempt.cancel()
+
+    def _ready(self, attempt: InboundSession) -> None:
+        self._handshakes.pop(attempt, None)
+        remote = attempt.remote_address
+        if self._budget == 0:  # it was lowered while the handshakes ran
+            attempt.cancel()
+            return
+        self._accepted(NetworkConnection.accepted(self._driver, self._parameters, remote, attempt.hand_over, attempt))
+
+    def _handshake_failed(self, attempt: InboundSession, error: Exception) -> None:
+        self._handshakes.pop(attempt, None)
+        self.failed_handshakes += 1
+        if isinstance(error, (OSError, NetworkError)):
+            logger.debug("handshake with %s failed: %s", attempt.remote_address, error)
+        else:
+            logger.error("the handshake with %s ended in a mistake of the program", attempt.remote_address, exc_info=error)
+
+    def _broke(self, port: QUICEndpoint, error: OSError) -> None:
+        if error.errno in FATAL:
+            self._failed(listening_failed(error, port.local_address))
+            return
+        logger.debug("a datagram of %s could not be delivered: %s", port.local_address, error)
+
+    def release(self, connection: NetworkConnection[Any]) -> None:
+        """A connection's handler has ended: it has closed its session, and nothing is left here."""
+
+    def close(self) -> None:
+        """Take in no more connections; those that were handed out live on."""
+        for attempt in tuple(self._handshakes):
+            attempt.cancel()
+        self._handshakes.clear()
+        for port in self._ports:
+            port.stop()
+
+    def abort(self) -> None:
+        """Close the sockets: no handler is left."""
+        for attempt in tuple(self._handshakes):
+            attempt.cancel()
+        self._handshakes.clear()
+        for port in self._ports:
+            port.flush()
+            port.close()
+        self._ports.clear()
+
+
+class InboundSession(SessionHandshake):
+    """A client that has begun to connect to us."""
+
+    local_address: Address
+    remote_address: HostPort

@@ -1,0 +1,69 @@
+"""The datagrams of a QUIC connection (RFC 9221) as a datagram socket."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tieline._engine.quic import QuicError
+from tieline.errors import NetworkError
+
+if TYPE_CHECKING:
+    from tieline.drivers.port import Address, Buffer, DatagramHandler
+    from tieline.endpoints import HostPort
+    from tieline.multiplex.session import Session
+
+__all__ = ["QUICDatagramSocket"]
+
+AT_ONCE = 64
+
+
+class QUICDatagramSocket:
+    """One connection's."""
+
+    remote_address: Address | None = None
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._closed = False
+        self.handler: DatagramHandler
+        self.lost_to: Callable[[NetworkError, bool], None] | None = None  # told of the connection's end, and whether it is clean
+
+    @property
+    def local_address(self) -> HostPort:
+        return self._session.endpoint.local_address
+
+    def readable(self) -> None:
+        """Some have come."""
+        while not self._closed and (datagrams := self._session.connection.receive_datagrams(AT_ONCE)):
+            for datagram in datagrams:
+                self.handler.received(datagram, None)
+
+    def unblocked(self) -> None:
+        """There is room again."""
+        if not self._closed:
+            self.handler.writable()
+
+    def lost(self, error: NetworkError, is_clean: bool) -> None:
+        """The connection has ended."""
+        self._closed = True
+        if self.lost_to is not None:
+            self.lost_to(error, is_clean)
+
+    def send(self, datagram: Buffer, remote: Address | None = None, /) -> bool:
+        if self._closed:
+            raise OSError(errno.EPIPE, "the connection has ended")
+        try:
+            taken = self._session.connection.send_datagrams([datagram])
+        except QuicError as error:
+            code = errno.EMSGSIZE if error.reason == "too_large" else errno.EOPNOTSUPP
+            raise OSError(code, str(error)) from None
+        self._session.endpoint.touched()
+        return taken == 1
+
+    def maximum_size(self, remote: Address | None = None) -> int:
+        return self._session.connection.maximum_datagram_size or 0
+
+    def close(self) -> None:
+        self._closed = True

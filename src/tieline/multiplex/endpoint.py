@@ -1,0 +1,207 @@
+"""One UDP socket and the QUIC connections on it.
+
+    datagrams ──▶ received() ──▶ engine ──▶ events ──▶ Session ──▶ streams, datagrams
+                                   │ ▲
+    datagrams ◀── transmit ◀───────┘ └── write, read, open, close: `touched` asks for a turn
+
+A *turn* tells the sessions what happened, lets everything leave that wants to, and sets the one timer. What the program does
+while it is told is part of the same turn; what it does at other times is gathered until the loop's next one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tieline._engine.quic import QuicClient, QuicEndpoint
+from tieline.multiplex.session import Session
+
+if TYPE_CHECKING:
+    from tieline.drivers.port import Driver, PacketAddress, Packets, PacketSocket, Timer
+    from tieline.endpoints import HostPort
+    from tieline.parameters import Parameters
+
+__all__ = ["QUICEndpoint"]
+
+TRANSMISSIONS = 32  # that leave before received datagrams and other tasks have their turn
+
+
+class QUICEndpoint:
+    """Drives the engine of one socket."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        engine: QuicEndpoint,
+        *,
+        incoming: Callable[[Session], None] | None = None,
+        failed: Callable[[OSError], None] | None = None,
+    ) -> None:
+        self.driver = driver
+        self._engine = engine
+        self._incoming = incoming
+        self._socket_failed = failed
+        self._socket: PacketSocket
+        self._sessions: dict[int, Session] = {}
+        self._unsent: deque[Any] = deque()
+        self._timer: Timer | None = None
+        self._due = 0.0
+        self._turning = self._soon = self._blocked = self._closed = False
+        self.refused = 0
+
+    def open(self, at: HostPort | None, to: HostPort | None, parameters: Parameters[Any]) -> HostPort:
+        """Make the socket; returns its address. Raises OSError."""
+        self._to, self._parameters = to, parameters
+        self._socket = self.driver.packets(at, to, parameters, self)
+        return self._socket.local_address
+
+    def rebind(self, at: HostPort | None) -> None:
+        """Go on with another socket. Raises OSError, and the old one goes on."""
+        socket = self.driver.packets(at, self._to, self._parameters, self)
+        self._socket.close()
+        self._socket = socket
+        self._blocked = False
+
+    @property
+    def peer(self) -> PacketAddress:
+        """The peer of a connected socket, as packets have it."""
+        peer = self._socket.peer
+        assert peer is not None  # asked of a client's socket
+        return peer
+
+    @property
+    def local_address(self) -> HostPort:
+        """The socket's."""
+        return self._socket.local_address
+
+    @property
+    def now(self) -> float:
+        """The driver's time."""
+        return self.driver.time()
+
+    def connect(self, client: QuicClient, remote: PacketAddress, server_name: str) -> Session:
+        """Begin to connect. The first datagrams leave in the next turn."""
+        connection = self._engine.connect(self.now, client, remote, server_name)
+        session = self._sessions[connection.handle] = Session(self, connection, is_client=True)
+        self.touched()
+        return session
+
+    def touched(self) -> None:
+        """Something was done with a connection: what follows from it leaves soon."""
+        if not self._turning and not self._soon and not self._closed:
+            self._soon = True
+            self.driver.call_soon(self._turn_soon)
+
+    def _turn_soon(self) -> None:
+        self._soon = False
+        self._turn()
+
+    # The socket's handler
+
+    def received(self, batch: list[Packets]) -> None:
+        self._engine.receive(self.now, batch)
+        self._turn()
+
+    def writable(self) -> None:
+        self._blocked = False
+        self._turn()
+
+    def failed(self, error: OSError) -> None:
+        if self._socket_failed is not None:
+            self._socket_failed(error)
+
+    # A turn
+
+    def _turn(self) -> None:
+        if self._closed or self._turning:
+            return
+        self._turning = True
+        try:
+            more = True
+            while more:
+                self._dispatch()
+                more = self._send()
+        finally:
+            self._turning = False
+        if not self._closed:
+            self._set_timer()
+
+    def _dispatch(self) -> None:
+        engine = self._engine
+        while events := engine.events():
+            for handle, kind, value in events:
+                session = self._sessions.get(handle)
+                if session is not None:
+                    session.happened(kind, value)
+                    if kind == "drained":
+                        del self._sessions[handle]
+                elif kind == "incoming":
+                    self._arrived(handle)
+                elif kind == "refused":
+                    self.refused += 1
+
+    def _arrived(self, handle: int) -> None:
+        session = self._sessions[handle] = Session(self, self._engine.connection(handle), is_client=False)
+        if self._incoming is not None:
+            self._incoming(session)
+
+    def _send(self) -> bool:
+        """Let datagrams leave; whether something did and events may have followed from it."""
+        if self._blocked or self._closed:
+            return False
+        socket = self._socket
+        if not self._unsent:
+            self._unsent.extend(self._engine.transmit(self.now, TRANSMISSIONS, min(socket.maximum_segments, 10)))
+            if not self._unsent:
+                return False
+        unsent = self._unsent
+        while unsent:
+            data, remote, local, ecn, size = unsent[0]
+            if not socket.send((data, remote, local, ecn, size or len(data))):
+                self._blocked = True
+                return False
+            unsent.popleft()
+        return True
+
+    def _set_timer(self) -> None:
+        due = self._engine.timeout()
+        if due is None or (self._timer is not None and self._due <= due):
+            return  # an early timer looks again, which is cheaper than a new one for each packet
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = due
+        self._timer = self.driver.call_later(max(0.0, due - self.now), self._expired)
+
+    def _expired(self) -> None:
+        self._timer = None
+        due = self._engine.timeout()
+        if due is not None and due <= self.now:
+            self._engine.handle_timeout(self.now)
+        self._turn()
+
+    # Ending
+
+    def stop(self) -> None:
+        """Take in no more connections; those that there are go on."""
+        self._engine.stop()
+        self.touched()
+
+    def flush(self) -> None:
+        """Let everything leave that can, now: a close is about to follow."""
+        if not self._turning:
+            self._turn()
+        else:
+            self._send()
+
+    def close(self) -> None:
+        """Close the socket. Sessions that were not closed before are not heard of by their peers."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._socket.close()
+        self._sessions.clear()
+        self._unsent.clear()

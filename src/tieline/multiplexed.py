@@ -1,0 +1,255 @@
+"""The calls of a connection that carries no data itself: it opens streams, takes in those of the peer, and has datagrams."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from tieline.channel import NetworkChannel
+from tieline.endpoints import HostPort
+from tieline.errors import NetworkError
+from tieline.multiplex.flow import MultiplexFlow
+from tieline.parameters import Parameters
+from tieline.protocols.checks import require_seconds
+from tieline.protocols.quic import ApplicationError, Directionality, QUICDatagram, QUICStream
+from tieline.protocols.roles import MultiplexProtocol, NetworkProtocol, StreamProtocol
+from tieline.quic import QUICDatagramChannel, QUICStreamChannel
+
+if TYPE_CHECKING:
+    from tieline.drivers.port import Driver, Task
+    from tieline.multiplex.session import Session
+    from tieline.protocols.security import TLSMetadata
+
+__all__ = ["MultiplexedChannel"]
+
+P_co = TypeVar("P_co", bound=NetworkProtocol, covariant=True)
+S = TypeVar("S", bound=StreamProtocol)
+
+logger = logging.getLogger("tieline.connection")
+
+
+class MultiplexedChannel(NetworkChannel[P_co]):
+    """What `NetworkConnection` has over QUIC. On any other stack each of these raises `TypeError`."""
+
+    driver: Driver
+    _name: object
+    _datagram_channel: QUICDatagramChannel[Any] | None = None
+    _serves_streams = False
+    _keepalive: float | None = None
+
+    async def ready(self) -> None:
+        raise NotImplementedError
+
+    def needed(self) -> None:
+        raise NotImplementedError
+
+    def _multiplex(self, name: str) -> MultiplexFlow:
+        flow = self._flow
+        if not isinstance(flow, MultiplexFlow):
+            return self._call(name)  # type: ignore[no-any-return]  # raises, and names the calls that there are
+        return flow
+
+    def _session(self, name: str) -> Session:
+        """The session of a connection that is ready. Raises RuntimeError otherwise."""
+        session = self._multiplex(name).session
+        if session is None:
+            raise RuntimeError(f"{name} is not known: the connection is {self._state.value}")
+        return session
+
+    # Streams
+
+    @overload
+    async def open_stream(
+        self: MultiplexedChannel[MultiplexProtocol], *, directionality: Directionality = Directionality.BIDIRECTIONAL
+    ) -> QUICStreamChannel[QUICStream]: ...
+    @overload
+    async def open_stream(
+        self: MultiplexedChannel[MultiplexProtocol],
+        *,
+        directionality: Directionality = Directionality.BIDIRECTIONAL,
+        using: S | Parameters[S],
+    ) -> QUICStreamChannel[S]: ...
+    async def open_stream(
+        self, *, directionality: Directionality = Directionality.BIDIRECTIONAL, using: Any = None
+    ) -> QUICStreamChannel[Any]:
+        """Start, wait until ready, and open a stream, as soon as the peer allows another one.
+
+        `using` is a stack that ends in ``QUICStream()``, or `Parameters` with one. The peer learns of the stream with the first
+        bytes on it. Raises `NetworkError` as `ready` does, and if the connection ends meanwhile.
+
+        Cancelling: no stream has been opened.
+        """
+        flow = self._multiplex("open_stream")
+        parameters = self._stream_parameters(using)
+        await self.ready()
+        socket = await flow.require_session().open(directionality is Directionality.BIDIRECTIONAL)
+        return QUICStreamChannel(self, socket, parameters)
+
+    @overload
+    async def inbound_streams(
+        self: MultiplexedChannel[MultiplexProtocol], handler: Callable[[QUICStreamChannel[QUICStream]], Awaitable[object]]
+    ) -> None: ...
+    @overload
+    async def inbound_streams(
+        self: MultiplexedChannel[MultiplexProtocol],
+        handler: Callable[[QUICStreamChannel[S]], Awaitable[object]],
+        *,
+        using: S | Parameters[S],
+    ) -> None: ...
+    async def inbound_streams(self, handler: Callable[[Any], Awaitable[object]], *, using: Any = None) -> None:
+        """Run ``handler(stream)`` as a child task for each stream that the peer opens, until no more can come. Once.
+
+        When a handler returns, the stream's sending half ends and its receiving half is stopped; when it raises, the stream is
+        reset with its `application_error_code`, the error is logged on ``tieline.connection``, and the others go on. Returns
+        when the peer's application has closed the connection and the handlers are done. Raises `NetworkError` if the
+        connection ends in another way, and `RuntimeError` at a second call.
+
+        Cancelling: the handlers are cancelled and waited for.
+        """
+        flow = self._multiplex("inbound_streams")
+        parameters = self._stream_parameters(using)
+        if self._serves_streams:
+            raise RuntimeError("inbound_streams() runs once for each connection, and it has been called before")
+        self._serves_streams = True
+        await self.ready()
+        driver = self.driver
+        tasks: dict[Task, None] = {}
+        try:
+            while (socket := await flow.next_inbound()) is not None:
+                stream: QUICStreamChannel[Any] = QUICStreamChannel(self, socket, parameters)
+                task = driver.spawn(self._serve(handler, stream), f"tieline handler for stream {stream.stream_id}")
+                tasks[task] = None
+                task.add_done_callback(lambda task: tasks.pop(task, None))
+            while tasks:
+                await driver.wait(tuple(tasks), None)
+        finally:
+            for task in tuple(tasks):
+                task.cancel()
+            while tasks:
+                await driver.wait(tuple(tasks), None)
+        if not flow.peer_closed:
+            flow.require_session()  # raises what has ended it
+
+    async def _serve(self, handler: Callable[[Any], Awaitable[object]], stream: QUICStreamChannel[Any]) -> None:
+        try:
+            await handler(stream)
+            await stream.aclose()
+        except NetworkError as error:
+            logger.info("stream %d of %s ended: %s", stream.stream_id, self._name, error)
+        except Exception:
+            logger.exception("the handler of stream %d of %r raised", stream.stream_id, self)
+        finally:
+            stream.abort()
+
+    @staticmethod
+    def _stream_parameters(using: Any) -> Parameters[Any]:
+        parameters = Parameters.of(QUICStream() if using is None else using)
+        if parameters.stack.find(QUICStream) is None:
+            raise TypeError(f"a stack on a stream ends in QUICStream(), got {parameters.stack.name}")
+        return parameters
+
+    # Datagrams
+
+    async def datagrams(self: MultiplexedChannel[MultiplexProtocol]) -> QUICDatagramChannel[QUICDatagram]:
+        """Start, wait until ready, and give the channel of the connection's datagrams, the same one each time.
+
+        Raises `NetworkError` as `ready` does, and `RuntimeError` if the peer accepts none (`max_datagram_frame_size`).
+
+        Cancelling: nothing has been done.
+        """
+        flow = self._multiplex("datagrams")
+        if self._datagram_channel is None:
+            await self.ready()
+            session = flow.require_session()
+            if not session.connection.parameters().max_datagram_frame_size:
+                raise RuntimeError("the peer accepts no datagrams: it has to set max_datagram_frame_size, too")
+            if self._datagram_channel is None:
+                self._datagram_channel = QUICDatagramChannel(self, session.datagrams(), Parameters(QUICDatagram()))
+        return self._datagram_channel
+
+    @property
+    def usable_datagram_frame_size(self: MultiplexedChannel[MultiplexProtocol]) -> int:
+        """Bytes that one datagram can have on the present path, 0 if the peer accepts none. `RuntimeError` before ready."""
+        return self._session("usable_datagram_frame_size").connection.maximum_datagram_size or 0
+
+    # The connection's own
+
+    @property
+    def application_error(self: MultiplexedChannel[MultiplexProtocol]) -> ApplicationError:
+        """What a close by this side will say; after a close by the peer's application, what that said."""
+        return self._multiplex("application_error").application_error
+
+    @application_error.setter
+    def application_error(self: MultiplexedChannel[MultiplexProtocol], error: ApplicationError) -> None:
+        if not isinstance(error, ApplicationError):
+            raise TypeError(f"application_error must be an ApplicationError, got {error!r}")
+        self._multiplex("application_error").application_error = error
+
+    @property
+    def keepalive(self: MultiplexedChannel[MultiplexProtocol]) -> float | None:
+        """Seconds of silence after which the peer is asked for a sign of life; None never asks. May be set at any time."""
+        session = self._multiplex("keepalive").session
+        return self._keepalive if session is None else session.connection.keepalive
+
+    @keepalive.setter
+    def keepalive(self: MultiplexedChannel[MultiplexProtocol], seconds: float | None) -> None:
+        require_seconds("keepalive", seconds, optional=True)
+        flow = self._multiplex("keepalive")
+        self._keepalive = seconds
+        if flow.session is not None:
+            flow.session.connection.set_keepalive(flow.session.endpoint.now, seconds)
+            flow.session.endpoint.touched()
+
+    @property
+    def negotiated_alpn(self: MultiplexedChannel[MultiplexProtocol]) -> str | None:
+        """The application protocol that both sides agreed on. Raises `RuntimeError` before ready."""
+        return self._session("negotiated_alpn").connection.info().alpn
+
+    @property
+    def remote_idle_timeout(self: MultiplexedChannel[MultiplexProtocol]) -> float | None:
+        """The peer's idle timeout in seconds, None for none. Raises `RuntimeError` before ready."""
+        return self._session("remote_idle_timeout").connection.parameters().idle_timeout
+
+    @property
+    def remote_max_streams_bidirectional(self: MultiplexedChannel[MultiplexProtocol]) -> int:
+        """How many bidirectional streams the peer lets us open in all; it may allow more than is known here."""
+        known = self._session("remote_max_streams_bidirectional").connection.peer_maximum_streams(True)
+        return known[0] if known is not None else 0
+
+    @property
+    def remote_max_streams_unidirectional(self: MultiplexedChannel[MultiplexProtocol]) -> int:
+        """How many unidirectional streams the peer lets us open in all; it may allow more than is known here."""
+        known = self._session("remote_max_streams_unidirectional").connection.peer_maximum_streams(False)
+        return known[0] if known is not None else 0
+
+    @property
+    def security_metadata(self: MultiplexedChannel[MultiplexProtocol]) -> TLSMetadata:
+        """What the handshake agreed on. Raises `RuntimeError` before ready."""
+        self._session("security_metadata")
+        return self._flow.metadata(type(self._parameters.stack))  # type: ignore[no-any-return]
+
+    def update_keys(self: MultiplexedChannel[MultiplexProtocol]) -> None:
+        """Change the keys of both directions (RFC 9001 section 6). Raises `RuntimeError` before ready."""
+        session = self._session("update_keys")
+        session.connection.update_keys()
+        session.endpoint.touched()
+
+    async def migrate(self: MultiplexedChannel[MultiplexProtocol], local: HostPort | None = None) -> None:
+        """Go on from another local address, or from another port of the present one (RFC 9000 section 9). For clients.
+
+        The old socket is closed first. Raises `OSError` if there is no socket to be had at the new address; the connection then
+        goes on at the old one. Raises `RuntimeError` before ready and on the server's side.
+
+        Cancelling: it has been done.
+        """
+        session = self._session("migrate")
+        if not session.is_client:
+            raise RuntimeError("only the side that connected can migrate (RFC 9000 section 9)")
+        session.endpoint.rebind(local)
+        session.connection.migrate(session.endpoint.now)
+        session.endpoint.touched()
+        self._moved(session.endpoint.local_address)
+
+    def _moved(self, local: HostPort) -> None:
+        raise NotImplementedError

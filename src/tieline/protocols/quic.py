@@ -1,0 +1,114 @@
+"""QUIC: the connection's options, and the two protocols that it carries."""
+
+from __future__ import annotations
+
+import enum
+import os
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
+
+from tieline.protocols.checks import require_range, require_seconds
+from tieline.protocols.roles import DatagramProtocol, MultiplexProtocol, StreamProtocol
+from tieline.protocols.security import SecurityOptions, TLSVersion
+from tieline.protocols.udp import UDP
+
+__all__ = ["ApplicationError", "Directionality", "Initiator", "QUICDatagram", "QUICOptions", "QUICStream"]
+
+LARGEST_INTEGER = 2**62 - 1  # RFC 9000 section 16
+LARGEST_STREAM_COUNT = 2**60  # RFC 9000 section 4.6
+
+
+class Directionality(enum.Enum):
+    """Who may send on a stream."""
+
+    BIDIRECTIONAL = "bidirectional"
+    UNIDIRECTIONAL = "unidirectional"
+
+
+class Initiator(enum.Enum):
+    """Who opened a stream."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationError:
+    """What an application says when it closes a connection: a code of its protocol's, and a text for people."""
+
+    code: int
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        require_range("ApplicationError.code", self.code, 0, LARGEST_INTEGER)
+        if not isinstance(self.reason, str):
+            raise TypeError(f"ApplicationError.reason must be a str, got {self.reason!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class QUICStream(StreamProtocol):
+    """One stream of a QUIC connection: ordered bytes. What stands on a stream is given to `open_stream(using=...)`."""
+
+    name: ClassVar[str] = "QUIC stream"
+    stands_on: ClassVar[str] = "a QUIC connection"
+
+
+@dataclass(frozen=True, slots=True)
+class QUICDatagram(DatagramProtocol):
+    """The datagrams of a QUIC connection (RFC 9221)."""
+
+    name: ClassVar[str] = "QUIC datagrams"
+    stands_on: ClassVar[str] = "a QUIC connection"
+
+
+@dataclass(frozen=True, slots=True)
+class QUICOptions(MultiplexProtocol, SecurityOptions):
+    """QUIC version 1 (RFC 9000) over UDP: all of `SecurityOptions`, of which `alpn` is required, and
+
+    - `idle_timeout`: seconds of silence after which the connection is lost; the smaller one of both sides counts. None is none.
+    - `keepalive`: seconds of silence after which the peer is asked for a sign of life; None never asks.
+    - `initial_max_data`, `initial_max_stream_data`: bytes that the peer may send and we have not read, in all and per stream.
+    - `initial_max_bidirectional_streams`, `initial_max_unidirectional_streams`: that the peer may have open.
+    - `max_datagram_frame_size`: bytes, up to 65535, of the largest datagram frame that is accepted; 0 is no datagrams.
+    - `max_udp_payload_size`: bytes of the largest UDP datagram that is accepted and sent.
+    - `maximum_connections`: of a listener, at one address.
+    - `retry_above`: so many handshakes under way make a listener ask clients to show their address (RFC 9000 section 8.1.2).
+    - `qlog`: a folder, which gets a file for each connection, or a file.
+    """
+
+    name: ClassVar[str] = "QUIC"
+    stands_on: ClassVar[str] = "UDP"
+
+    below: UDP = UDP()
+    _: KW_ONLY
+    idle_timeout: float | None = 30.0
+    keepalive: float | None = None
+    initial_max_data: int = 16 * 1024 * 1024
+    initial_max_stream_data: int = 1024 * 1024
+    initial_max_bidirectional_streams: int = 100
+    initial_max_unidirectional_streams: int = 100
+    max_datagram_frame_size: int = 0
+    max_udp_payload_size: int = 1472
+    maximum_connections: int = 10_000
+    retry_above: int = 100
+    qlog: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        self._require_below(self.below, UDP)
+        SecurityOptions.__post_init__(self)
+        if not self.alpn:
+            raise ValueError("QUIC needs an application protocol (RFC 9001 section 8.1), got alpn=[]; write QUIC(alpn=['name'])")
+        if TLSVersion.TLSv1_2 in (self.minimum_version, self.maximum_version):
+            raise ValueError("QUIC has TLS 1.3 only (RFC 9001 section 4.2): leave minimum_version and maximum_version out")
+        require_seconds("idle_timeout", self.idle_timeout, optional=True)
+        require_seconds("keepalive", self.keepalive, optional=True)
+        require_range("initial_max_data", self.initial_max_data, 1, LARGEST_INTEGER)
+        require_range("initial_max_stream_data", self.initial_max_stream_data, 1, LARGEST_INTEGER)
+        for option in ("initial_max_bidirectional_streams", "initial_max_unidirectional_streams"):
+            require_range(option, getattr(self, option), 0, LARGEST_STREAM_COUNT)
+        require_range("max_datagram_frame_size", self.max_datagram_frame_size, 0, 65535)
+        require_range("max_udp_payload_size", self.max_udp_payload_size, 1200, 65527)  # RFC 9000 section 18.2
+        require_range("maximum_connections", self.maximum_connections, 1, 2**31)
+        require_range("retry_above", self.retry_above, 0, 2**31)
+        if self.qlog is not None:
+            object.__setattr__(self, "qlog", os.fspath(self.qlog))

@@ -1,0 +1,200 @@
+"""QUIC as users write it, and the channels that a QUIC connection gives rise to."""
+
+from __future__ import annotations
+
+import itertools
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from tieline.channel import NetworkChannel
+from tieline.engines.states import State
+from tieline.errors import NetworkError
+from tieline.parameters import Parameters
+from tieline.protocols.checks import require_range
+from tieline.protocols.quic import LARGEST_INTEGER, Directionality, Initiator, QUICOptions
+from tieline.protocols.roles import OneToOneProtocol
+
+if TYPE_CHECKING:
+    from tieline.drivers.port import Driver
+    from tieline.multiplex.datagrams import QUICDatagramSocket
+    from tieline.multiplex.stream import QUICStreamSocket
+    from tieline.multiplexed import MultiplexedChannel
+
+__all__ = ["QUIC", "QUICDatagramChannel", "QUICStreamChannel"]
+
+P_co = TypeVar("P_co", bound=OneToOneProtocol, covariant=True)
+
+_ids = itertools.count(1)
+
+
+class _Child(NetworkChannel[P_co], Generic[P_co]):
+    """A channel that belongs to a QUIC connection, lives no longer than that, and warns nobody when it is dropped."""
+
+    driver: Driver
+
+    def __init__(self, parent: MultiplexedChannel[Any], parameters: Parameters[Any], kind: str) -> None:
+        self._id = f"{parent.id}.{kind}{next(_ids)}"
+        self._parent = parent
+        self._parameters = parameters
+        self._state = State.READY
+        self._error: NetworkError | None = None
+        self.driver = parent.driver
+        self._make_flow(parent._name)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._id} of {self._parent!r}, {self._state.value}>"
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    @property
+    def parent(self) -> Any:
+        """The connection that it belongs to."""
+        return self._parent
+
+    @property
+    def error(self) -> NetworkError | None:
+        """Why it is `FAILED`; None in other states."""
+        return self._error
+
+    # The flow's owner
+
+    def needed(self) -> None:
+        """A call waits: the channel was ready from its beginning, and is so no longer."""
+        self._parent.needed()
+
+    def flow_failed(self, error: NetworkError | None) -> None:
+        """The channel broke. Its flow has told the calls that wait."""
+        if not self._state.is_final:
+            self._state, self._error = State.FAILED, error
+
+
+class QUICStreamChannel(_Child[P_co]):
+    """A stream of a QUIC connection. `NetworkConnection.open_stream` and `inbound_streams` give them.
+
+    ``async with stream:`` ends it like a connection: normally by `aclose`, by an exception with a reset.
+    """
+
+    def __init__(self, parent: MultiplexedChannel[Any], socket: QUICStreamSocket, parameters: Parameters[Any]) -> None:
+        self._socket = socket
+        super().__init__(parent, parameters, "s")
+        self._flow.attach(socket, None, b"", b"", 0)
+        if not socket.may_send:
+            self._flow.sending.ended = True
+        if not socket.may_receive:
+            self._flow.receiving.ended()
+
+    @property
+    def stream_id(self) -> int:
+        """The number that the stream has on the wire (RFC 9000 section 2.1)."""
+        return self._socket.number
+
+    @property
+    def directionality(self) -> Directionality:
+        """Who may send on it."""
+        return Directionality.UNIDIRECTIONAL if self._socket.number & 2 else Directionality.BIDIRECTIONAL
+
+    @property
+    def initiator(self) -> Initiator:
+        """Who opened it."""
+        return Initiator.SERVER if self._socket.number & 1 else Initiator.CLIENT
+
+    @property
+    def application_error_code(self) -> int:
+        """The code of a reset by this side, 0 at first; after a reset or a refusal by the peer, its code."""
+        code = getattr(self._error or self._flow.sending.error, "code", None)
+        return self._socket.error_code if code is None else code
+
+    @application_error_code.setter
+    def application_error_code(self, code: int) -> None:
+        require_range("application_error_code", code, 0, LARGEST_INTEGER)
+        self._socket.error_code = code
+
+    def set_priority(self, priority: int) -> None:
+        """Send what is queued here before streams of a lower priority; 0 at first."""
+        self._socket.set_priority(priority)
+
+    async def reset(self, code: int | None = None) -> None:
+        """Give up sending: what the peer has not received is dropped, and it is told the code (`application_error_code`).
+
+        Receiving goes on. Cancelling: it has been done.
+        """
+        if code is not None:
+            self.application_error_code = code
+        self._flow.sending.fail(self._flow.closed_error())
+        self._flow.sending.lost = False  # on purpose: no close has to tell it
+        self._socket.reset(self._socket.error_code)
+
+    def stop_sending(self, code: int | None = None) -> None:
+        """Receive nothing more: what has come is dropped, and the peer is asked to stop, with the code. Sending goes on."""
+        if code is not None:
+            self.application_error_code = code
+        self._flow.receiving.clear()
+        self._flow.receiving.failed(self._flow.closed_error())
+        self._socket.stop_sending(self._socket.error_code)
+
+    async def aclose(self) -> None:
+        """End our direction after what was sent, and receive nothing more. Idempotent. Raises `NetworkError`.
+
+        Cancelling: the stream is reset.
+        """
+        if self._state.is_final:
+            return
+        try:
+            await self._flow.finish()
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Reset both directions at once, with `application_error_code`. Idempotent."""
+        if not self._state.is_final:
+            self._state = State.CANCELLED
+        self._flow.abort()
+
+    async def __aenter__(self) -> Self:
+        """Nothing is to be waited for.
+
+        Cancelling: nothing has been done.
+        """
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close gracefully, or reset if the block raised.
+
+        Cancelling: the stream is reset.
+        """
+        if kind is None:
+            await self.aclose()
+        else:
+            self.abort()
+
+
+class QUICDatagramChannel(_Child[P_co]):
+    """The datagrams of a QUIC connection. ``await connection.datagrams()`` gives them."""
+
+    def __init__(self, parent: MultiplexedChannel[Any], socket: QUICDatagramSocket, parameters: Parameters[Any]) -> None:
+        super().__init__(parent, parameters, "d")
+        self._flow.attach(socket)
+        socket.lost_to = self._lost
+        socket.readable()
+
+    def _lost(self, error: NetworkError, is_clean: bool) -> None:
+        """The connection has ended."""
+        if is_clean:
+            self._flow.end()
+            self._flow.detach()
+        else:
+            self._flow.fail(error)
+        if not self._state.is_final:
+            self._state, self._error = (State.CANCELLED, None) if is_clean else (State.FAILED, error)
+
+
+class QUIC(QUICOptions):
+    """QUIC (RFC 9000): one connection, many streams, and datagrams. Its options are those of `QUICOptions`."""
+
+    __slots__ = ()
+
+    Stream = QUICStreamChannel
+    Datagrams = QUICDatagramChannel
