@@ -1,11 +1,12 @@
-"""A network in memory and in virtual time, for what stands on the driver's port: no socket, no waiting, every time exact.
+"""A network that does what a test says, in virtual time, for what stands on the driver's port: no packet, every time exact.
 
     def test_something(network):
         network.hosts["192.0.2.1"] = Answer(after=0.1)
         network.run(main)
 
-`run` runs a coroutine function on an event loop whose clock jumps to the next timer; a program that would wait for ever
-fails at once.
+It is the port and nothing behind it. A `SimulatedNetwork` has hosts and links, and fails as networks do; here a test says what a
+system call gives (any errno, at once or later), looks at each socket that was made and calls its handler itself, sees in which
+order names are asked for, and `run` fails if a timer is left.
 """
 
 from __future__ import annotations
@@ -13,37 +14,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import selectors
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tieline import HostPort
+from tieline.drivers.asyncio.loop import LoopDriver
 from tieline.drivers.port import Address, DatagramHandler, StreamHandler
 from tieline.paths import Interface, InterfaceType
 from tieline.reports import TransportCounters
-
-
-class JumpingSelector(selectors.DefaultSelector):
-    """Waits by moving the clock."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        ready = super().select(0)
-        if not ready:
-            assert timeout is not None, "everybody waits, and nothing is going to happen"
-            self.now += max(0.0, timeout)
-        return ready
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self.clock = JumpingSelector()
-        super().__init__(self.clock)
-
-    def time(self) -> float:
-        return self.clock.now
+from tieline.testing import VirtualClock
 
 
 @dataclass
@@ -62,6 +42,8 @@ def refusal(after: float = 0.01) -> Answer:
 
 
 class MemoryWaiter(asyncio.Future[None]):
+    """One whose coroutine goes on in a turn of its own: a test calls handlers from inside a task, as no driver does."""
+
     def resume(self) -> None:
         self.set_result(None)
 
@@ -118,8 +100,8 @@ class MemorySocket:
         return 1472
 
 
-@dataclass
-class Network:
+@dataclass(eq=False)
+class Network(LoopDriver):
     """The driver, and what the test says about the world. `names` are keyed by host and version."""
 
     hosts: dict[str, Answer] = field(default_factory=dict)
@@ -127,15 +109,16 @@ class Network:
     links: tuple[Interface, ...] = (Interface("eth0", 2, InterfaceType.WIRED, ("192.0.2.99", "2001:db8::99")),)
     sockets: list[MemorySocket] = field(default_factory=list)
     log: list[tuple[float, str]] = field(default_factory=list)
-    loop: Any = None
 
     def run(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         problems: list[Any] = []
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            self.loop = runner.get_loop()
-            self.loop.set_exception_handler(lambda _, context: problems.append(context))
+        with asyncio.Runner(loop_factory=VirtualClock) as runner:
+            loop: Any = runner.get_loop()
+            super().__init__(loop, loop.time)
+            self.waiter = lambda: MemoryWaiter(loop=loop)
+            loop.set_exception_handler(lambda _, context: problems.append(context))
             runner.run(main())
-            left = [one for one in self.loop._scheduled if not one.cancelled()]
+            left = [one for one in loop._scheduled if not one.cancelled()]
         assert not problems
         assert not left, "timers left"
         assert not [one for one in self.sockets if one.state in ("connecting", "open")], "sockets left open"
@@ -145,28 +128,6 @@ class Network:
         return [(round(time * 1000), what) for time, what in self.log]
 
     # The driver
-
-    def time(self) -> float:
-        return float(self.loop.time())
-
-    def waiter(self) -> Any:
-        return MemoryWaiter(loop=self.loop)
-
-    def call_soon(self, callback: Callable[..., object], *arguments: Any) -> object:
-        return self.loop.call_soon(callback, *arguments)
-
-    def call_later(self, delay: float, callback: Callable[..., object], *arguments: Any) -> Any:
-        return self.loop.call_later(delay, callback, *arguments)
-
-    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> Any:
-        return self.loop.create_task(work, name=name)
-
-    def current_task(self) -> Any:
-        return asyncio.current_task()
-
-    async def wait(self, tasks: Sequence[Any], timeout: float | None) -> None:
-        if tasks:
-            await asyncio.wait(tasks, timeout=timeout)
 
     async def resolve(self, host: str, port: int, version: int) -> list[HostPort]:
         self.log.append((self.time(), "AAAA" if version == 6 else "A"))
@@ -188,7 +149,7 @@ class Network:
             raise OSError(answer.error, os.strerror(answer.error))
         socket = MemorySocket(self, to, handler)
         if answer is not SILENCE:
-            self.loop.call_later(answer.after, socket.answer, answer)
+            self.call_later(answer.after, socket.answer, answer)
         return socket
 
     def bind(self, at: Address | None, to: Address | None, parameters: Any, handler: DatagramHandler) -> MemorySocket:

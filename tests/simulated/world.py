@@ -39,6 +39,7 @@ PORT = 443
 BUFFER = 4 * 1024  # of each simulated socket, so that little data already wait
 PATIENCE = 2000.0  # virtual seconds in which everything has come to an end once the network is well
 CALM = 5.0  # virtual seconds in which the last datagram has arrived; flows end by idleness later
+FLOWS_LAST = 25.0  # virtual seconds, of the 60 after which a listener ends a flow, give or take a half
 BACK_OFF = 200.0  # virtual seconds that a waiting connection needs at most to try again, and to succeed
 LEGAL = {(state, after) for (state, _), after in CONNECTION.items()}
 LARGEST_RECORD = 16 * 1024  # RFC 8446 section 5.1
@@ -308,6 +309,8 @@ class World:
 
     def do(self, operation: Callable[[], Any]) -> None:
         """Carry something out within the event loop, and let what it woke have one turn."""
+        if self.datagrams and self.loop.time() > FLOWS_LAST:
+            self.excuses.add("udp idle")
 
         async def turn() -> None:
             outcome = operation()
@@ -420,7 +423,7 @@ class World:
             self.client.interfaces[0].add_address(CLIENT)
 
     def advance(self, seconds: float) -> None:
-        if self.datagrams and seconds > 20:
+        if self.datagrams and self.loop.time() + seconds > FLOWS_LAST:
             self.excuses.add("udp idle")
         self.do(lambda: asyncio.sleep(seconds))
 

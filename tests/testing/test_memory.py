@@ -26,10 +26,9 @@ from tieline import (
     drivers,
 )
 from tieline.errors import ConnectRefusedError
+from tieline.testing import VirtualClock
 from tieline.testing.certificates import certificates
 from tieline.testing.memory import LARGEST, MemoryDatagrams, MemoryStream, memory_pair
-
-from ..engines.memory import VirtualLoop
 
 AUTHORITY = certificates()
 IDENTITY = AUTHORITY.identity("localhost")
@@ -191,7 +190,7 @@ def test_on_a_loop_with_a_clock_of_its_own() -> None:
             assert (await near.receive()).content == b"late"
         return asyncio.get_running_loop().time()
 
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    with asyncio.Runner(loop_factory=VirtualClock) as runner:
         assert runner.run(main()) == pytest.approx(3600, abs=1)
 
 

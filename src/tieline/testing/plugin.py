@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tieline.testing import CertificateAuthority, SimulatedNetwork
 
 TRACE_SHOWN = 20  # last lines of a failed test's trace
+NETWORK: pytest.StashKey[SimulatedNetwork] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,7 +35,9 @@ def simulated_network(request: pytest.FixtureRequest) -> SimulatedNetwork:
     """A simulated network, without hosts yet. An ``async def`` test with this fixture runs in its virtual time."""
     from tieline.testing import SimulatedNetwork
 
-    return SimulatedNetwork(request.config.getoption("--network-seed"))
+    network = SimulatedNetwork(request.config.getoption("--network-seed"))
+    request.node.stash[NETWORK] = network  # for the report: the test's own arguments are not there yet if a fixture fails
+    return network
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +62,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     report = yield
-    network = getattr(item, "funcargs", {}).get("simulated_network")
+    network = item.stash.get(NETWORK, getattr(item, "funcargs", {}).get("simulated_network"))
     if report.failed and network is not None:
         lines = [f"seed {network.seed}: pytest --network-seed={network.seed} repeats it; the last packets were"]
         lines += [f"  {entry}" for entry in list(network.trace)[-TRACE_SHOWN:]]

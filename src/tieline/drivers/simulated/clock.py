@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import selectors
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import Context
+from types import FrameType
 from typing import Any, cast
 
 __all__ = ["StandstillError", "VirtualClock"]
@@ -44,6 +45,8 @@ class VirtualClock(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._jumping = _JumpingSelector(self)
         self._threads = 0  # that work for us at present
+        self.limit: asyncio.TimerHandle | None = None
+        """A timer that only ends a run that takes too long: when no other is left, nothing is going to happen."""
         self._started = False
         super().__init__(self._jumping)
         self._started = True
@@ -87,17 +90,29 @@ class VirtualClock(asyncio.SelectorEventLoop):
         )
 
     def next_timer(self) -> float | None:
-        """When the loop's earliest timer is due, None without any."""
+        """When the loop's earliest timer is due, None without any but the limit."""
         scheduled = cast("list[asyncio.TimerHandle]", self._scheduled)  # type: ignore[attr-defined]  # a heap since 3.4
-        return scheduled[0].when() if scheduled else None
+        if not scheduled or (scheduled[0] is self.limit and all(timer.cancelled() for timer in scheduled[1:])):
+            return None
+        return scheduled[0].when()
 
     def waiting(self) -> str:
         """Where each task waits, as text."""
         lines: list[str] = []
         for task in sorted(asyncio.all_tasks(self), key=hash):
             lines.append(f"  {task.get_name()}")
-            lines += [line.rstrip() for line in traceback.format_list(traceback.extract_stack(task.get_stack()[-1])[-1:])]
+            lines += [line.rstrip() for line in traceback.StackSummary.extract(_awaiting(task.get_coro())).format()]
         return "\n".join(lines) or "  (there is no task)"
+
+
+def _awaiting(coroutine: Any) -> Iterator[tuple[FrameType, int]]:
+    """The frames of what a task waits in, outermost first; a task itself tells only the outermost."""
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        if frame is None:
+            return
+        yield frame, frame.f_lineno
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -147,6 +162,7 @@ def _numbered_tasks() -> Any:
         task.number = count
         if context is not None:
             options["context"] = context
+        options["name"] = options.get("name") or f"Task-{count}"  # asyncio would count those of other loops, too
         task.__init__(coroutine, loop=loop, **options)  # type: ignore[misc]
         return task
 

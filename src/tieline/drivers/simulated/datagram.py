@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.port import Buffer, DatagramHandler
 from tieline.drivers.simulated.packets import Packet, TransportProtocol, headers
@@ -13,7 +13,9 @@ from tieline.endpoints import HostPort
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Address
+    from tieline.drivers.simulated.network import ScheduledEvent
     from tieline.drivers.simulated.sockets import SocketTable
+    from tieline.parameters import Parameters
 
 __all__ = ["SimulatedDatagramSocket"]
 
@@ -24,12 +26,15 @@ class SimulatedDatagramSocket:
     """One datagram socket, connected or open to many."""
 
     def __init__(
-        self, table: SocketTable, local: HostPort, remote: HostPort | None, device: str | None, handler: DatagramHandler
+        self, table: SocketTable, local: HostPort, remote: HostPort | None, parameters: Parameters[Any], handler: DatagramHandler
     ) -> None:
         self._table = table
         self._context = contextvars.copy_context()
-        self._device = device
+        self._parameters = parameters
+        self.device = parameters.required_interface
         self._closed = False
+        self._blocked = False
+        self._turn: ScheduledEvent | None = None  # among all that wait for room
         self.handler = handler
         self.local_address = local
         self.remote_address = remote
@@ -51,20 +56,28 @@ class SimulatedDatagramSocket:
             raise broken(errno.ENETDOWN)
         if len(datagram) > self.maximum_size(to):
             raise broken(errno.EMSGSIZE)
-        source = self._table.source(self.local_address, to, self._device)
-        room_at = self._table.send_datagram(Packet(TransportProtocol.UDP, source, to, bytes(datagram)), self._device)
-        if room_at is not None:
-            self._table.schedule(room_at, self._room)
-        return room_at is None
+        source = self._table.source(self.local_address, to, self.device)
+        room_at = self._table.send_datagram(Packet(TransportProtocol.UDP, source, to, bytes(datagram)), self._parameters)
+        if room_at is None:
+            self._turn = None
+            return True
+        if not self._blocked:
+            self._blocked = True
+            if self._turn is None:
+                self._turn = self._table.schedule(room_at, self._room)
+            else:  # another socket was first: it is this one's turn before that has another
+                self._table.again(self._turn, room_at)
+        return False
 
     def _room(self) -> None:
+        self._blocked = False
         if not self._closed:
             self._context.run(self.handler.writable)
 
     def maximum_size(self, remote: Address | None = None) -> int:
         to = remote or self.remote_address
         assert isinstance(to, HostPort)
-        return min(self._table.path_mtu(to), LARGEST) - headers(to, TransportProtocol.UDP)
+        return min(self._table.path_mtu(self.local_address, to, self._parameters), LARGEST) - headers(to, TransportProtocol.UDP)
 
     def killed(self) -> None:
         """The host has crashed."""

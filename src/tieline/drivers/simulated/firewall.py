@@ -67,6 +67,8 @@ class Firewall:
 
     def remove(self, rule: Rule) -> None:
         """Forget a rule that `drop` or `reject` gave. Raises `ValueError` if it is not here."""
+        if rule not in self._rules:
+            raise ValueError(f"this firewall has no {rule}")
         self._rules.remove(rule)
 
     def _add(self, rule: Rule) -> Rule:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Host"]
 
-DATAGRAMS_PER_SECOND = 1_000_000  # that a host sends at most, so that time passes also for a program that does nothing else
+DATAGRAMS_PER_SECOND = 100_000  # that a host sends at most, so that time passes also for a program that does nothing else
 LOOPBACK = Interface("lo", 1, InterfaceType.LOOPBACK, ("127.0.0.1", "::1"))
 
 
@@ -154,7 +154,7 @@ class Host(Node):
     def source_of(self, to: HostPort, device: str | None = None) -> str | None:
         """The local address for packets to this one, None without a route."""
         if self.has_address(to.host):
-            return to.host if device is None else None
+            return to.host if device in (None, LOOPBACK.name) else None
         way = self.network.way(to.host, self._outgoing(None, to.host, device))
         return None if way is None else way[0].address_for(to.host)
 
@@ -194,6 +194,6 @@ class Host(Node):
             self.network.note(self, Fate.HOST_DOWN, packet)
         elif interface is not None and packet.destination.host not in interface.addresses:
             self.network.note(self, Fate.NOBODY, packet)
-        elif self.passes(packet):
+        elif interface is None or self.passes(packet):  # what comes over the loopback has passed when it was sent
             self.network.note(self, Fate.ARRIVED, packet)
-            self._sockets.arrived(packet)
+            self._sockets.arrived(packet, LOOPBACK.name if interface is None else interface.name)

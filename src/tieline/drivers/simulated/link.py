@@ -57,8 +57,11 @@ class Conditions:
                 raise TypeError(f"{option} must be a probability from 0 to 1, got {value!r}")
             if not 0 <= value <= 1:
                 raise ValueError(f"{option} must be a probability from 0 to 1, got {value}")
-        if self.rate is not None and not 0 < self.rate < inf:
-            raise ValueError(f"rate must be a number of bytes per second above 0 or None, got {self.rate}")
+        if self.rate is not None:
+            if isinstance(self.rate, bool) or not isinstance(self.rate, (int, float)):
+                raise TypeError(f"rate must be a number of bytes per second above 0 or None, got {self.rate!r}")
+            if not 0 < self.rate < inf:
+                raise ValueError(f"rate must be a number of bytes per second above 0 or None, got {self.rate}")
         require_at_least("mtu", self.mtu, LEAST_MTU)
         require_at_least("queue", self.queue, self.mtu)
 
@@ -72,10 +75,9 @@ class Direction:
         self._free_at = 0.0  # when the last byte of the queue will have left
         self._last_arrival = 0.0
 
-    def backlog(self, now: float) -> float:
-        """Bytes that wait for the rate."""
-        rate = self.conditions.rate
-        return 0.0 if rate is None else max(0.0, self._free_at - now) * rate
+    def clear(self) -> None:
+        """Nothing is on its way any more."""
+        self._free_at = self._last_arrival = 0.0
 
     def room_at(self, now: float, size: int) -> float:
         """When the queue will have room for a packet of this size."""
@@ -91,7 +93,7 @@ class Direction:
             return [], Fate.TOO_LARGE
         leaves = now
         if conditions.rate is not None:
-            if self.backlog(now) + size > conditions.queue:
+            if self.room_at(now, size) > now:  # the same sum that a sender waited for: it rounds alike
                 return [], Fate.QUEUE_FULL
             leaves = self._free_at = max(now, self._free_at) + size / conditions.rate
         if conditions.loss and chance.random() < conditions.loss:
@@ -136,6 +138,8 @@ class Link:
         if self._up:
             self._up = False
             self.losses += 1
+            for direction in self._directions.values():
+                direction.clear()
             self._changed()
 
     def up(self) -> None:
@@ -149,17 +153,21 @@ class Link:
 
         Raises `TypeError` and `ValueError` as `Conditions` does, and `ValueError` if the link does not lead there.
         """
-        ends = [end for end in self.ends if towards is None or end.node is towards]
-        if not ends:
-            raise ValueError(f"{self!r} does not lead to {towards!r}")
+        ends = self.ends if towards is None else self._leading(towards)
         changed = [replace(self._directions[end].conditions, **conditions) for end in ends]
         for end, one in zip(ends, changed, strict=True):
             self._directions[end].conditions = one
         self._changed()
 
     def conditions(self, towards: Node) -> Conditions:
-        """The conditions of the direction that leads to `towards`."""
-        return next(self._directions[end].conditions for end in self.ends if end.node is towards)
+        """The conditions of the direction that leads to `towards`. Raises `ValueError` if the link does not lead there."""
+        return self._directions[self._leading(towards)[0]].conditions
+
+    def _leading(self, towards: Node) -> list[NetworkInterface]:
+        ends = [end for end in self.ends if end.node is towards]
+        if not ends:
+            raise ValueError(f"{self!r} does not lead to {towards!r}")
+        return ends
 
     def other(self, end: NetworkInterface) -> NetworkInterface:
         """The end across from this one."""

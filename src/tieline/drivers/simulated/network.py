@@ -13,13 +13,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
+import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
+from tieline import drivers
 from tieline.drivers.simulated.clock import VirtualClock
+from tieline.drivers.simulated.driver import OutsideDriver
 from tieline.drivers.simulated.host import Host
 from tieline.drivers.simulated.link import Conditions, Link
 from tieline.drivers.simulated.node import NetworkInterface, Node, Router, address_translation
@@ -35,6 +38,7 @@ T = TypeVar("T")
 
 LOOPBACK_LATENCY = 0.00001  # seconds
 DAY = 86400.0
+EVENTS_PER_TURN = 10_000  # so that the loop sees it if one thing leads to another for ever
 TRACE_LIMIT = 100_000  # packets' fates that are remembered
 BUFFER = 128 * 1024  # bytes that a host keeps for each socket and direction
 
@@ -42,10 +46,11 @@ BUFFER = 128 * 1024  # bytes that a host keeps for each socket and direction
 class ScheduledEvent:
     """Something that will happen at a time, unless it is cancelled."""
 
-    __slots__ = ("_arguments", "_callback", "when")
+    __slots__ = ("_arguments", "_callback", "number", "when")
 
-    def __init__(self, when: float, callback: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    def __init__(self, when: float, number: int, callback: Callable[..., object], arguments: tuple[Any, ...]) -> None:
         self.when = when
+        self.number = number
         self._callback: Callable[..., object] | None = callback
         self._arguments = arguments
 
@@ -90,6 +95,8 @@ class SimulatedNetwork(Topology):
         self._chance = random.Random(self.seed)
         self._events: list[tuple[float, int, ScheduledEvent]] = []
         self._count = 0
+        self.connections = itertools.count(1)
+        """Numbers for TCP connections."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._partitions: list[Partition] = []
@@ -116,9 +123,8 @@ class SimulatedNetwork(Topology):
         interfaces come from ``host.interface(...)``. Raises `ValueError` for a name or an address that is in use.
         """
         host = Host(self, self.checked_name(name), send_buffer=send_buffer, receive_buffer=receive_buffer)
+        host.interface("eth0", *(addresses or self.free_addresses()), type=type)
         self.add(host)
-        number = len(self.nodes)
-        host.interface("eth0", *(addresses or (f"10.0.{number // 256}.{number % 256}", f"fd00::{number:x}")), type=type)
         self._hosts.append(host)
         self.resolver.answer(name, *host.addresses)
         return host
@@ -126,8 +132,8 @@ class SimulatedNetwork(Topology):
     def router(self, name: str, *addresses: str) -> Router:
         """Add a router, which forwards between its links and may have addresses of its own."""
         router = Router(self, self.checked_name(name))
-        self.add(router)
         router.interface("eth0", *addresses)
+        self.add(router)
         return router
 
     def nat(self, name: str, address: str, *, timeout: float = 120.0, tcp_timeout: float = 7440.0) -> Router:
@@ -176,36 +182,56 @@ class SimulatedNetwork(Topology):
         try:
             with asyncio.Runner(loop_factory=VirtualClock) as runner:
                 return runner.run(self._run(main, arguments, on, limit))
-        except Exception as error:
+        except BaseException as error:  # pytest's own failures are no Exception
             error.add_note(f"in a simulated network with seed={self.seed}, which repeats it")
             raise
 
     async def _run(
         self, main: Callable[..., Coroutine[Any, Any, T]], arguments: tuple[Any, ...], on: Host | None, limit: float
     ) -> T:
-        self.bound()
+        clock = self.bound()
+        assert isinstance(clock, VirtualClock)  # of `run`
+        drivers.enter(OutsideDriver(clock))
         self._main = asyncio.current_task()
+        clock.limit = clock.call_at(limit, self._too_long, clock, limit)
         try:
-            async with asyncio.timeout(limit):
-                with on or nullcontext():
-                    return await main(*arguments)
-        except asyncio.CancelledError:
+            with on or nullcontext():
+                result = await main(*arguments)
+        except BaseException as error:
             if self._failure is None:
                 raise
-            raise self._failure from None
+            raise self._failure from None if isinstance(error, asyncio.CancelledError) else error
         finally:
             self._main = None
-            programs = [task for host in self._hosts for task in host.programs]
-            for task in programs:
-                task.cancel()
-            await asyncio.gather(*programs, return_exceptions=True)
+            clock.limit.cancel()
+            await self._end_programs()
+        if self._failure is not None:  # main did not mind, or a program failed on being cancelled
+            raise self._failure
+        return result
+
+    async def _end_programs(self) -> None:
+        programs = [task for host in self._hosts for task in host.programs]
+        for task in programs:
+            task.cancel()
+        for task, end in zip(programs, await asyncio.gather(*programs, return_exceptions=True), strict=True):
+            if isinstance(end, BaseException) and not task.cancelled():
+                self._failed(task, end)
+
+    def _too_long(self, clock: VirtualClock, limit: float) -> None:
+        if self._main is not None and self._failure is None:
+            self._failure = TimeoutError(f"the run is not over after limit={limit:g} s of virtual time:\n{clock.waiting()}")
+            self._main.cancel()
 
     def program_ended(self, task: asyncio.Task[Any]) -> None:
         """A program of a host has ended; if it failed, so does the run."""
-        if not task.cancelled() and self._main is not None and (error := task.exception()) is not None and self._failure is None:
+        if self._main is not None and not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(task, error)
+            self._main.cancel()
+
+    def _failed(self, task: asyncio.Task[Any], error: BaseException) -> None:
+        if self._failure is None:
             self._failure = error
             error.add_note(f"raised by {task.get_name()}")
-            self._main.cancel()
 
     def bound(self) -> asyncio.AbstractEventLoop:
         """The event loop of this network: the one in which it is used first. Raises RuntimeError in any other."""
@@ -228,14 +254,26 @@ class SimulatedNetwork(Topology):
         """Let something happen at a time: ``network.at(5.0, link.down)``. The event can be cancelled."""
         return self.schedule(when, callback, *arguments)
 
+    def after(self, delay: float, callback: Callable[..., object], *arguments: Any) -> ScheduledEvent:
+        """Let something happen in so many seconds from now."""
+        return self.schedule(self.time + delay, callback, *arguments)
+
     def schedule(self, when: float, callback: Callable[..., object], *arguments: Any) -> ScheduledEvent:
         """The same, for the network's own parts."""
-        event = ScheduledEvent(when, callback, arguments)
         self._count += 1
-        heapq.heappush(self._events, (when, self._count, event))
+        event = ScheduledEvent(when, self._count, callback, arguments)
+        self._queue(event)
+        return event
+
+    def again(self, event: ScheduledEvent, when: float) -> None:
+        """Let an event that has happened happen once more, ahead of those at that time that were made after it."""
+        event.when = when
+        self._queue(event)
+
+    def _queue(self, event: ScheduledEvent) -> None:
+        heapq.heappush(self._events, (event.when, event.number, event))
         if self._events[0][2] is event:
             self._wake()
-        return event
 
     def _wake(self) -> None:
         """See that the loop comes back for the first event."""
@@ -253,7 +291,9 @@ class SimulatedNetwork(Topology):
         self._timer = None
         events = self._events
         now = self.time
-        while events and events[0][0] <= now:
+        for _ in range(EVENTS_PER_TURN):
+            if not events or events[0][0] > now:
+                break
             event = heapq.heappop(events)[2]
             try:
                 event.happen()
@@ -276,7 +316,7 @@ class SimulatedNetwork(Topology):
         """A packet leaves a node over a link."""
         direction = link.direction(interface)
         peer = direction.towards.node
-        if any(one.separates(node, peer) for one in self._partitions):
+        if self._partitions and self._separated(packet, node, peer):
             self.note(node, Fate.PARTITIONED, packet)
             return
         arrivals, fate = direction.carry(packet.size, self.time, self._chance)
@@ -286,6 +326,12 @@ class SimulatedNetwork(Topology):
                 self.too_large(node, packet, direction.conditions.mtu)
         for when in arrivals:
             self.schedule(when, self._arrive, link, link.losses, direction.towards, packet)
+
+    def _separated(self, packet: Packet, node: Node, peer: Node) -> bool:
+        """Whether a packet comes from one group of a partition, and is at a node of another, or would be there in the end."""
+        origins = (node, self.owner(packet.source.host))
+        aims = (peer, self.owner(packet.destination.host))
+        return any(one.separates(origin, aim) for one in self._partitions for origin in origins for aim in aims)
 
     def _arrive(self, link: Link, losses: int, towards: NetworkInterface, packet: Packet) -> None:
         if link.losses != losses or not towards.is_running:

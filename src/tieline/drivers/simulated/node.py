@@ -62,6 +62,8 @@ class NetworkInterface:
 
     def remove_address(self, address: str) -> None:
         """Take an address away; sockets that use it stay, and hear nothing. Raises `ValueError` if it is not here."""
+        if canonical(address) not in self.addresses:
+            raise ValueError(f"{address} is no address of {self!r}")
         self.addresses.remove(canonical(address))
         self.node.network.release(address)
         self.node.changed()
@@ -95,8 +97,14 @@ class Node:
             raise ValueError(f"{self.name} already has an interface {name}")
         made = NetworkInterface(self, name, len(self.interfaces) + 2, type)  # 1 is the loopback, as on Linux
         self.interfaces.append(made)
-        for address in addresses:
-            made.add_address(address)
+        try:
+            for address in addresses:
+                made.add_address(address)
+        except ValueError:
+            self.interfaces.remove(made)
+            for address in made.addresses:
+                self.network.release(address)
+            raise
         self.changed()
         return made
 
@@ -174,14 +182,13 @@ class Router(Node):
             return
         self.network.relay(self, packet._replace(hops=packet.hops - 1), interface)
 
-    def leaving(self, packet: Packet, interface: NetworkInterface) -> Packet:
-        """The packet as it leaves through an interface."""
+    def leaving(self, packet: Packet, interface: NetworkInterface) -> Packet | None:
+        """The packet as it leaves through an interface; None if that is the outside and the IP version is not the NAT's."""
         translation = self._translation
-        if (
-            translation is None or interface is not self.outside
-            or (":" in packet.source.host) != (":" in translation.address) or packet.source.host == translation.address
-        ):  # fmt: skip
+        if translation is None or interface is not self.outside or packet.source.host == translation.address:
             return packet
+        if (":" in packet.source.host) != (":" in translation.address):
+            return None
         return translation.outwards(packet, self.network.time)
 
 

@@ -26,7 +26,8 @@ class Packet(NamedTuple):
     """One IP packet.
 
     Of TCP: `flags` are letters (S for SYN, A for ACK, F for FIN, R for RST), and sequence numbers begin with the SYN at 0 and do
-    not wrap. Of ICMP: `code` is the errno that a socket makes of it, `about` the packet that met it, and `mtu` what would fit.
+    not wrap. So `connection` tells several between the same ports apart, as real TCP does by numbers that begin by chance.
+    Of ICMP: `code` is the errno that a socket makes of it, `about` the packet that met it, and `mtu` what would fit.
     """
 
     protocol: TransportProtocol
@@ -37,6 +38,7 @@ class Packet(NamedTuple):
     sequence: int = 0
     acknowledgement: int = 0
     window: int = 0
+    connection: int = 0
     code: int = 0
     about: Packet | None = None
     mtu: int = 0
@@ -69,9 +71,8 @@ def no_socket_answer(packet: Packet, code: int) -> Packet | None:
     if packet.protocol is TransportProtocol.UDP:
         return icmp(packet, code)
     end = packet.sequence + len(packet.payload) + ("S" in packet.flags) + ("F" in packet.flags)
-    return Packet(
-        TransportProtocol.TCP, packet.destination, packet.source, flags="RA", sequence=packet.acknowledgement, acknowledgement=end
-    )
+    ends = TransportProtocol.TCP, packet.destination, packet.source
+    return Packet(*ends, flags="RA", sequence=packet.acknowledgement, acknowledgement=end, connection=packet.connection)
 
 
 def icmp(about: Packet, code: int, mtu: int = 0) -> Packet | None:

@@ -25,10 +25,10 @@ class Partition:
                 self._group[node] = number
         self._present = present
 
-    def separates(self, one: Node, other: Node) -> bool:
+    def separates(self, one: Node | None, other: Node | None) -> bool:
         """Whether nothing passes between these."""
-        groups = self._group.get(one), self._group.get(other)
-        return None not in groups and groups[0] != groups[1]
+        groups = [self._group.get(node) for node in (one, other) if node is not None]
+        return None not in groups and len({*groups}) > 1
 
     def heal(self) -> None:
         """Let everything pass again. Idempotent."""

@@ -40,7 +40,8 @@ class Reassembly:
             self._end = end
         limit = self.expected + self.window
         if sequence > self.expected:
-            if end <= limit and payload:
+            kept = sum(map(len, self._ahead.values()))
+            if payload and end <= limit and kept + len(payload) <= self.window:  # pieces may overlap
                 self._ahead[sequence] = max(payload, self._ahead.get(sequence, b""), key=len)
         elif end > self.expected:
             self._append(payload[self.expected - sequence : limit - sequence])

@@ -10,6 +10,7 @@ from math import inf
 from tieline.drivers.asyncio.resolver import not_resolved
 from tieline.drivers.simulated.node import canonical
 from tieline.endpoints import HostPort
+from tieline.protocols.checks import require_seconds
 
 __all__ = ["SimulatedResolver"]
 
@@ -39,6 +40,7 @@ class SimulatedResolver:
 
         For an IP version without an address here the answer is that there is none. Raises `ValueError` for what is no address.
         """
+        require_seconds("delay", delay, zero=True)
         checked = [canonical(address) for address in addresses]
         for one in self._versions(version):
             own = tuple(address for address in checked if (":" in address) == (one == 6))
@@ -46,12 +48,14 @@ class SimulatedResolver:
 
     def fail(self, name: str, *, version: int | None = None, code: int = socket.EAI_NONAME, delay: float = 0.0) -> None:
         """Answer with an error of getaddrinfo after `delay` seconds, such as `socket.EAI_AGAIN`."""
+        require_seconds("delay", delay, zero=True)
         for one in self._versions(version):
             self._records[self._key(name, one)] = _Record((), code, delay)
 
     def silence(self, name: str, *, version: int | None = None) -> None:
         """Never answer."""
-        self.fail(name, version=version, delay=inf)
+        for one in self._versions(version):
+            self._records[self._key(name, one)] = _Record((), socket.EAI_AGAIN, inf)
 
     def forget(self, name: str) -> None:
         """Remove a name."""

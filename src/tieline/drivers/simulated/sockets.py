@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.simulated.datagram import SimulatedDatagramSocket
-from tieline.drivers.simulated.packets import Packet, TransportProtocol, headers, no_socket_answer
+from tieline.drivers.simulated.packets import HOP_LIMIT, Packet, TransportProtocol, headers, no_socket_answer
 from tieline.drivers.simulated.stream import SimulatedAcceptor, SimulatedStream, broken
-from tieline.drivers.simulated.tcp import TCPMachine
+from tieline.drivers.simulated.tcp import TCPMachine, TCPState
 from tieline.endpoints import HostPort
 from tieline.protocols.ip import IP
 from tieline.protocols.tcp import TCP
@@ -59,6 +59,10 @@ class SocketTable:
         """Call back at a time."""
         return self._host.network.schedule(when, callback, *arguments)
 
+    def again(self, event: ScheduledEvent, when: float) -> None:
+        """Let an event happen once more, in its turn."""
+        self._host.network.again(event, when)
+
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Call back from the network's events, not from inside the program's present call."""
         self._host.network.schedule(self.now, callback)
@@ -67,19 +71,25 @@ class SocketTable:
         """Let a packet leave."""
         self._host.send(packet, device)
 
-    def send_datagram(self, packet: Packet, device: str | None) -> float | None:
+    def send_datagram(self, packet: Packet, parameters: Any) -> float | None:
         """Let a datagram leave; when there will be room for it if there is none."""
+        device = parameters.required_interface
         room_at = self._host.datagram_room_at(packet.source, packet.destination, packet.size, device)
         if room_at > self.now:
             return room_at
         self._host.datagram_accepted()
-        self._host.send(packet, device)
+        hops = hop_limit(parameters)
+        self._host.send(packet if hops == HOP_LIMIT else packet._replace(hops=hops), device)
         return None
 
-    def path_mtu(self, remote: HostPort, device: str | None = None) -> int:
-        """The largest packet that is known to get to this address."""
-        direction = self._host.first_direction(None, remote, device)
+    def path_mtu(self, local: HostPort, remote: HostPort, parameters: Any) -> int:
+        """The largest packet that is known to get from one address to the other, and that may be sent."""
+        source = None if local.host in WILDCARDS.values() else local
+        direction = self._host.first_direction(source, remote, parameters.required_interface)
         first = 65535 if direction is None else direction.conditions.mtu
+        ip: IP = parameters.stack.find(IP) or IP()
+        if ip.use_minimum_mtu and ":" in remote.host:
+            first = min(first, IPV6_MINIMUM_MTU)
         return min(first, self._mtus.get(remote.host, first))
 
     def source(self, local: HostPort, remote: HostPort, device: str | None) -> HostPort:
@@ -97,17 +107,17 @@ class SocketTable:
 
     def connect(self, to: HostPort, parameters: Any, handler: StreamHandler) -> SimulatedStream:
         """A stream socket that connects. Raises OSError."""
-        device = parameters.required_interface
-        local = self._local(to, parameters, device)
+        local = self._local(to, parameters)
         self._expire_lingering()
         if not local.port:
             local = HostPort(local.host, self._free_port(lambda port: (HostPort(local.host, port), to) not in self._streams))
         if (local, to) in self._streams:
             raise broken(errno.EADDRINUSE)
         self._lingering.pop((local, to), None)
-        stream = SimulatedStream(self, self._machine(local, to, parameters, device), connecting=True)
+        stream = SimulatedStream(self, self._machine(local, to, parameters), connecting=True)
         stream.handler = handler
         self._streams[local, to] = stream
+        stream.machine.connection = next(self._host.network.connections)
         stream.machine.connect(self.now)
         stream.progressed()
         return stream
@@ -122,32 +132,34 @@ class SocketTable:
         self, at: HostPort | None, to: HostPort | None, parameters: Any, handler: DatagramHandler
     ) -> SimulatedDatagramSocket:
         """A datagram socket. Raises OSError."""
-        device = parameters.required_interface
         if to is None:
             assert at is not None  # the driver's caller gives one of them
             local = self._bindable(at, parameters, self._bound)
-            made = self._bound[local] = SimulatedDatagramSocket(self, local, None, device, handler)
+            made = self._bound[local] = SimulatedDatagramSocket(self, local, None, parameters, handler)
             return made
-        local = at or self._local(to, parameters, device)
+        local = at or self._local(to, parameters)
         if not local.port:
             host = local.host
             local = HostPort(host, self._free_port(lambda port: (HostPort(host, port), to) not in self._connected))
         if (local, to) in self._connected:
             raise broken(errno.EADDRINUSE)
-        made = self._connected[local, to] = SimulatedDatagramSocket(self, local, to, device, handler)
+        made = self._connected[local, to] = SimulatedDatagramSocket(self, local, to, parameters, handler)
         return made
 
-    def _local(self, to: HostPort, parameters: Any, device: str | None) -> HostPort:
+    def _local(self, to: HostPort, parameters: Any) -> HostPort:
         """Where a connecting socket is bound."""
+        port = parameters.local_port or 0
         wanted = parameters.local_endpoint
         if isinstance(wanted, HostPort) and wanted.version == to.version:
-            if not self._host.has_address(wanted.host):
-                raise broken(errno.EADDRNOTAVAIL)
-            return wanted
-        address = self._host.source_of(to, device)
+            if wanted.host not in WILDCARDS.values():
+                if not self._host.has_address(wanted.host):
+                    raise broken(errno.EADDRNOTAVAIL)
+                return wanted
+            port = wanted.port
+        address = self._host.source_of(to, parameters.required_interface)
         if address is None:
             raise broken(errno.ENETUNREACH)
-        return HostPort(address, parameters.local_port or 0)
+        return HostPort(address, port)
 
     def _bindable(self, at: HostPort, parameters: Any, used: dict[HostPort, Any]) -> HostPort:
         if at.host not in WILDCARDS.values() and not self._host.has_address(at.host):
@@ -172,18 +184,15 @@ class SocketTable:
                 return port
         raise broken(errno.EADDRNOTAVAIL)
 
-    def _machine(self, local: HostPort, remote: HostPort, parameters: Any, device: str | None) -> TCPMachine:
+    def _machine(self, local: HostPort, remote: HostPort, parameters: Any) -> TCPMachine:
         tcp: TCP = parameters.stack.find(TCP) or TCP()
-        ip: IP = parameters.stack.find(IP) or IP()
-        mtu = self.path_mtu(remote, device)
-        if ip.use_minimum_mtu and ":" in remote.host:
-            mtu = min(mtu, IPV6_MINIMUM_MTU)
-        segment = mtu - headers(remote, TransportProtocol.TCP)
+        device, hops = parameters.required_interface, hop_limit(parameters)
+        segment = self.path_mtu(local, remote, parameters) - headers(remote, TransportProtocol.TCP)
         alive = tcp.keepalive
         return TCPMachine(
             local,
             remote,
-            lambda packet: self.send(packet, device),
+            lambda packet: self.send(packet if hops == HOP_LIMIT else packet._replace(hops=hops), device),
             maximum_segment=min(segment, tcp.maximum_segment_size or segment),
             send_capacity=self._host.send_buffer,
             receive_capacity=self._host.receive_buffer,
@@ -193,25 +202,27 @@ class SocketTable:
 
     # Packets
 
-    def arrived(self, packet: Packet) -> bool:
-        """Give a packet to its socket. False if there is none; then the sender has been told."""
+    def arrived(self, packet: Packet, device: str) -> bool:
+        """Give a packet that came in by an interface to its socket. False if there is none; then the sender has been told."""
         if packet.about is not None:
             self._unreachable(packet, packet.about)
             return True
         if packet.protocol is TransportProtocol.UDP:
-            socket = self._connected.get((packet.destination, packet.source)) or self._at(self._bound, packet.destination)
+            socket = self._connected.get((packet.destination, packet.source)) or self._at(self._bound, packet.destination, device)
             if socket is not None:
                 socket.arrived(packet)
                 return True
         else:
             ends = (packet.destination, packet.source)
             stream = self._streams.get(ends)
-            if stream is None and (late := self._lingering.get(ends)) is not None and late[1] > self.now and packet.flags != "S":
+            if stream is None and (late := self._lingering.get(ends)) is not None and late[1] > self.now:
                 stream = late[0]
+            if stream is not None and stream.machine.connection != packet.connection:
+                stream = self._other(stream, packet)
             if stream is not None:
                 stream.arrived(packet)
                 return True
-            acceptor = self._at(self._listeners, packet.destination)
+            acceptor = self._at(self._listeners, packet.destination, device)
             if acceptor is not None and packet.flags == "S":
                 if not acceptor.is_full:
                     self._open(acceptor, packet)
@@ -221,19 +232,32 @@ class SocketTable:
             self.send(answer)
         return False
 
+    def _other(self, stream: SimulatedStream, packet: Packet) -> SimulatedStream | None:
+        """Who gets a segment of another connection than the last one between these ports; None is as if that were not."""
+        if packet.flags != "S":
+            return None
+        lingering = self._streams.get((packet.destination, packet.source)) is not stream
+        opening = stream.machine.state is TCPState.SYN_RECEIVED
+        if packet.connection < stream.machine.connection or not (lingering or opening):
+            return stream  # which answers, and is reset by a peer that knows nothing of it (RFC 9293 section 3.5.1)
+        if opening:
+            stream.abort()
+        return None
+
     def _open(self, acceptor: SimulatedAcceptor, syn: Packet) -> None:
         self._expire_lingering()
         self._lingering.pop((syn.destination, syn.source), None)
-        machine = self._machine(syn.destination, syn.source, acceptor.parameters, None)
+        machine = self._machine(syn.destination, syn.source, acceptor.parameters)
         stream = SimulatedStream(self, machine, connecting=False)
         self._streams[syn.destination, syn.source] = stream
         acceptor.opening(stream)
         stream.machine.accept(syn, self.now)
         stream.progressed()
 
-    def _at(self, sockets: dict[HostPort, Any], address: HostPort) -> Any:
+    def _at(self, sockets: dict[HostPort, Any], address: HostPort, device: str) -> Any:
         wildcard = WILDCARDS[6 if ":" in address.host else 4]
-        return sockets.get(address) or sockets.get(HostPort(wildcard, address.port))
+        found = sockets.get(address) or sockets.get(HostPort(wildcard, address.port))
+        return found if found is not None and found.device in (None, device) else None
 
     def _unreachable(self, packet: Packet, about: Packet) -> None:
         """An ICMP error about a packet of ours."""
@@ -243,7 +267,7 @@ class SocketTable:
             known = self._mtus.get(about.destination.host, packet.mtu)
             self._mtus[about.destination.host] = min(known, packet.mtu)
             if stream is not None:
-                stream.shrink(packet.mtu - headers(about.destination, TransportProtocol.TCP))
+                stream.shrink(packet.mtu - headers(about.destination, TransportProtocol.TCP), about.sequence)
         elif stream is not None:
             stream.unreachable(packet.code)
         if about.protocol is TransportProtocol.UDP and (socket := self._connected.get(ends)) is not None:
@@ -285,3 +309,9 @@ class SocketTable:
             socket.killed()
         for mine in (self._listeners, self._streams, self._lingering, self._bound, self._connected):
             mine.clear()
+
+
+def hop_limit(parameters: Any) -> int:
+    """Over how many hops a socket's packets go."""
+    ip: IP | None = parameters.stack.find(IP)
+    return HOP_LIMIT if ip is None or ip.hop_limit is None else ip.hop_limit

@@ -77,9 +77,9 @@ class SimulatedStream:
         self.machine.unreachable(code)
         self.progressed()
 
-    def shrink(self, maximum_segment: int) -> None:
-        """The path takes no larger segments."""
-        self.machine.shrink(maximum_segment, self._table.now)
+    def shrink(self, maximum_segment: int, lost: int) -> None:
+        """The path takes no larger segments: the one with this number did not get through."""
+        self.machine.shrink(maximum_segment, lost, self._table.now)
         self._watch_time()
 
     def progressed(self) -> None:
@@ -255,6 +255,7 @@ class SimulatedAcceptor:
         self._opening: dict[SimulatedStream, None] = {}
         self._waiting: deque[SimulatedStream] = deque()
         self.parameters = parameters
+        self.device: str | None = parameters.required_interface
         self.local_address = local
 
     @property

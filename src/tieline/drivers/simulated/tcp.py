@@ -63,13 +63,13 @@ class TCPMachine:
     ) -> None:
         self.local = local
         self.remote = remote
+        self.connection = 0  # see Packet
         self.state = TCPState.CLOSED
         self.error = 0  # errno, once
         self.deadline = inf  # when `expired` wants to be called
         self.maximum_segment = maximum_segment
         self._send = send
-        self._drop_after = drop_after
-        self._keepalive = keepalive
+        self._drop_after, self._keepalive = drop_after, keepalive
         # Out
         self._capacity = send_capacity
         self._outgoing = bytearray()  # begins with the byte that has the number `_unacknowledged`
@@ -83,12 +83,10 @@ class TCPMachine:
         self._advertised = 0
         # Time
         self.rtt = RoundTripTime()
-        self._waiting = _Waiting.NOTHING
-        self._waiting_since = 0.0
+        self._waiting, self._waiting_since = _Waiting.NOTHING, 0.0
         self._back_off = 0  # timeouts since something was acknowledged
         self._timed: tuple[int, float] | None = None  # a number, and when it was sent first
-        self._probes = 0
-        self._heard = 0.0
+        self._probes, self._heard = 0, 0.0
         # What a report tells
         self.sent_segments = self.received_segments = self.sent_bytes = self.retransmitted_bytes = 0
 
@@ -101,6 +99,7 @@ class TCPMachine:
     def accept(self, syn: Packet, now: float) -> None:
         """Answer a SYN."""
         self.incoming.expected = 1
+        self.connection = syn.connection
         self._window = syn.window
         self._open(TCPState.SYN_RECEIVED, "SA", now)
 
@@ -145,9 +144,9 @@ class TCPMachine:
         """Take what has arrived; the peer is told of the room once it is worth a segment (RFC 9293 section 3.8.6.2.2)."""
         incoming = self.incoming
         data = incoming.take(at_most)
-        worth = min(2 * self.maximum_segment, incoming.capacity // 2)
+        worth = max(1, min(2 * self.maximum_segment, incoming.capacity // 2))
         if self.state is TCPState.ESTABLISHED and not incoming.ended and incoming.window - self._advertised >= worth:
-            self._emit("A", self._next)
+            self._acknowledge()
         return data
 
     def end(self, now: float) -> None:
@@ -159,7 +158,7 @@ class TCPMachine:
     def reset(self) -> None:
         """Break the connection off, and tell the peer."""
         if self.state in (TCPState.ESTABLISHED, TCPState.SYN_RECEIVED):
-            self._emit("RA", self._next)
+            self._emit("RA", self._highest)
         self.vanish()
 
     def vanish(self) -> None:
@@ -173,12 +172,12 @@ class TCPMachine:
         if self.state is TCPState.SYN_SENT:
             self._fail(code)
 
-    def shrink(self, maximum_segment: int, now: float) -> None:
-        """The path takes no more than this: send anew what was lost for being larger."""
+    def shrink(self, maximum_segment: int, lost: int, now: float) -> None:
+        """The path takes no more than this: send anew from the segment that was lost for being larger."""
         if maximum_segment < self.maximum_segment:
             self.maximum_segment = maximum_segment
             if self.state is TCPState.ESTABLISHED:
-                self._next = self._unacknowledged
+                self._next = min(self._next, max(self._unacknowledged, lost))
                 self._push(now)
 
     # Segments
@@ -191,19 +190,19 @@ class TCPMachine:
         if "R" in packet.flags:
             self._reset_by_peer(packet)
         elif self.state is TCPState.SYN_SENT:
-            if packet.acknowledgement != 1:  # of an earlier connection between these ports: not ours (RFC 9293 section 3.5.1)
+            if packet.acknowledgement != 1 or "S" not in packet.flags:  # of an earlier connection (RFC 9293 section 3.5.1)
                 answer = no_socket_answer(packet, errno.ECONNREFUSED)
                 if answer is not None:
                     self._send(answer)
-            elif "S" in packet.flags:
+            else:
                 self.incoming.expected = 1
                 self._established(packet, now)
-                self._emit("A", self._next)
+                self._acknowledge()
         elif "S" in packet.flags:  # our answer to it was lost
             if self.state is TCPState.SYN_RECEIVED:
                 self._emit("SA", 0)
             elif self.state is TCPState.ESTABLISHED:
-                self._emit("A", self._next)
+                self._acknowledge()
         elif self.state is not TCPState.CLOSED:
             if self.state is TCPState.SYN_RECEIVED:
                 if packet.acknowledgement != 1:
@@ -236,7 +235,8 @@ class TCPMachine:
         number = packet.acknowledgement
         if number > self._highest:
             return  # of something that was never sent
-        if number > self._unacknowledged:
+        newer = number > self._unacknowledged
+        if newer:
             count = number - self._unacknowledged
             del self._outgoing[:count]
             self._unacknowledged = number
@@ -246,14 +246,16 @@ class TCPMachine:
                 self.rtt.measured(now - self._timed[1])
                 self._timed = None
             if self._congestion.acknowledged(count, number):
-                self._retransmit()
+                self._retransmit(now)
             self._wait(now, anew=True)
         elif (
             number == self._unacknowledged < self._next and not packet.payload and "F" not in packet.flags
             and packet.window == self._window and self._congestion.duplicate(self._next - number, self._next)
         ):  # fmt: skip
-            self._retransmit()
-        if number >= self._unacknowledged and (packet.sequence, number) >= self._window_from:
+            self._retransmit(now)
+        if newer or (number == self._unacknowledged and (packet.sequence, number) >= self._window_from):
+            if packet.window and self._waiting is _Waiting.WINDOW:
+                self._back_off = 0
             self._window = packet.window
             self._window_from = (packet.sequence, number)
 
@@ -262,9 +264,9 @@ class TCPMachine:
         ends = "F" in packet.flags
         if packet.payload or ends:
             self.incoming.arrived(packet.sequence, packet.payload, ends)
-            self._emit("A", self._next)
+            self._acknowledge()
         elif packet.sequence < self.incoming.expected:  # a probe wants an answer
-            self._emit("A", self._next)
+            self._acknowledge()
 
     # Sending
 
@@ -296,22 +298,23 @@ class TCPMachine:
         self.sent_bytes += size
         self._emit("A", sequence, bytes(self._outgoing[start : start + size]))
 
-    def _retransmit(self) -> None:
-        """The first segment that is not acknowledged, once more."""
-        size = min(self.maximum_segment, len(self._outgoing))
-        self._timed = None
+    def _retransmit(self, now: float) -> None:
+        """The first segment that is not acknowledged, once more; nothing behind it that was not sent yet."""
+        size = min(self.maximum_segment, len(self._outgoing), self._highest - self._unacknowledged)
         if size:
-            self.retransmitted_bytes += size
-            self.sent_bytes += size
-            self._emit("A", self._unacknowledged, bytes(self._outgoing[:size]))
+            self._segment(self._unacknowledged, size, now)
         elif self._end == self._unacknowledged:
             self._emit("FA", self._unacknowledged)
+
+    def _acknowledge(self) -> None:
+        self._emit("A", self._highest)  # also while old numbers are sent again: the peer sees by it how new this is
 
     def _emit(self, flags: str, sequence: int, payload: bytes = b"") -> None:
         self.sent_segments += 1
         self._advertised = self.incoming.window
         number = self.incoming.expected if "A" in flags else 0
-        self._send(Packet(TransportProtocol.TCP, self.local, self.remote, payload, flags, sequence, number, self._advertised))
+        ends = TransportProtocol.TCP, self.local, self.remote
+        self._send(Packet(*ends, payload, flags, sequence, number, self._advertised, self.connection))
 
     # Time
 
@@ -335,7 +338,13 @@ class TCPMachine:
         elif self._waiting is _Waiting.SILENCE and self._keepalive is not None:
             self.deadline = max(now, self._heard + self._keepalive[0]) if not self._probes else now + self._keepalive[1]
         else:
-            self.deadline = now + self.rtt.timeout(self._back_off)
+            self.deadline = min(now + self.rtt.timeout(self._back_off), self._given_up_at)
+
+    @property
+    def _given_up_at(self) -> float:
+        """When there has been no answer for too long; with an option for it (RFC 5482), no progress."""
+        heard = self._waiting is _Waiting.WINDOW and self._drop_after is None
+        return (self._heard if heard else self._waiting_since) + (self._drop_after or DROP_AFTER)
 
     def expired(self, now: float) -> None:
         """The deadline is over."""
@@ -357,7 +366,7 @@ class TCPMachine:
             self.deadline = now + self.rtt.timeout(self._back_off)
 
     def _resend(self, now: float) -> None:
-        if now - self._waiting_since >= (self._drop_after or DROP_AFTER):
+        if now >= self._given_up_at:
             self._fail(errno.ETIMEDOUT)
             return
         self._congestion.timed_out(self._next - self._unacknowledged)
@@ -368,9 +377,7 @@ class TCPMachine:
 
     def _probe_window(self, now: float) -> None:
         """The peer's window is closed, and that it opened again may have been lost (RFC 9293 section 3.8.6.1)."""
-        # With an option for it (RFC 5482), however often the peer says that it is there.
-        since, limit = (self._heard, DROP_AFTER) if self._drop_after is None else (self._waiting_since, self._drop_after)
-        if now - since >= limit:
+        if now >= self._given_up_at:
             self._fail(errno.ETIMEDOUT)
             return
         self._emit("A", self._unacknowledged - 1)
@@ -378,12 +385,14 @@ class TCPMachine:
         self._set_deadline(now)
 
     def _probe_silence(self, now: float, idle: float, interval: float, count: int) -> None:
+        if self.finished and self.incoming.ended:
+            return
         if self._probes >= count:
             self._fail(errno.ETIMEDOUT)
             return
-        if now - self._heard >= idle:
+        if now >= self._heard + idle:  # as the deadline was reckoned: the difference may be less than `idle` by rounding
             self._probes += 1
-            self._emit("A", self._next - 1)
+            self._emit("A", self._highest - 1)
         self._set_deadline(now)
 
     def _fail(self, code: int) -> None:

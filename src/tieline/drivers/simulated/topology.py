@@ -6,6 +6,7 @@ An address that nobody has is sent to a router, if there is one, and lost there:
 from __future__ import annotations
 
 import errno
+import itertools
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tieline.drivers.simulated.node import canonical
 from tieline.drivers.simulated.packets import Fate, Packet, icmp
+from tieline.endpoints import HostPort
 
 if TYPE_CHECKING:
     from tieline.drivers.simulated.link import Link
@@ -38,10 +40,19 @@ class Topology(ABC):
     # Names and addresses
 
     def checked_name(self, name: str) -> str:
-        """A name that no other node has. Raises ValueError."""
+        """A name that no other node has, and that can be resolved. Raises ValueError."""
+        HostPort(name, 0)
         if any(node.name == name for node in self.nodes):
             raise ValueError(f"there already is a node {name!r}")
         return name
+
+    def free_addresses(self) -> tuple[str, str]:
+        """An address of each IP version for the next node."""
+        for number in itertools.count(len(self.nodes) + 1):
+            addresses = f"10.0.{number // 256}.{number % 256}", f"2001:db8::{number:x}"
+            if not any(address in self._owners for address in addresses):
+                return addresses
+        raise AssertionError("there always is another number")
 
     def add(self, node: Node) -> None:
         """A new node."""
@@ -49,9 +60,10 @@ class Topology(ABC):
 
     def claim(self, address: str, interface: NetworkInterface) -> None:
         """An interface gets an address. Raises ValueError if another has it."""
-        owner = self._owners.setdefault(canonical(address), interface)
-        if owner is not interface:
+        owner = self._owners.get(canonical(address))
+        if owner is not None:
             raise ValueError(f"{address} is the address of {owner.node.name} already")
+        self._owners[canonical(address)] = interface
 
     def release(self, address: str) -> None:
         """An interface loses an address."""
@@ -60,6 +72,11 @@ class Topology(ABC):
     def changed(self) -> None:
         """Something about links, interfaces or addresses is different: routes may be."""
         self._ways.clear()
+
+    def owner(self, address: str) -> Node | None:
+        """The node that has an address."""
+        interface = self._owners.get(address)
+        return None if interface is None else interface.node
 
     # Routes
 
@@ -110,14 +127,15 @@ class Topology(ABC):
     def relay(self, router: Router, packet: Packet, arrived: NetworkInterface | None) -> None:
         """A router passes a packet on; where nothing leads, its sender is told, unless nobody has that address at all."""
         way = self._known_way(packet.destination.host, router.ways(arrived))
-        if way is None:
+        leaving = None if way is None else router.leaving(packet, way[0])
+        if way is None or leaving is None:
             known = packet.destination.host in self._owners
             self.note(router, Fate.NO_ROUTE if known else Fate.NOBODY, packet)
             if known:
                 self.answer(router, icmp(packet, errno.EHOSTUNREACH))
             return
         self.note(router, Fate.FORWARDED, packet)
-        self.transmit(router, router.leaving(packet, way[0]), *way)
+        self.transmit(router, leaving, *way)
 
     def too_large(self, node: Node, packet: Packet, mtu: int) -> None:
         """A packet does not fit a link: its sender is told what would."""
