@@ -48,6 +48,9 @@ from tieline.paths import LinkQuality as LinkQuality
 from tieline.paths import Path as Path
 from tieline.paths import PathStatus as PathStatus
 from tieline.paths import UnsatisfiedReason as UnsatisfiedReason
+from tieline.protocols.coder import Coder as Coder
+from tieline.protocols.coder import CoderMetadata as CoderMetadata
+from tieline.protocols.coder import NetworkCoder as NetworkCoder
 from tieline.protocols.integers import FixedWidthInteger as FixedWidthInteger
 from tieline.protocols.integers import Int8 as Int8
 from tieline.protocols.integers import Int16 as Int16

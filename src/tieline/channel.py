@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar, cast, overload
 
+from tieline.engines.coder import CoderCodec
 from tieline.engines.states import State
 from tieline.flows.content import MisuseError, misuse
 from tieline.flows.datagram import DatagramFlow
+from tieline.flows.messages import MessageFlow
 from tieline.flows.stream import StreamFlow
 from tieline.parameters import Parameters
+from tieline.protocols.coder import Coder, CoderMetadata
 from tieline.protocols.integers import FixedWidthInteger
 from tieline.protocols.message import DatagramMetadata, Message, StreamMetadata
-from tieline.protocols.roles import DatagramProtocol, MultiplexProtocol, NetworkProtocol, StreamProtocol
+from tieline.protocols.roles import DatagramProtocol, MessageProtocol, MultiplexProtocol, NetworkProtocol, StreamProtocol
 from tieline.protocols.security import TLSMetadata
 from tieline.protocols.tcp import TCP, TCPMetadata
 from tieline.protocols.tls import TLS
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["MessageIterator", "NetworkChannel"]
 
 P_co = TypeVar("P_co", bound=NetworkProtocol, covariant=True)
+R = TypeVar("R")
+S = TypeVar("S")
 C_co = TypeVar("C_co", covariant=True)
 M_co = TypeVar("M_co", covariant=True)
 
@@ -50,6 +55,27 @@ class MessageIterator(Generic[C_co, M_co]):
         return self._next()  # type: ignore[no-any-return]
 
 
+class Messages:
+    """A property whose type follows from that of the channel, which an ordinary one cannot."""
+
+    @overload
+    def __get__(self, channel: None, owner: type[Any]) -> Messages: ...
+    @overload
+    def __get__(self, channel: NetworkChannel[Coder[Any, R]], owner: type[Any]) -> MessageIterator[R, CoderMetadata]: ...
+    @overload
+    def __get__(
+        self, channel: NetworkChannel[DatagramProtocol], owner: type[Any]
+    ) -> MessageIterator[bytes, DatagramMetadata]: ...
+    def __get__(self, channel: NetworkChannel[Any] | None, owner: type[Any]) -> Any:
+        if channel is None:
+            return self
+        stack = channel.parameters.stack
+        if not isinstance(stack, MessageProtocol):
+            raise TypeError(f"{stack.name} has no messages: iterate the connection itself for its bytes")
+        messages: MessageIterator[Any, Any] = MessageIterator(channel._part("receive").next_piece)
+        return messages
+
+
 class NetworkChannel(Generic[P_co]):
     """Sends and receives over a protocol stack. Data calls start the connection and wait for it.
 
@@ -64,15 +90,18 @@ class NetworkChannel(Generic[P_co]):
     _receive: Any
 
     def _make_flow(self, endpoint: object) -> None:
-        stack = self._parameters.stack
-        kind: Any = StreamFlow
+        stack: Any = self._parameters.stack
+        owner = cast("Any", self)  # every channel owns its flow
         if isinstance(stack, DatagramProtocol):
-            kind = DatagramFlow
+            self._flow = DatagramFlow(owner, self._parameters, endpoint)
         elif isinstance(stack, MultiplexProtocol):
             from tieline.multiplex.flow import MultiplexFlow  # takes in the engine, which other stacks do not need
 
-            kind = MultiplexFlow
-        self._flow = kind(self, self._parameters, endpoint)
+            self._flow = MultiplexFlow(owner, self._parameters, endpoint)
+        elif issubclass(type(stack), Coder):  # of whatever types: isinstance would narrow to unknown ones
+            self._flow = MessageFlow(owner, self._parameters, endpoint, CoderCodec(stack, endpoint))
+        else:
+            self._flow = StreamFlow(owner, self._parameters, endpoint)
         self._send = getattr(self._part("send"), "send", None)
         self._receive = getattr(self._part("receive"), "receive", None)
 
@@ -130,6 +159,8 @@ class NetworkChannel(Generic[P_co]):
     ) -> Coroutine[Any, Any, None]: ...
     @overload
     def send(self: NetworkChannel[DatagramProtocol], content: Buffer) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def send(self: NetworkChannel[Coder[S, Any]], content: S, *, last_message: bool = False) -> Coroutine[Any, Any, None]: ...
     def send(self, content: Any, **options: Any) -> Coroutine[Any, Any, None]:
         """Send bytes (anything with the buffer protocol), a fixed-width integer such as ``UInt32(7)``, or one datagram.
 
@@ -194,6 +225,8 @@ class NetworkChannel(Generic[P_co]):
     ) -> Coroutine[Any, Any, Message[bytes, StreamMetadata]]: ...
     @overload
     def receive(self: NetworkChannel[DatagramProtocol]) -> Coroutine[Any, Any, Message[bytes, DatagramMetadata]]: ...
+    @overload
+    def receive(self: NetworkChannel[Coder[Any, R]]) -> Coroutine[Any, Any, Message[R, CoderMetadata]]: ...
     def receive(self, **options: Any) -> Coroutine[Any, Any, Message[Any, Any]]:
         """Receive from a stream: so many bytes, up to and including a separator, one integer, or what there is. Or one datagram.
 
@@ -233,17 +266,15 @@ class NetworkChannel(Generic[P_co]):
         """
         return self._call("receive_many", at_most=at_most)  # type: ignore[no-any-return]
 
-    @property
-    def messages(self: NetworkChannel[DatagramProtocol]) -> MessageIterator[bytes, DatagramMetadata]:
-        """The inbound side of a message protocol as an asynchronous iterator."""
-        if not isinstance(self._parameters.stack, DatagramProtocol):
-            raise TypeError(f"{self._parameters.stack.name} has no messages: iterate the connection itself for its bytes")
-        return MessageIterator(self._flow.next_piece)
+    messages = Messages()
+    """The inbound side of a message protocol as an asynchronous iterator."""
 
     @overload
     def __aiter__(self: NetworkChannel[StreamProtocol]) -> AsyncIterator[Message[bytes, StreamMetadata]]: ...
     @overload
     def __aiter__(self: NetworkChannel[DatagramProtocol]) -> AsyncIterator[Message[bytes, DatagramMetadata]]: ...
+    @overload
+    def __aiter__(self: NetworkChannel[Coder[Any, R]]) -> AsyncIterator[Message[R, CoderMetadata]]: ...
     def __aiter__(self) -> AsyncIterator[Any]:
         """Pieces as they come, never an empty one from a stream; ends at a clean end."""
         pieces: MessageIterator[Any, Any] = MessageIterator(self._part("receive").next_piece)

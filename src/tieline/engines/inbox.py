@@ -37,6 +37,16 @@ class ByteInbox:
             piece = pieces.pop() + piece
         pieces.append(piece)
 
+    def peek(self, count: int) -> bytes:
+        """The first so many bytes, or what there is of them; they stay."""
+        head = b""
+        for number, piece in enumerate(self._pieces):
+            start = 0 if number else self._offset
+            head += piece[start : start + count - len(head)]
+            if len(head) == count:
+                break
+        return head
+
     def take(self, at_most: int) -> bytes:
         """Remove and return up to that many bytes, as many as there are."""
         pieces = self._pieces

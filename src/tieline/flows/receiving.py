@@ -286,12 +286,16 @@ class StreamReceiving:
             if not waiter.done():
                 waiter.set_exception(raisable(error))
 
+    def _room(self) -> int:
+        """Bytes that may wait for a reader: more than the limit if one call needs more."""
+        return max(self._limit, self._calls[0][1] if self._calls else 0)
+
     def _adjust(self) -> None:
         """Read or push back, as the room says."""
         socket = self._flow.socket
         if socket is None or self.inbox.ended:
             return
-        room = max(self._limit, self._calls[0][1] if self._calls else 0)
+        room = self._room()
         if self._paused and self.inbox.size < room:
             self._paused = False
             socket.resume()

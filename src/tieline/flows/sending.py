@@ -25,8 +25,6 @@ __all__ = ["StreamSending"]
 
 SLICE = 128 * 1024  # of plaintext that goes through the pipeline at once: eight TLS records
 NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO})  # sendfile(2): it is the file's fault
-
-
 STREAK = 64  # sends in a row that the kernel took at once, before other tasks have their turn
 
 
@@ -157,7 +155,9 @@ class StreamSending:
         try:
             await writer.waiter
         except BaseException:
-            if writer in self._writers:  # the rest is the caller's again; the end, if it was to follow, will not
+            if (
+                writer in self._writers and writer.withdraw()
+            ):  # the rest is the caller's again; the end, if it was to follow, will not
                 self._writers.remove(writer)
                 self.ended = self.ended and not writer.end
                 self.pump()

@@ -261,7 +261,7 @@ class StreamFlow:
         try:
             piece = machine.receive(data)
         except NetworkError as error:
-            self._violated(error)
+            self.violated(error)
             return
         output = machine.output()
         if output:
@@ -295,7 +295,7 @@ class StreamFlow:
                 self.machine.receive_end()
             except NetworkError as error:
                 if not self.closed:
-                    self._violated(error)
+                    self.violated(error)
                     return
         self._end_received()
 
@@ -303,7 +303,7 @@ class StreamFlow:
         self.receiving.ended()
         self.wake_close()
 
-    def _violated(self, error: NetworkError) -> None:
+    def violated(self, error: NetworkError) -> None:
         """What came cannot be: tell the peer what the pipeline wants to tell it, and end."""
         if self.machine is not None and self.socket is not None:
             alert = self.machine.output()

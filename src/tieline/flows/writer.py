@@ -15,16 +15,33 @@ __all__ = ["End", "Writer"]
 class Writer:
     """`rest` is what nobody has taken yet. If it is `promised`, its caller does not wait for it."""
 
-    __slots__ = ("count", "end", "error", "promised", "rest", "source", "waiter")
+    __slots__ = ("count", "end", "error", "promised", "rest", "source", "waiter", "whole")
 
-    def __init__(self, rest: memoryview, end: bool = False, *, source: FileSource | None = None, promised: bool = False) -> None:
+    def __init__(
+        self,
+        rest: memoryview,
+        end: bool = False,
+        *,
+        source: FileSource | None = None,
+        promised: bool = False,
+        whole: bool = False,
+    ) -> None:
         self.rest = rest
         self.end = end
         self.source = source
         self.promised = promised
+        self.whole = whole  # what has begun to leave must not stop in the middle
         self.waiter: Waiter | None = None
         self.error: BaseException | None = None
         self.count = 0
+
+    def withdraw(self) -> bool:
+        """Its caller waits no more: whether it may be taken out of the queue."""
+        if self.whole and self.count:
+            self.rest = memoryview(bytes(self.rest))  # the caller's buffer is its own again
+            self.promised = True
+            return False
+        return True
 
 
 class End(enum.Enum):

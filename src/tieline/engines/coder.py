@@ -1,0 +1,115 @@
+"""Values to records and back: the machine of `Coder`. A record is a length of 32 bits, big-endian, and so many bytes."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from tieline.engines.inbox import ByteInbox
+from tieline.errors import DecodingError, EncodingError, MessageTooLargeError, Phase, ProtocolViolationError
+from tieline.protocols.coder import Coder, CoderMetadata
+
+__all__ = ["CoderCodec"]
+
+LENGTH = struct.Struct("!I")
+METADATA = CoderMetadata()
+
+
+class CoderCodec:
+    """One direction each: `encode` what is sent, `size` and `decode` what is received."""
+
+    __slots__ = ("_decode", "_encode", "_endpoint", "_limit", "_receiving")
+
+    def __init__(self, options: Coder[Any, Any], endpoint: object) -> None:
+        self._endpoint = endpoint
+        self._limit = options.maximum_message_size
+        self._receiving = options.receiving
+        self._encode, self._decode = _functions(options.using, options.receiving)
+
+    def encode(self, content: Any) -> bytes:
+        """The record of a value. Raises EncodingError, MessageTooLargeError."""
+        try:
+            data = self._encode(content)
+        except Exception as error:
+            raise EncodingError(
+                f"a {type(content).__name__} could not be encoded: {error}", endpoint=self._endpoint, phase=Phase.TRANSFER
+            ) from error
+        if len(data) > self._limit:
+            raise MessageTooLargeError(
+                "the message is too large",
+                limit=self._limit,
+                size=len(data),
+                endpoint=self._endpoint,
+                phase=Phase.TRANSFER,
+                expected=f"at most maximum_message_size={self._limit:,} bytes",
+                got=f"{len(data):,}",
+            )
+        return LENGTH.pack(len(data)) + data
+
+    def size(self, inbox: ByteInbox) -> int | None:
+        """Bytes of the record that comes next, None while its beginning is missing. Raises ProtocolViolationError."""
+        head = inbox.peek(LENGTH.size)
+        if len(head) < LENGTH.size:
+            return None
+        (length,) = LENGTH.unpack(head)
+        if length > self._limit:
+            raise ProtocolViolationError(
+                "the peer sent a message that is too large",
+                endpoint=self._endpoint,
+                phase=Phase.TRANSFER,
+                expected=f"at most maximum_message_size={self._limit:,} bytes",
+                got=f"{length:,}",
+                hint="Or what came is no length: compare the stacks of both sides.",
+            )
+        return LENGTH.size + int(length)
+
+    def decode(self, record: bytes) -> tuple[Any, CoderMetadata]:
+        """The value of a record. Raises DecodingError, after which the next record can be decoded."""
+        try:
+            return self._decode(memoryview(record)[LENGTH.size :]), METADATA
+        except Exception as error:
+            raise DecodingError(
+                f"the message is no {_name(self._receiving)}: {error}",
+                endpoint=self._endpoint,
+                phase=Phase.TRANSFER,
+                hint="It was consumed; the next one can be received.",
+            ) from error
+
+
+@lru_cache(256)
+def _built_in(using: str, receiving: Any) -> tuple[Callable[[Any], bytes], Callable[[Any], Any]]:
+    import msgspec  # by the first channel that needs it
+
+    if using == "json":
+        return msgspec.json.Encoder().encode, msgspec.json.Decoder(receiving).decode
+    if using == "msgpack":
+        return msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(receiving).decode
+    import datetime
+    import plistlib
+
+    kept = (bytes, bytearray, datetime.datetime)
+
+    def encode(value: Any) -> bytes:
+        return plistlib.dumps(msgspec.to_builtins(value, builtin_types=kept), fmt=plistlib.FMT_BINARY)
+
+    def decode(data: Any) -> Any:
+        return msgspec.convert(plistlib.loads(bytes(data)), receiving, builtin_types=kept)
+
+    return encode, decode
+
+
+def _functions(using: Any, receiving: Any) -> tuple[Callable[[Any], bytes], Callable[[Any], Any]]:
+    if isinstance(using, str):
+        try:
+            return _built_in(using, receiving)
+        except TypeError as error:
+            if "unhashable" not in str(error):
+                raise
+            return _built_in.__wrapped__(using, receiving)
+    return using.encode, lambda data: using.decode(bytes(data), receiving)
+
+
+def _name(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind)

@@ -1,0 +1,161 @@
+"""Whole messages over a byte stream: a codec finds them in what arrives, and makes bytes of what is sent.
+
+Receiving is that of a stream, where "enough" means a whole message; nothing is decoded before a call takes it. Sending is that of
+a stream, too, but a message that has begun to leave leaves whole, whatever becomes of its call.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tieline.engines.inbox import ByteInbox
+from tieline.errors import EndOfStreamError, NetworkError, Phase, raisable
+from tieline.flows.receiving import StreamReceiving
+from tieline.flows.sending import STREAK, StreamSending
+from tieline.flows.stream import FlowOwner, StreamFlow
+from tieline.flows.writer import Writer
+from tieline.protocols.message import Message
+
+if TYPE_CHECKING:
+    from tieline.parameters import Parameters
+
+__all__ = ["MessageCodec", "MessageFlow"]
+
+
+class MessageCodec(Protocol):
+    """Between messages and records of a byte stream."""
+
+    def encode(self, content: Any, /) -> bytes: ...
+    def size(self, inbox: ByteInbox, /) -> int | None:
+        """Bytes of the next record, None while that cannot be told. Raises NetworkError if there can be none."""
+        ...
+
+    def decode(self, record: bytes, /) -> tuple[Any, Any]:
+        """Content and metadata. Raises NetworkError; the next record can be decoded."""
+        ...
+
+
+class MessageReceiving(StreamReceiving):
+    """The inbound half."""
+
+    __slots__ = ("_codec", "_next")
+
+    def __init__(self, flow: StreamFlow, limit: int, codec: MessageCodec) -> None:
+        super().__init__(flow, limit)
+        self._codec = codec
+        self._next: int | None = None  # bytes of the first record in the inbox, as soon as that is known
+
+    async def receive(self) -> Message[Any, Any]:  # type: ignore[override]  # a stream's has forms that messages have not
+        if self._calls or not self._is_whole():
+            call = self._enter(1, None)
+            try:
+                await call[0]
+            except BaseException:
+                self._leave(call)
+                raise
+        if not self._is_whole():
+            if self.error is not None:
+                self._taken(0)
+                raise raisable(self.error)
+            if self.inbox.size:
+                raise self._incomplete(self._next)
+            self._taken(0)
+            raise EndOfStreamError("the peer has sent its last message", endpoint=self._flow.endpoint, phase=Phase.TRANSFER)
+        assert self._next is not None  # it is whole
+        record = self.inbox.take(self._next)
+        self._next = None
+        self._taken(len(record))
+        content, metadata = self._codec.decode(record)
+        return Message(content, metadata)
+
+    async def next_piece(self) -> Message[Any, Any]:
+        try:
+            return await self.receive()
+        except EndOfStreamError as error:
+            if type(error) is EndOfStreamError:
+                raise StopAsyncIteration from None
+            raise
+
+    def _is_whole(self) -> bool:
+        """Whether the inbox begins with a whole message."""
+        if self._next is None:
+            if self.error is not None:
+                return False
+            try:
+                self._next = self._codec.size(self.inbox)
+            except NetworkError as error:
+                self._flow.violated(error)
+                self.error = error
+                return False
+        return self._next is not None and self.inbox.size >= self._next
+
+    def _answerable(self, minimum: int, separator: bytes | None) -> bool:
+        return self._is_whole() or self.inbox.ended
+
+    def _room(self) -> int:
+        return max(self._limit, self._next or 0)
+
+    def arrived(self, piece: bytes) -> None:
+        inbox = self.inbox
+        inbox.append(piece)
+        if self._calls and self._answerable(1, None) and not self._calls[0][0].done():
+            self._calls[0][0].resume()
+        if inbox.size > self._limit:
+            self._adjust()
+
+    def clear(self) -> None:
+        super().clear()
+        self._next = None
+
+
+class MessageSending(StreamSending):
+    """The outbound half."""
+
+    __slots__ = ("_codec",)
+
+    def __init__(self, flow: StreamFlow, limit: int, codec: MessageCodec) -> None:
+        super().__init__(flow, limit)
+        self._codec = codec
+
+    async def send(self, content: Any, *, last_message: bool = False) -> None:  # type: ignore[override]
+        record = self._codec.encode(content)
+        flow = self._flow
+        socket, machine = flow.socket, flow.machine
+        if (
+            socket is None or self._accepted or self._writers or self.ended or last_message
+            or len(record) > self._slice
+        ):  # fmt: skip
+            await self._queue(Writer(memoryview(record), last_message, whole=True))
+            return
+        # Nobody is before us and nothing is special: straight to the kernel. What it does not take is less than a slice.
+        wire = record if machine is None else machine.send(record)
+        try:
+            taken = socket.send(wire)
+        except OSError as error:
+            raise self._told(self._broken(error)) from error
+        self.count += len(record)
+        if taken < len(wire):
+            self._full = True
+            self._accept(memoryview(wire)[taken:])
+        self._streak += 1
+        if self._streak >= STREAK:
+            await self._others_turn()
+
+    def send_file(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("it has no send_file()")
+
+    def send_idempotent(self, *_: Any, **__: Any) -> None:
+        raise TypeError("it has no send_idempotent()")
+
+
+class MessageFlow(StreamFlow):
+    """Moves messages both ways for one connection or stream."""
+
+    __slots__ = ()
+
+    calls = "send(value, last_message=), receive(), messages and iteration"
+
+    def __init__(self, owner: FlowOwner, parameters: Parameters[Any], endpoint: object, codec: MessageCodec) -> None:
+        super().__init__(owner, parameters, endpoint)
+        self.receiving = MessageReceiving(self, parameters.receive_limit, codec)
+        self.sending = MessageSending(self, parameters.send_limit, codec)
