@@ -311,7 +311,18 @@ class DatagramFlow:
 
     # For the socket
 
+    def received_all(self, datagrams: list[bytes]) -> None:
+        """Several at once. The last thing that a driver does with them: the call that they answer may run in here."""
+        for datagram in datagrams:
+            self._keep(datagram)
+        if self._inbox and self._readers and not self._readers[0].done():
+            self._readers[0].resume()
+
     def received(self, datagram: bytes, remote: Address | None) -> None:
+        self._keep(datagram)
+        self._wake()
+
+    def _keep(self, datagram: bytes) -> None:
         self.activity += 1
         cost = len(datagram) + OVERHEAD
         if self._size + cost > self._limit and self._inbox:
@@ -319,7 +330,6 @@ class DatagramFlow:
             return
         self._inbox.append(datagram)
         self._size += cost
-        self._wake()
 
     def writable(self) -> None:
         if self._senders and not self._senders[0].waiter.done():

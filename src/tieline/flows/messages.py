@@ -137,9 +137,10 @@ class MessageSending(StreamSending):
         if taken < len(wire):
             self._full = True
             self._accept(memoryview(wire)[taken:])
-        self._streak += 1
-        if self._streak >= STREAK:
-            await self._others_turn()
+        if self._streak + 1 < STREAK:
+            self._streak += 1
+        else:
+            await self._gone()
 
     def send_file(self, *_: Any, **__: Any) -> Any:
         raise TypeError("it has no send_file()")

@@ -83,12 +83,14 @@ class StreamSending:
         elif (streak := self._streak + 1) < STREAK:
             self._streak = streak
         else:
-            await self._others_turn()
+            await self._gone()
 
-    async def _others_turn(self) -> None:
-        """Let other tasks, and the timer of an `asyncio.timeout()`, run. The kernel has what was sent."""
-        self._streak = 0
-        await self._flow.next_turn()
+    async def _gone(self) -> None:
+        """It went at once. After many in a row, let other tasks, and the timer of an `asyncio.timeout()`, have their turn."""
+        self._streak += 1
+        if self._streak >= STREAK:
+            self._streak = 0
+            await self._flow.next_turn()
 
     async def send_file(self, file: BinaryIO, offset: int = 0, count: int | None = None) -> int:
         try:
@@ -150,14 +152,12 @@ class StreamSending:
         if writer.error is not None:
             raise writer.error
         if writer not in self._writers:
-            return await self._others_turn()
+            return await self._gone()
         writer.waiter = flow.waiter()
         try:
             await writer.waiter
         except BaseException:
-            if (
-                writer in self._writers and writer.withdraw()
-            ):  # the rest is the caller's again; the end, if it was to follow, will not
+            if writer in self._writers and writer.withdraw():  # the rest is the caller's again, and its end will not follow
                 self._writers.remove(writer)
                 self.ended = self.ended and not writer.end
                 self.pump()

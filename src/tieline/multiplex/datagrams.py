@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tieline._engine.quic import QuicError
+from tieline.drivers.port import DatagramHandler
 from tieline.errors import NetworkError
 
 if TYPE_CHECKING:
-    from tieline.drivers.port import Address, Buffer, DatagramHandler
+    from tieline.drivers.port import Address, Buffer
     from tieline.endpoints import HostPort
     from tieline.multiplex.session import Session
 
 __all__ = ["QUICDatagramSocket"]
 
 AT_ONCE = 64
+
+
+class QUICDatagramHandler(DatagramHandler, Protocol):
+    """The owner of a connection's datagrams, who takes several at once."""
+
+    def received_all(self, datagrams: list[bytes]) -> None: ...
 
 
 class QUICDatagramSocket:
@@ -27,7 +34,7 @@ class QUICDatagramSocket:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._closed = False
-        self.handler: DatagramHandler
+        self.handler: QUICDatagramHandler
         self.lost_to: Callable[[NetworkError, bool], None] | None = None  # told of the connection's end, and whether it is clean
 
     @property
@@ -37,8 +44,10 @@ class QUICDatagramSocket:
     def readable(self) -> None:
         """Some have come."""
         while not self._closed and (datagrams := self._session.connection.receive_datagrams(AT_ONCE)):
-            for datagram in datagrams:
-                self.handler.received(datagram, None)
+            self._session.received_count += sum(map(len, datagrams))
+            self.handler.received_all(datagrams)
+            if len(datagrams) < AT_ONCE:
+                return
 
     def unblocked(self) -> None:
         """There is room again."""
@@ -47,6 +56,8 @@ class QUICDatagramSocket:
 
     def lost(self, error: NetworkError, is_clean: bool) -> None:
         """The connection has ended."""
+        if self._closed:
+            return
         self._closed = True
         if self.lost_to is not None:
             self.lost_to(error, is_clean)
@@ -60,10 +71,11 @@ class QUICDatagramSocket:
             code = errno.EMSGSIZE if error.reason == "too_large" else errno.EOPNOTSUPP
             raise OSError(code, str(error)) from None
         self._session.endpoint.touched()
+        self._session.sent_count += taken * len(datagram)
         return taken == 1
 
     def maximum_size(self, remote: Address | None = None) -> int:
-        return self._session.connection.maximum_datagram_size or 0
+        return 0 if self._closed else self._session.connection.maximum_datagram_size or 0
 
     def close(self) -> None:
         self._closed = True
