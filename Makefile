@@ -11,7 +11,7 @@ LOST := $(if $(wildcard src/tieline/_engine.*),,lost)
 
 .DEFAULT_GOAL := test
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all lint bench build lock clean lost
+.PHONY: demo test test-all fuzz lint bench build lock clean lost
 
 demo: build
 	$(BIN)/tieline demo
@@ -24,7 +24,11 @@ test: build
 
 # Everything that can be asked of a change: lint, and the tests with many more examples for each property.
 test-all: PYTEST += --hypothesis-profile=thorough
-test-all: lint test
+test-all: lint test fuzz
+
+# Random scripts for the targets in fuzz/, for some seconds; FUZZ_RUNS and FUZZ_SEED are for more, and for others.
+fuzz:
+	cargo test --release --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
 
 lint: .venv/requirements
 	$(BIN)/ruff check

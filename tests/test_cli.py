@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pty
 import random
@@ -18,6 +19,7 @@ from typing import IO, Any
 
 import pytest
 
+from tieline import QUIC, NetworkConnection, Trust
 from tieline.identity import Identity
 
 pytest.importorskip("click")
@@ -29,6 +31,12 @@ PATIENCE = 30  # seconds until a process that should have ended is a failure
 DATA = random.Random(7).randbytes(8 * 1024 * 1024)
 DIGEST = sha256(DATA).hexdigest()
 LOCAL = "127.0.0.1:0"
+SECURITY = {  # by name, the options of the listener and of who connects to it
+    "plain": ([], []),
+    "tls": (["--tls", "--self-signed", "localhost"], ["--tls", "--insecure", "--server-name", "localhost"]),
+    "quic": (["--quic", "--self-signed", "localhost"], ["--quic", "--insecure"]),
+}
+QUIC_SERVE, QUIC_REACH = SECURITY["quic"]
 
 
 def command(*arguments: str) -> list[str]:
@@ -127,12 +135,11 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
 # Against itself
 
 
-@pytest.mark.parametrize("security", ["plain", "tls"])
-@pytest.mark.parametrize("place", ["tcp", "unix"])
+@pytest.mark.parametrize(
+    ("security", "place"), [("plain", "address"), ("plain", "unix"), ("tls", "address"), ("tls", "unix"), ("quic", "address")]
+)
 def test_both_ways_at_once(start: Start, tmp_path: Path, security: str, place: str) -> None:
-    serve, reach = (["--tls", "--self-signed", "localhost"], ["--tls", "--insecure"]) if security == "tls" else ([], [])
-    if place == "unix" and reach:
-        reach += ["--server-name", "localhost"]
+    serve, reach = SECURITY[security]
     there = tmp_path / "there"
     there.write_bytes(DATA[::-1])
     with there.open("rb") as file, (tmp_path / "arrived").open("wb") as arrived:
@@ -144,9 +151,9 @@ def test_both_ways_at_once(start: Start, tmp_path: Path, security: str, place: s
     assert done.stdout == DATA[::-1]
 
 
-@pytest.mark.parametrize("security", ["plain", "tls"])
+@pytest.mark.parametrize("security", SECURITY)
 def test_a_file_goes_out_and_its_echo_comes_back(start: Start, tmp_path: Path, security: str) -> None:
-    serve, reach = (["--tls", "--self-signed", "localhost"], ["--tls", "--insecure"]) if security == "tls" else ([], [])
+    serve, reach = SECURITY[security]
     listener = Listener(start, "--keep", "--echo", *serve)
     (tmp_path / "file").write_bytes(DATA)
     with (tmp_path / "file").open("rb") as file:
@@ -247,6 +254,124 @@ def test_nobody_receives_datagrams() -> None:
     assert b"nobody receives datagrams there" in connect("--udp", f"127.0.0.1:{port}", content=b"?", code=1).stderr
 
 
+# QUIC
+
+
+def test_one_direction_of_a_quic_stream_ends_before_the_other(start: Start) -> None:
+    listener = Listener(start, *QUIC_SERVE)
+    client = start(*command("connect", *QUIC_REACH, listener.endpoint))
+    assert client.stdin and client.stdout and listener.process.stdin and listener.process.stdout
+    client.stdin.write(b"I begin")  # or the listener does not know of the stream
+    client.stdin.flush()
+    assert listener.process.stdout.read(7) == b"I begin"
+    listener.process.stdin.write(b"first from the listener")
+    listener.process.stdin.close()
+    assert client.stdout.read() == b"first from the listener"
+    client.stdin.write(b", then I end")
+    client.stdin.close()
+    assert listener.process.stdout.read() == b", then I end"
+    assert (client.wait(PATIENCE), listener.process.wait(PATIENCE)) == (0, 0)
+
+
+def test_what_nobody_has_read_yet_outlives_the_quic_connection(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "there").write_bytes(DATA[::-1])
+    with (tmp_path / "there").open("rb") as file:
+        listener = Listener(start, *QUIC_SERVE, stdin=file)
+    connect(*QUIC_REACH, listener.endpoint, content=DATA[:500_000])  # more than a pipe holds, and nobody reads it
+    assert sha256(finish(listener.process)[0]).hexdigest() == sha256(DATA[:500_000]).hexdigest()
+
+
+def test_quic_and_certificates(start: Start, pem: Path, tmp_path: Path) -> None:
+    listener = Listener(start, "--keep", "--echo", "--quic", "--cert", str(pem), "--alpn", "a/1")
+    there = ["--quic", "--alpn", "a/1", f"localhost:{listener.port}", "-4"]
+    assert connect(*there, "--ca", str(pem), "--keylog", str(tmp_path / "keys"), content=b"x").stdout == b"x"
+    assert "CLIENT_TRAFFIC_SECRET_0" in (tmp_path / "keys").read_text()
+    refused = connect(*there, content=b"x", code=1).stderr.decode()
+    assert refused.startswith("Error: localhost:") and "certificate" in refused and refused.count("\n") == 1
+    assert b"elsewhere.example" in connect(*there, "--ca", str(pem), "--server-name", "elsewhere.example", code=1).stderr
+    assert b"ALPN" in connect(*QUIC_REACH, listener.endpoint, code=1).stderr
+    pinned = Listener(start, "--keep", "--echo", *QUIC_SERVE)
+    assert connect("--quic", "--pin", pinned.fingerprint, pinned.endpoint, content=b"x").stdout == b"x"
+    assert b"is not one of those pinned" in connect("--quic", "--pin", "00" * 32, pinned.endpoint, code=1).stderr
+
+
+def test_quic_and_client_certificates(start: Start, pem: Path) -> None:
+    listener = Listener(start, "--keep", "--echo", "--quic", "--cert", str(pem), "--client-ca", str(pem))
+    there = ["--quic", "--ca", str(pem), listener.endpoint]
+    assert connect(*there, "--cert", str(pem), content=b"x").stdout == b"x"
+    assert b"certificate" in connect(*there, content=b"x", code=1).stderr
+
+
+def test_what_verbose_tells_of_quic(start: Start) -> None:
+    listener = Listener(start, "-v", *QUIC_SERVE, "--echo")
+    said = connect("--report", "-v", *QUIC_REACH, listener.endpoint, content=b"x" * 1000).stderr.decode()
+    agreed = r"TLSv1\.3, \S+, TLS_\S+, ALPN tieline\n"
+    assert re.search(rf"preparing\nready from 127\.0\.0\.1:\d+ to {re.escape(listener.endpoint)} with {agreed}", said)
+    assert "peer allows 100 two-way, 0 one-way streams; no datagrams; idle 30 s\n" in said
+    assert re.search(r"QUIC +\d\S* ms", said) and re.search(r"application +1000 B +1000 B", said)
+    assert re.search(rf"connection from 127\.0\.0\.1:\d+ with {agreed}", finish(listener.process)[1].decode())
+
+
+def over_quic(listener: Listener, contents: list[bytes], *, stays: bool = False) -> list[bytes]:
+    """What comes back on streams of one connection that begin in this order and end in the other one."""
+    return asyncio.run(on_streams(listener, contents, stays=stays))
+
+
+async def on_streams(listener: Listener, contents: list[bytes], *, stays: bool) -> list[bytes]:
+    protocol = QUIC(alpn=["tieline"], trust=Trust.fingerprints(listener.fingerprint))
+    async with NetworkConnection(listener.endpoint, protocol) as connection:
+        streams = [await connection.open_stream() for _ in contents]
+        for stream, content in zip(streams, contents, strict=True):
+            await stream.send(content)
+        answers = []
+        for stream in reversed(streams):
+            await stream.send(b"", end_of_stream=True)
+            answers.insert(0, b"".join([piece async for piece, _ in stream]))
+        if stays:
+            await connection.inbound_streams(streams[0].receive)  # nothing comes; returns when the peer closes
+        return answers
+
+
+def test_every_quic_stream_is_served(start: Start) -> None:
+    listener = Listener(start, *QUIC_SERVE, "--echo")
+    assert over_quic(listener, [b"one", b"two", b"three"]) == [b"one", b"two", b"three"]
+    finish(listener.process)  # with the connection
+    listener = Listener(start, *QUIC_SERVE, "--keep", "--exec", "tr a-z A-Z")
+    assert over_quic(listener, [b"one", b"two" * 10_000]) == [b"ONE", b"TWO" * 10_000]
+    assert over_quic(listener, [b"three"]) == [b"THREE"]
+
+
+def test_standard_input_goes_to_the_first_quic_stream(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "input").write_bytes(b"input")
+    with (tmp_path / "input").open("rb") as file:
+        listener = Listener(start, *QUIC_SERVE, stdin=file)
+    assert over_quic(listener, [b"one", b"two"], stays=True) == [b"input", b""]
+    assert finish(listener.process)[0] == b"one"  # it does not wait for ever for the client to close
+
+
+def test_nobody_listens_for_quic() -> None:
+    place = f"127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
+    said = connect(*QUIC_REACH, place, code=1).stderr.decode()
+    assert re.search(rf"^Error: {re.escape(place)}, handshake: connection refused.*\n\Z", said, re.MULTILINE)
+    said = connect(*QUIC_REACH, "--wait", "--timeout", "0.3", place, code=1).stderr.decode()
+    assert "not connected within 0.3 s" in said and "refused" in said
+
+
+@pytest.mark.parametrize("who", ["client", "listener"])
+def test_a_quic_peer_is_interrupted(start: Start, who: str) -> None:
+    listener = Listener(start, *QUIC_SERVE)
+    client = start(*command("connect", *QUIC_REACH, listener.endpoint))
+    assert client.stdin and listener.process.stdout
+    client.stdin.write(b"x")
+    client.stdin.flush()
+    assert listener.process.stdout.read(1) == b"x"
+    interrupted, other = (client, listener.process) if who == "client" else (listener.process, client)
+    interrupted.send_signal(signal.SIGINT)
+    finish(interrupted, code=130)
+    assert other.wait(PATIENCE) == 1  # while its input is still open
+    assert b"the peer closed the connection with code 1: 'interrupted'" in finish(other, code=1)[1]
+
+
 # Trust
 
 
@@ -316,7 +441,12 @@ def test_connecting_takes_too_long(start: Start) -> None:
         (["connect", "-4", "-6", "localhost:1"], "exclude each other"),
         (["connect", "--tls", "--insecure", "--pin", "00" * 32, "localhost:1"], "exclude each other"),
         (["connect", "--tls", "--cert", "/nowhere", "localhost:1"], "does not exist"),
-        (["listen", "--tls", "9000"], "needs --cert, or --self-signed"),
+        (["connect", "--quic", "--udp", "localhost:1"], "--udp and --quic exclude each other"),
+        (["connect", "--quic", "--tls", "localhost:1"], "--tls and --quic exclude each other"),
+        (["connect", "--quic", "unix:/s"], "UDP does not run over Unix sockets"),
+        (["connect", "--quic", "--tls-max", "1.2", "localhost:1"], "QUIC has TLS 1.3 only"),
+        (["listen", "--quic", "9000"], "--quic needs --cert, or --self-signed"),
+        (["listen", "--tls", "9000"], "--tls needs --cert, or --self-signed"),
         (["listen", "--keep", "9000"], "--keep needs --echo"),
         (["listen", "--udp", "--exec", "cat", "9000"], "--exec needs a stream"),
         (["invent"], "No such command"),
@@ -335,12 +465,14 @@ def test_an_address_in_use(start: Start) -> None:
 
 
 @pytest.mark.parametrize("way", ["connecting", "connected", "listening", "serving"])
-def test_interrupted(start: Start, way: str) -> None:
-    listener = Listener(start, "--keep", "--echo") if way == "serving" else Listener(start)
+@pytest.mark.parametrize("security", ["plain", "quic"])
+def test_interrupted(start: Start, way: str, security: str) -> None:
+    serve, reach = SECURITY[security]
+    listener = Listener(start, *serve, "--keep", "--echo") if way == "serving" else Listener(start, *serve)
     process = listener.process
     if way.startswith("connect"):
         place = listener.endpoint if way == "connected" else f"127.0.0.1:{free_port()}"
-        process = start(*command("connect", "-v", "--wait", place))
+        process = start(*command("connect", "-v", "--wait", *reach, place))
         line_of(process.stderr, b"ready" if way == "connected" else b"waiting")
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=PATIENCE)
@@ -447,10 +579,16 @@ def test_the_demo(plain: list[str]) -> None:
     done = ran("demo", "--size", "8", *plain)
     said = done.stdout.decode()
     assert (done.returncode, done.stderr) == (0, b"")
-    sent, received = re.findall(r"SHA-256 (?:sent|received) +([0-9a-f]{64})", said)
-    assert sent == received and "8 of 8 MiB" in said and "MiB/s" in said
-    assert ("TLSv1.3" in said) == (not plain)
-    assert "Established in" in said and "Data transfer during" in said
+    protocols = ["TCP"] if plain else ["TLS", "QUIC"]
+    sent, *received = re.findall(r"^(?:|TCP|TLS|QUIC) +([0-9a-f]{64})$", said.partition("of what was sent")[2], re.MULTILINE)
+    assert received == [sent] * len(protocols)
+    assert said.count("8 of 8 MiB") == said.count("8 MiB in") == len(protocols)
+    assert said.count("TLSv1.3") == (0 if plain else 2)
+    for fact in ("established in", *(f"handshake of {protocol}" for protocol in protocols), "rate without", "round trip"):
+        assert re.search(rf"^ *{fact}.*( \d.*){{{len(protocols)}}}$" if fact[0] != "h" else fact, said, re.MULTILINE), fact
+    if not plain:
+        assert "8 streams of 1 MiB at once: 8 arrived as they were sent" in said
+        assert re.search(r"100 datagrams of 1,000 B there and back: \d+ returned", said)
 
 
 def test_help_and_version() -> None:

@@ -277,7 +277,10 @@ class NetworkChannel(Generic[P_co]):
     def __aiter__(self: NetworkChannel[Coder[Any, R]]) -> AsyncIterator[Message[R, CoderMetadata]]: ...
     def __aiter__(self) -> AsyncIterator[Any]:
         """Pieces as they come, never an empty one from a stream; ends at a clean end."""
-        pieces: MessageIterator[Any, Any] = MessageIterator(self._part("receive").next_piece)
+        next_piece = getattr(self._part("receive"), "next_piece", None)
+        if next_piece is None:
+            raise misuse(self._flow, "it cannot be iterated")
+        pieces: MessageIterator[Any, Any] = MessageIterator(next_piece)
         return pieces
 
     # Inspecting

@@ -286,18 +286,15 @@ class NetworkConnection(MultiplexedChannel[P_co]):
         self._back_off = FIRST_BACK_OFF
         assert self._establishment is not None
         self._reporting.established(self._establishment, won, self.driver.time(), self._flow)
-        socket: Any
+        socket: Any = won
         if isinstance(won, Attempt):
             socket = won.hand_over(self._flow)
         else:
-            socket = won
             self._flow.attach(won)
-        self._local, self._remote = socket.local_address, socket.remote_address
-        self._path = None
+        self._local, self._remote, self._path = socket.local_address, socket.remote_address, None
         self._becoming_ready.release()
         self._become(Event.ESTABLISHED)
-        if self._paths.watched and self.current_path is not None:
-            self._paths.publish(self, self.current_path)
+        self._path_changed()
         if self._state is State.READY:
             self._viability.publish(self, True)
 
@@ -349,8 +346,13 @@ class NetworkConnection(MultiplexedChannel[P_co]):
 
     # Inspecting
 
-    def _moved(self, local: Address) -> None:
-        self._local, self._path = local, None
+    def moved(self, local: Address | None, remote: Address | None) -> None:
+        self._local, self._remote, self._path = local or self._local, remote or self._remote, None
+        self._path_changed()
+
+    def _path_changed(self) -> None:
+        if self._paths.watched and self.current_path is not None:
+            self._paths.publish(self, self.current_path)
 
     @property
     def local_endpoint(self) -> Address | None:

@@ -32,7 +32,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from socket import gaierror
-from typing import Any
+from typing import Any, cast
 
 __all__ = [
     "Attempt",
@@ -201,6 +201,14 @@ def raisable(error: NetworkError) -> NetworkError:
     again = copy.copy(error)
     again.__cause__ = error.__cause__
     return again
+
+
+def is_about(error: BaseException, endpoint: object) -> bool:
+    """Whether a connection's peer or the network made this error: no mistake of its handler. Task groups wrap such errors."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return all(is_about(one, endpoint) for one in group.exceptions)
+    return isinstance(error, NetworkError) and error.endpoint == endpoint
 
 
 def translate(error: OSError, endpoint: object, phase: Phase = Phase.TRANSFER) -> NetworkError:

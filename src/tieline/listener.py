@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
 from tieline import drivers
 from tieline.connection import NetworkConnection
 from tieline.endpoints import EndpointLike, HostPort, UnixEndpoint, to_endpoint
 from tieline.engines.states import LISTENER, Event, ListenerState
-from tieline.errors import NetworkError, UnexpectedEndpointTypeError, raisable
+from tieline.errors import NetworkError, UnexpectedEndpointTypeError, is_about, raisable
 from tieline.establishment.binding import Place, bind_all, check_listening
 from tieline.establishment.stacks import prepare_server
 from tieline.inbound.datagrams import DatagramSide
@@ -148,7 +148,7 @@ class NetworkListener(Generic[P]):
             await self._handler(connection)
             await connection.aclose()
         except Exception as error:
-            if own_network_error(error, connection):
+            if is_about(error, connection._name):
                 logger.info("connection from %s ended: %s", connection.remote_endpoint, error)
             else:
                 self._handler_raised(connection, error)
@@ -323,14 +323,6 @@ class Serving(Generic[P]):
         waiter = self._driver.waiter()
         self._driver.call_soon(lambda: None if waiter.done() else waiter.set_result(None))
         await waiter
-
-
-def own_network_error(error: BaseException, connection: NetworkConnection[Any]) -> bool:
-    """Whether the peer or the network ended this connection: no mistake of its handler. Task groups wrap such errors."""
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return all(own_network_error(one, connection) for one in group.exceptions)
-    return isinstance(error, NetworkError) and error.endpoint == connection._name
 
 
 def listening_place(on: int | EndpointLike | None, parameters: Parameters[Any]) -> Place:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from tieline.channel import NetworkChannel
-from tieline.endpoints import HostPort
-from tieline.errors import NetworkError
+from tieline.endpoints import EndpointLike, HostPort, to_endpoint
+from tieline.errors import ChannelClosedError, NetworkError, UnexpectedEndpointTypeError, is_about
 from tieline.multiplex.flow import MultiplexFlow
 from tieline.parameters import Parameters
 from tieline.protocols.checks import require_seconds
 from tieline.protocols.quic import ApplicationError, Directionality, QUICDatagram, QUICStream
 from tieline.protocols.roles import MultiplexProtocol, NetworkProtocol, StreamProtocol
-from tieline.quic import QUICDatagramChannel, QUICStreamChannel
+from tieline.quic import QUIC, QUICDatagramChannel, QUICStreamChannel
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Driver, Task
@@ -34,9 +35,9 @@ class MultiplexedChannel(NetworkChannel[P_co]):
 
     driver: Driver
     _name: object
-    _datagram_channel: QUICDatagramChannel[Any] | None = None
+    _datagram_channel: Any = None
     _serves_streams = False
-    _keepalive: float | None = None
+    _plain_streams: Parameters[QUICStream] | None = None
 
     async def ready(self) -> None:
         raise NotImplementedError
@@ -62,17 +63,17 @@ class MultiplexedChannel(NetworkChannel[P_co]):
     @overload
     async def open_stream(
         self: MultiplexedChannel[MultiplexProtocol], *, directionality: Directionality = Directionality.BIDIRECTIONAL
-    ) -> QUICStreamChannel[QUICStream]: ...
+    ) -> QUIC.Stream[QUICStream]: ...
     @overload
     async def open_stream(
         self: MultiplexedChannel[MultiplexProtocol],
         *,
         directionality: Directionality = Directionality.BIDIRECTIONAL,
         using: S | Parameters[S],
-    ) -> QUICStreamChannel[S]: ...
+    ) -> QUIC.Stream[S]: ...
     async def open_stream(
         self, *, directionality: Directionality = Directionality.BIDIRECTIONAL, using: Any = None
-    ) -> QUICStreamChannel[Any]:
+    ) -> QUIC.Stream[Any]:
         """Start, wait until ready, and open a stream, as soon as the peer allows another one.
 
         `using` is a stack that ends in ``QUICStream()``, or `Parameters` with one. The peer learns of the stream with the first
@@ -82,18 +83,35 @@ class MultiplexedChannel(NetworkChannel[P_co]):
         """
         flow = self._multiplex("open_stream")
         parameters = self._stream_parameters(using)
-        await self.ready()
-        socket = await flow.require_session().open(directionality is Directionality.BIDIRECTIONAL)
-        return QUICStreamChannel(self, socket, parameters)
+        bidirectional = directionality is Directionality.BIDIRECTIONAL
+        while True:
+            session = await self._open_session(flow)
+            try:
+                socket = await session.open(bidirectional)
+            except ChannelClosedError:
+                if flow.is_over:
+                    raise
+                continue  # the connection went on to another endpoint
+            if socket is not None:
+                stream: QUICStreamChannel[Any] = QUICStreamChannel(self, socket, parameters)
+                return cast("QUIC.Stream[Any]", stream)
+
+    async def _open_session(self, flow: MultiplexFlow) -> Session:
+        """Wait until there is one. Raises why there will be none."""
+        while True:
+            flow.require_open()
+            await self.ready()
+            if flow.session is not None:
+                return flow.session
 
     @overload
     async def inbound_streams(
-        self: MultiplexedChannel[MultiplexProtocol], handler: Callable[[QUICStreamChannel[QUICStream]], Awaitable[object]]
+        self: MultiplexedChannel[MultiplexProtocol], handler: Callable[[QUIC.Stream[QUICStream]], Awaitable[object]]
     ) -> None: ...
     @overload
     async def inbound_streams(
         self: MultiplexedChannel[MultiplexProtocol],
-        handler: Callable[[QUICStreamChannel[S]], Awaitable[object]],
+        handler: Callable[[QUIC.Stream[S]], Awaitable[object]],
         *,
         using: S | Parameters[S],
     ) -> None: ...
@@ -112,11 +130,16 @@ class MultiplexedChannel(NetworkChannel[P_co]):
         if self._serves_streams:
             raise RuntimeError("inbound_streams() runs once for each connection, and it has been called before")
         self._serves_streams = True
-        await self.ready()
+        if not flow.is_over:
+            try:
+                await self.ready()
+            except NetworkError:
+                self._serves_streams = False
+                raise
         driver = self.driver
         tasks: dict[Task, None] = {}
         try:
-            while (socket := await flow.next_inbound()) is not None:
+            while (socket := await flow.next_inbound(driver)) is not None:
                 stream: QUICStreamChannel[Any] = QUICStreamChannel(self, socket, parameters)
                 task = driver.spawn(self._serve(handler, stream), f"tieline handler for stream {stream.stream_id}")
                 tasks[task] = None
@@ -129,49 +152,61 @@ class MultiplexedChannel(NetworkChannel[P_co]):
             while tasks:
                 await driver.wait(tuple(tasks), None)
         if not flow.peer_closed:
-            flow.require_session()  # raises what has ended it
+            flow.require_open()  # raises what has ended it
 
     async def _serve(self, handler: Callable[[Any], Awaitable[object]], stream: QUICStreamChannel[Any]) -> None:
         try:
             await handler(stream)
             await stream.aclose()
-        except NetworkError as error:
-            logger.info("stream %d of %s ended: %s", stream.stream_id, self._name, error)
-        except Exception:
-            logger.exception("the handler of stream %d of %r raised", stream.stream_id, self)
+        except Exception as error:
+            if is_about(error, self._name):
+                logger.info("stream %d of %s ended: %s", stream.stream_id, self._name, error)
+            else:
+                logger.exception("the handler of stream %d of %r raised", stream.stream_id, self)
         finally:
             stream.abort()
 
-    @staticmethod
-    def _stream_parameters(using: Any) -> Parameters[Any]:
-        parameters = Parameters.of(QUICStream() if using is None else using)
+    def _stream_parameters(self, using: Any) -> Parameters[Any]:
+        """What a stream is made with: a bare stack has the connection's limits."""
+        if using is None:
+            if self._plain_streams is None:
+                self._plain_streams = replace(self._parameters, stack=QUICStream())
+            return self._plain_streams
+        parameters: Parameters[Any] = replace(self._parameters, stack=using) if isinstance(using, NetworkProtocol) else using
+        if not isinstance(parameters, Parameters):
+            raise TypeError(f"using wants a stack that ends in QUICStream(), or Parameters with one, got {parameters!r}")
         if parameters.stack.find(QUICStream) is None:
             raise TypeError(f"a stack on a stream ends in QUICStream(), got {parameters.stack.name}")
         return parameters
 
     # Datagrams
 
-    async def datagrams(self: MultiplexedChannel[MultiplexProtocol]) -> QUICDatagramChannel[QUICDatagram]:
+    async def datagrams(self: MultiplexedChannel[MultiplexProtocol]) -> QUIC.Datagrams[QUICDatagram]:
         """Start, wait until ready, and give the channel of the connection's datagrams, the same one each time.
 
-        Raises `NetworkError` as `ready` does, and `RuntimeError` if the peer accepts none (`max_datagram_frame_size`).
+        Raises `NetworkError` as `ready` does, and `RuntimeError` if one of both sides accepts none (`max_datagram_frame_size`).
 
         Cancelling: nothing has been done.
         """
         flow = self._multiplex("datagrams")
-        if self._datagram_channel is None:
-            await self.ready()
-            session = flow.require_session()
+        channel = self._datagram_channel
+        if channel is None or (channel.state.is_final and not flow.is_over):
+            session = await self._open_session(flow)
             if not session.connection.parameters().max_datagram_frame_size:
                 raise RuntimeError("the peer accepts no datagrams: it has to set max_datagram_frame_size, too")
-            if self._datagram_channel is None:
-                self._datagram_channel = QUICDatagramChannel(self, session.datagrams(), Parameters(QUICDatagram()))
-        return self._datagram_channel
+            if not self._parameters.stack.max_datagram_frame_size:
+                raise RuntimeError("this side accepts no datagrams, so it cannot send any: set max_datagram_frame_size")
+            if self._datagram_channel is channel:
+                parameters = replace(self._parameters, stack=QUICDatagram())
+                self._datagram_channel = QUICDatagramChannel(self, session.datagrams(), parameters)
+        return self._datagram_channel  # type: ignore[no-any-return]  # made above, or by another task meanwhile
 
     @property
     def usable_datagram_frame_size(self: MultiplexedChannel[MultiplexProtocol]) -> int:
-        """Bytes that one datagram can have on the present path, 0 if the peer accepts none. `RuntimeError` before ready."""
-        return self._session("usable_datagram_frame_size").connection.maximum_datagram_size or 0
+        """Bytes that one datagram can have on the present path, 0 if a side accepts none. Raises `RuntimeError` before ready."""
+        session = self._session("usable_datagram_frame_size")
+        ours: int = self._parameters.stack.max_datagram_frame_size
+        return (session.connection.maximum_datagram_size or 0) if ours else 0
 
     # The connection's own
 
@@ -189,17 +224,12 @@ class MultiplexedChannel(NetworkChannel[P_co]):
     @property
     def keepalive(self: MultiplexedChannel[MultiplexProtocol]) -> float | None:
         """Seconds of silence after which the peer is asked for a sign of life; None never asks. May be set at any time."""
-        session = self._multiplex("keepalive").session
-        return self._keepalive if session is None else session.connection.keepalive
+        return self._multiplex("keepalive").keepalive
 
     @keepalive.setter
     def keepalive(self: MultiplexedChannel[MultiplexProtocol], seconds: float | None) -> None:
         require_seconds("keepalive", seconds, optional=True)
-        flow = self._multiplex("keepalive")
-        self._keepalive = seconds
-        if flow.session is not None:
-            flow.session.connection.set_keepalive(flow.session.endpoint.now, seconds)
-            flow.session.endpoint.touched()
+        self._multiplex("keepalive").keepalive = seconds
 
     @property
     def negotiated_alpn(self: MultiplexedChannel[MultiplexProtocol]) -> str | None:
@@ -235,21 +265,33 @@ class MultiplexedChannel(NetworkChannel[P_co]):
         session.connection.update_keys()
         session.endpoint.touched()
 
-    async def migrate(self: MultiplexedChannel[MultiplexProtocol], local: HostPort | None = None) -> None:
+    async def migrate(self: MultiplexedChannel[MultiplexProtocol], local: EndpointLike | None = None) -> None:
         """Go on from another local address, or from another port of the present one (RFC 9000 section 9). For clients.
 
-        The old socket is closed first. Raises `OSError` if there is no socket to be had at the new address; the connection then
-        goes on at the old one. Raises `RuntimeError` before ready and on the server's side.
+        `local` is an IP address with a port, 0 for a free one; without it the parameters choose as at the start. The old socket
+        is closed as soon as there is a new one. Raises `OSError` if there is none to be had; the connection then goes on with
+        the old one. Raises `RuntimeError` before ready, on the server's side, and if the server does not allow it.
 
         Cancelling: it has been done.
         """
         session = self._session("migrate")
         if not session.is_client:
             raise RuntimeError("only the side that connected can migrate (RFC 9000 section 9)")
-        session.endpoint.rebind(local)
-        session.connection.migrate(session.endpoint.now)
-        session.endpoint.touched()
-        self._moved(session.endpoint.local_address)
+        if not session.connection.parameters().migration:
+            raise RuntimeError("the peer does not allow migration (disable_active_migration, RFC 9000 section 18.2)")
+        self._multiplex("migrate").migrate(None if local is None else _local_address(local, session.remote))
 
-    def _moved(self, local: HostPort) -> None:
+    def moved(self, local: HostPort | None, remote: HostPort | None) -> None:
+        """The connection goes on between other addresses."""
         raise NotImplementedError
+
+
+def _local_address(local: EndpointLike, remote: HostPort) -> HostPort:
+    endpoint = to_endpoint(local)
+    if not isinstance(endpoint, HostPort) or not endpoint.is_literal:
+        raise UnexpectedEndpointTypeError(
+            "a connection migrates to an address of this machine", endpoint=endpoint, expected="an IP address with a port"
+        )
+    if endpoint.version != remote.version:
+        raise ValueError(f"{endpoint} is IPv{endpoint.version}, and {remote} is reached over IPv{remote.version}")
+    return endpoint

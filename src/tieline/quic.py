@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from tieline.channel import NetworkChannel
 from tieline.engines.states import State
-from tieline.errors import NetworkError
+from tieline.errors import ChannelClosedError, NetworkError, PeerResetError, Phase
 from tieline.parameters import Parameters
 from tieline.protocols.checks import require_range
 from tieline.protocols.quic import LARGEST_INTEGER, Directionality, Initiator, QUICOptions
@@ -33,7 +33,8 @@ class _Child(NetworkChannel[P_co], Generic[P_co]):
     driver: Driver
 
     def __init__(self, parent: MultiplexedChannel[Any], parameters: Parameters[Any], kind: str) -> None:
-        self._id = f"{parent.id}.{kind}{next(_ids)}"
+        self._number = next(_ids)
+        self._id = f"{parent.id}.{kind}{self._number}"
         self._parent = parent
         self._parameters = parameters
         self._state = State.READY
@@ -45,7 +46,7 @@ class _Child(NetworkChannel[P_co], Generic[P_co]):
         return f"<{type(self).__name__} {self._id} of {self._parent!r}, {self._state.value}>"
 
     def __hash__(self) -> int:
-        return id(self)
+        return self._number  # the same in each run, which an address in memory is not
 
     @property
     def parent(self) -> Any:
@@ -64,9 +65,12 @@ class _Child(NetworkChannel[P_co], Generic[P_co]):
         self._parent.needed()
 
     def flow_failed(self, error: NetworkError | None) -> None:
-        """The channel broke. Its flow has told the calls that wait."""
+        """The channel broke, or this side has closed the whole connection. The flow has told the calls that wait."""
+        if isinstance(error, ChannelClosedError):
+            self._flow.abort()
+            error = None
         if not self._state.is_final:
-            self._state, self._error = State.FAILED, error
+            self._state, self._error = State.CANCELLED if error is None else State.FAILED, error
 
 
 class QUICStreamChannel(_Child[P_co]):
@@ -80,7 +84,9 @@ class QUICStreamChannel(_Child[P_co]):
         super().__init__(parent, parameters, "s")
         self._flow.attach(socket, None, b"", b"", 0)
         if not socket.may_send:
+            what = "the stream has one direction, and it is the peer's"
             self._flow.sending.ended = True
+            self._flow.sending.error = ChannelClosedError(what, endpoint=parent._name, phase=Phase.TRANSFER)
         if not socket.may_receive:
             self._flow.receiving.ended()
 
@@ -102,7 +108,10 @@ class QUICStreamChannel(_Child[P_co]):
     @property
     def application_error_code(self) -> int:
         """The code of a reset by this side, 0 at first; after a reset or a refusal by the peer, its code."""
-        code = getattr(self._error or self._flow.sending.error, "code", None)
+        reset = self._flow.receiving.error
+        if isinstance(reset, PeerResetError) and reset.code is not None:
+            return reset.code
+        code = self._socket.peer_code
         return self._socket.error_code if code is None else code
 
     @application_error_code.setter
@@ -110,8 +119,14 @@ class QUICStreamChannel(_Child[P_co]):
         require_range("application_error_code", code, 0, LARGEST_INTEGER)
         self._socket.error_code = code
 
-    def set_priority(self, priority: int) -> None:
-        """Send what is queued here before streams of a lower priority; 0 at first."""
+    @property
+    def priority(self) -> int:
+        """What is queued here is sent before streams of a lower priority, and takes turns with equal ones; 0 at first."""
+        return self._socket.priority
+
+    @priority.setter
+    def priority(self, priority: int) -> None:
+        require_range("priority", priority, -(2**31), 2**31 - 1)
         self._socket.set_priority(priority)
 
     async def reset(self, code: int | None = None) -> None:
@@ -121,7 +136,10 @@ class QUICStreamChannel(_Child[P_co]):
         """
         if code is not None:
             self.application_error_code = code
+        if self._state.is_final:
+            return
         self._flow.sending.fail(self._flow.closed_error())
+        self._flow.sending.ended = True
         self._flow.sending.lost = False  # on purpose: no close has to tell it
         self._socket.reset(self._socket.error_code)
 
@@ -129,6 +147,8 @@ class QUICStreamChannel(_Child[P_co]):
         """Receive nothing more: what has come is dropped, and the peer is asked to stop, with the code. Sending goes on."""
         if code is not None:
             self.application_error_code = code
+        if self._state.is_final or not self._socket.may_receive:
+            return
         self._flow.receiving.clear()
         self._flow.receiving.failed(self._flow.closed_error())
         self._socket.stop_sending(self._socket.error_code)
@@ -141,6 +161,8 @@ class QUICStreamChannel(_Child[P_co]):
         if self._state.is_final:
             return
         try:
+            self._flow.receiving.clear()  # nothing has to be read first: the other direction is its own
+            self._socket.stop_sending(self._socket.error_code)
             await self._flow.finish()
         finally:
             self.abort()
@@ -184,11 +206,8 @@ class QUICDatagramChannel(_Child[P_co]):
         """The connection has ended."""
         if is_clean:
             self._flow.end()
-            self._flow.detach()
-        else:
-            self._flow.fail(error)
-        if not self._state.is_final:
-            self._state, self._error = (State.CANCELLED, None) if is_clean else (State.FAILED, error)
+        self._flow.fail(error)
+        self.flow_failed(None if is_clean else error)
 
 
 class QUIC(QUICOptions):
@@ -196,5 +215,11 @@ class QUIC(QUICOptions):
 
     __slots__ = ()
 
-    Stream = QUICStreamChannel
-    Datagrams = QUICDatagramChannel
+    if TYPE_CHECKING:  # no form of alias within a class is one for both mypy and pyright
+
+        class Stream(QUICStreamChannel[P_co]): ...
+
+        class Datagrams(QUICDatagramChannel[P_co]): ...
+    else:
+        Stream = QUICStreamChannel
+        Datagrams = QUICDatagramChannel

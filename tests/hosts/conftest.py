@@ -2,6 +2,7 @@
 
     client  cl0 10.77.1.1 fd77:1::1  ────  sv0 10.77.1.2, .3  fd77:1::2, ::3  server
             cl1 10.77.2.1 fd77:2::1  ────  sv1 10.77.2.2      fd77:2::2
+            cl2 10.77.3.1            ────  sv2 10.77.3.2      if a test wants a bad one: `Hosts.impaired`
 
 Needs root. Without it, or without iproute2 and nftables, the tests are skipped; in CI they fail.
 """
@@ -10,15 +11,20 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import itertools
 import os
 import socket
+import struct
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 CLONE_NEWNET = 0x40000000
+TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 2, 0x1000  # linux/if_tun.h
 _numbers = itertools.count()
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -54,15 +60,47 @@ class Hosts:
         subprocess.run(command, input=table, check=True, capture_output=True, text=True)
 
     @contextlib.contextmanager
-    def listening(self, host: str) -> Iterator[socket.socket]:
-        """A socket that listens on the server, and whose queue takes what comes."""
+    def on_server(self) -> Iterator[None]:
+        """Sockets that are made meanwhile are the server's, whoever makes them in this thread."""
         enter(f"/run/netns/{self.server}")
         try:
-            sock = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+            yield
         finally:
             enter(f"/run/netns/{self.client}")
+
+    @contextlib.contextmanager
+    def listening(self, host: str) -> Iterator[socket.socket]:
+        """A socket that listens on the server, and whose queue takes what comes."""
+        with self.on_server():
+            sock = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         with sock:
             yield sock
+
+    @contextlib.contextmanager
+    def impaired(
+        self, *, delay: float = 0.0, loss: float = 0.0, reorder: float = 0.0, twice: float = 0.0
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """A third link, over which frames take `delay` seconds in each direction, and have these chances (see link.py)."""
+        ends: list[int] = []
+        with contextlib.ExitStack() as stack:
+            for own, (host, name) in enumerate(((self.client, "cl2"), (self.server, "sv2")), 1):
+                enter(f"/run/netns/{host}")
+                try:
+                    ends.append(os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK))
+                    stack.callback(os.close, ends[-1])
+                    fcntl.ioctl(ends[-1], TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI))
+                finally:
+                    enter(f"/run/netns/{self.client}")
+                self.ip("addr", "add", f"10.77.3.{own}/24", "dev", name, on=host)
+                self.ip("link", "set", name, "up", on=host)
+            program = Path(__file__).with_name("link.py")
+            numbers = map(str, (*ends, delay, loss, reorder, twice))
+            link = subprocess.Popen([sys.executable, program, *numbers], pass_fds=ends)
+            try:
+                yield link
+            finally:
+                link.kill()
+                link.wait()
 
     def set_up(self) -> None:
         for host in (self.client, self.server):

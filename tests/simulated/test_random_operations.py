@@ -24,6 +24,7 @@ from tieline.flows.stream import StreamFlow
 from .world import World
 
 CONNECTIONS = 3
+TRANSPORTS = ["tcp", "tls", "udp", "quic"]
 PROBABILITIES = st.sampled_from([0.0, 0.0, 0.02, 0.2])
 SMALL, MIDDLE = st.integers(0, 60), st.integers(0, 3000)
 SIZES = SMALL | SMALL | SMALL | MIDDLE | st.integers(4000, 8000) | st.just(20_000)
@@ -51,7 +52,7 @@ class RandomOperations(RuleBasedStateMachine):
 
     @initialize(
         seed=st.integers(0, 2**16),
-        transport=st.sampled_from(["tcp", "tls", "udp"]),
+        transport=st.sampled_from(TRANSPORTS),
         conditions=CONDITIONS,
         limit=st.sampled_from([1000, 3000, 100_000]),
         wait=st.sampled_from([0.0, 1.0, 1.0, 1.0]),

@@ -7,12 +7,14 @@ after each operation, `settle` mends the network, reads everything, closes, and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tieline import (
+    QUIC,
     TCP,
     TLS,
     UDP,
@@ -43,6 +45,7 @@ FLOWS_LAST = 25.0  # virtual seconds, of the 60 after which a listener ends a fl
 BACK_OFF = 200.0  # virtual seconds that a waiting connection needs at most to try again, and to succeed
 LEGAL = {(state, after) for (state, _), after in CONNECTION.items()}
 LARGEST_RECORD = 16 * 1024  # RFC 8446 section 5.1
+FIRST = b"\x00"  # the byte by which a QUIC server learns of the stream; no content has it
 OVERHEAD = 3 * 1024  # what a TLS record adds, and a handshake that is still to be sent
 
 
@@ -52,6 +55,9 @@ def stacks(transport: str, limit: int) -> tuple[Any, Any]:
     client: Any
     if transport == "tls":
         server, client = TLS(identity=IDENTITY), TLS(trust=AUTHORITY.trust, server_name="server.test")
+    elif transport == "quic":
+        windows: dict[str, Any] = {"alpn": ["test"], "initial_max_stream_data": BUFFER, "keepalive": 25.0, "idle_timeout": 90.0}
+        server, client = QUIC(identity=IDENTITY, **windows), QUIC(trust=AUTHORITY.trust, server_name="server.test", **windows)
     else:
         server = client = UDP() if transport == "udp" else TCP()
     return (
@@ -66,6 +72,7 @@ class End:
     def __init__(self, pair: Pair, connection: NetworkConnection[Any], out: Any, into: Any) -> None:
         self.pair = pair
         self.connection = connection
+        self.channel: Any = None if pair.world.multiplexed else connection  # over QUIC its one stream, as soon as that is there
         self.out, self.into = out, into
         self.calls: list[asyncio.Task[None]] = []
         self.events = record_events(connection)
@@ -110,7 +117,7 @@ class End:
             self.out.end = Fate.BROKEN
         self.sending += 1
         try:
-            await self.connection.send(content, end_of_stream=end)
+            await self.channel.send(content, end_of_stream=end)
         except NetworkError as error:
             sent.fate = Fate.BROKEN
             self.pair.met(error)
@@ -128,7 +135,7 @@ class End:
     async def receive(self, **how: Any) -> None:
         with self.asked(how.get("exactly") or how.get("at_least") or how["at_most"]) as answered:
             try:
-                content, metadata = await self.connection.receive(**how)
+                content, metadata = await self.channel.receive(**how)
             except IncompleteReceiveError as error:
                 answered()
                 self.into.received(error.partial)
@@ -152,7 +159,7 @@ class End:
     async def receive_into(self, size: int) -> None:
         buffer = bytearray(size)
         with self.asked(1) as answered:
-            count = await self.connection.receive_into(buffer)
+            count = await self.channel.receive_into(buffer)
             answered()
             self.into.received(bytes(buffer[:count]))
             if not count:
@@ -160,7 +167,7 @@ class End:
 
     async def read_all(self) -> None:
         try:
-            async for content, _ in self.connection:
+            async for content, _ in self.channel:
                 self.into.received(content)
         except NetworkError as error:
             self.pair.met(error)
@@ -174,13 +181,13 @@ class End:
         for content in contents:
             self.out.sending(content)
         try:
-            await self.connection.send_many(contents)
+            await self.channel.send_many(contents)
         except NetworkError as error:
             self.pair.met(error)
 
     async def receive_datagrams(self, at_most: int) -> None:
         with self.asked(1) as answered:
-            messages = await self.connection.receive_many(at_most=at_most)
+            messages = await self.channel.receive_many(at_most=at_most)
             answered()
             assert 1 <= len(messages) <= at_most
             for content, _ in messages:
@@ -194,9 +201,12 @@ class End:
             self.out.end = Fate.BROKEN
         self.closed = True
         try:
+            if self.channel is not self.connection and self.channel is not None:
+                await self.channel.aclose()
             await self.connection.aclose()
         except NetworkError as error:
             self.pair.met(error)
+            await self.connection.aclose()
 
     def abort(self) -> None:
         self.pair.aborted = True
@@ -207,12 +217,15 @@ class End:
         for after in self.events.states[-1:] and self.new_states():
             assert (self.state, after) in LEGAL, f"{self.state} → {after} is no legal transition"
             self.state = after
-        flow: Any = self.connection._flow
+        if self.channel is None:
+            return
+        flow: Any = self.channel._flow
         if isinstance(self.out, StreamLedger):
             wanted = max((minimum for _, minimum, _ in flow.receiving._calls), default=0)
             kept = flow.receiving.inbox.size
             record = min(limit, LARGEST_RECORD) if flow.machine is not None else 0  # its bytes come all at once
-            assert kept <= max(limit, wanted) + BUFFER + record, f"{kept} bytes wait for a reader"
+            buffers = 2 if self.pair.world.multiplexed else 1  # when a connection ends, what its engine has comes at once
+            assert kept <= max(limit, wanted) + buffers * BUFFER + record, f"{kept} bytes wait for a reader"
             assert flow.sending._size <= limit + OVERHEAD, f"{flow.sending._size} bytes wait for the kernel"
         else:
             assert flow._size <= max(limit, 2048), f"{flow._size} bytes of datagrams wait for a reader"
@@ -289,6 +302,7 @@ class World:
 
     def __init__(self, seed: int, transport: str, conditions: dict[str, Any], limit: int) -> None:
         self.datagrams = transport == "udp"
+        self.multiplexed = transport == "quic"
         self.limit = limit
         self.loop = VirtualClock()
         self.problems: list[Any] = []
@@ -330,9 +344,20 @@ class World:
         self._strangers[connection.remote_endpoint] = connection
         self._introduce()
         try:
+            if self.multiplexed:
+                with contextlib.suppress(NetworkError):
+                    await connection.inbound_streams(self._opened)
             await self._over.wait()
         finally:
             connection.abort()
+
+    async def _opened(self, stream: Any) -> None:
+        """The client's one stream."""
+        assert (await stream.receive(exactly=1)).content == FIRST
+        self._introduce()
+        [end] = [end for pair in self.pairs for end in pair.ends if end.connection is stream.parent]
+        end.channel = stream
+        await self._over.wait()
 
     def _introduce(self) -> None:
         for pair in self.pairs:
@@ -356,6 +381,10 @@ class World:
     async def _ready(self, pair: Pair) -> None:
         try:
             await pair.client.connection.ready()
+            if self.multiplexed:
+                stream = await pair.client.connection.open_stream()
+                await stream.send(FIRST)
+                pair.client.channel = stream
         except NetworkError as error:
             pair.met(error)
         else:
@@ -368,12 +397,16 @@ class World:
         return (pattern * (size // len(pattern) + 1))[:size]
 
     def send(self, end: End, size: int, last: bool) -> None:
+        if end.channel is None:
+            return
         if self.datagrams:
             end.start(end.send_datagrams([self.content(max(8, min(size, 1400))) for _ in range(1 + 3 * last)]))
         else:
             end.start(end.send(self.content(size), last))
 
     def receive(self, end: End, how: str, size: int) -> None:
+        if end.channel is None:
+            return
         if self.datagrams:
             end.start(end.receive_datagrams(1 + size % 2))
         elif how == "into":
@@ -466,6 +499,8 @@ class World:
         self._introduce()
         for pair in self.pairs:
             for end in pair.ends:
+                if end.channel is None:
+                    continue
                 if not self.datagrams:
                     end.start(end.send(b"", True))
                 end.start(end.read_all())

@@ -13,6 +13,8 @@ import pytest
 
 from tieline import TCP, TLS, UDP, Identity, NetworkConnection, NetworkListener, Parameters, Trust
 
+from .. import quic
+
 IDENTITY = Identity.self_signed("localhost")
 numbers = itertools.count()
 
@@ -40,6 +42,10 @@ def stack(transport: str, *, server: bool) -> Any:
 @asynccontextmanager
 async def connected(transport: str, server: dict[str, Any] | None = None, **client: Any) -> AsyncIterator[Ends]:
     """Both ends ready; `client` and `server` are options of their Parameters. What the test leaves open is aborted."""
+    if transport == "quic":
+        async with streams(**client) as ends:
+            yield ends
+        return
     arrived: asyncio.Queue[NetworkConnection[Any]] = asyncio.Queue()
     over = asyncio.Event()
 
@@ -63,6 +69,18 @@ async def connected(transport: str, server: dict[str, Any] | None = None, **clie
         finally:
             connection.abort()
             over.set()
+
+
+@asynccontextmanager
+async def streams(**parameters: Any) -> AsyncIterator[Any]:
+    """Both ends of one stream of a QUIC connection."""
+    async with quic.connected(parameters=parameters) as (client, server, _):
+        stream = await client.open_stream()
+        await stream.send(b"!")
+        other, over = await quic.take(server)
+        await other.receive(exactly=1)
+        yield Ends(stream, other)
+        over.set()
 
 
 @pytest.fixture(params=["tcp", "tls", "unix"])

@@ -15,13 +15,18 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tieline import TCP, ChannelClosedError, NetworkConnection, NetworkListener, PathMonitor
+from tieline import QUIC, TCP, ChannelClosedError, NetworkConnection, NetworkListener, PathMonitor, PeerResetError, State
 from tieline.channel import MessageIterator
 from tieline.listener import Serving
 from tieline.reporting import PendingDataTransferReport
 from tieline.updates import UpdateIterator
 
-PUBLIC = (NetworkConnection, NetworkListener, Serving, MessageIterator, UpdateIterator, PendingDataTransferReport)
+from .. import quic
+
+PUBLIC = (
+    NetworkConnection, NetworkListener, Serving, MessageIterator, UpdateIterator, PendingDataTransferReport, QUIC.Stream,
+    QUIC.Datagrams,
+)  # fmt: skip
 STREAMS = ("tcp", "tls", "unix")
 BULK = bytes(range(256)) * (48 << 12)  # 48 MiB: more than every buffer on the way
 
@@ -143,7 +148,7 @@ for name, call, answer in (
     scenario = receiving(call, answer)
     scenario.__name__ = name
     covered = {"receive_into": "NetworkConnection.receive_into", "iteration": "MessageIterator.__anext__"}
-    case(covered.get(name, "NetworkConnection.receive"))(scenario)
+    case(covered.get(name, "NetworkConnection.receive"), over=(*STREAMS, "quic"))(scenario)
 
 
 def receiving_datagrams(call: Callable[[Any], Coroutine[Any, Any, Any]], answer: Callable[[Any], bytes]) -> Any:
@@ -177,7 +182,7 @@ for name, call, answer in (
 # Sending
 
 
-@case("NetworkConnection.send")
+@case("NetworkConnection.send", over=(*STREAMS, "quic"))
 async def send(pair_over: Any, transport: str) -> AsyncIterator[Case]:
     """A prefix may have gone; never anything else, and never out of order."""
     async with pair_over(transport) as (client, server):
@@ -195,7 +200,7 @@ async def send(pair_over: Any, transport: str) -> AsyncIterator[Case]:
         yield Case(client.send(BULK), help, check)
 
 
-@case("NetworkConnection.send_file")
+@case("NetworkConnection.send_file", over=(*STREAMS, "quic"))
 async def send_file(pair_over: Any, transport: str) -> AsyncIterator[Case]:
     async with pair_over(transport) as (client, server):
         received = bytearray()
@@ -383,6 +388,121 @@ async def path_monitor(pair_over: Any, transport: str) -> AsyncIterator[Case]:
     yield Case(anext(updates), help, check)
 
 
+# QUIC
+
+
+@case("NetworkConnection.open_stream", over=("at the limit", "before ready"))
+async def open_stream(pair_over: Any, transport: str) -> AsyncIterator[Case]:
+    """No stream has been opened: the next one has its number."""
+    limit = {"initial_max_bidirectional_streams": 1} if transport == "at the limit" else {}
+    async with (
+        quic.connected(limit) as (ready, server, listener),
+        quic.gather(server, quic.collect),
+        NetworkConnection(listener.endpoint, quic.client_of()) as other,
+    ):
+        client = ready if transport == "at the limit" else other
+        first = await client.open_stream() if transport == "at the limit" else None
+
+        async def help() -> None:
+            if first is not None:
+                await first.send(b"", end_of_stream=True)
+
+        async def check(cancelled: bool, result: Any) -> None:
+            await help() if cancelled else None
+            stream = await client.open_stream() if cancelled else result
+            assert stream.stream_id == (0 if first is None else 4)
+
+        yield Case(client.open_stream(), help, check)
+
+
+@case("NetworkConnection.inbound_streams", over=("quic",))
+async def inbound_streams(pair_over: Any, transport: str) -> AsyncIterator[Case]:
+    """The handlers are cancelled and waited for."""
+    async with quic.connected() as (client, server, _):
+        running: list[str] = []
+
+        async def handler(stream: Any) -> None:
+            running.append("began")
+            try:
+                await stream.receive(exactly=2)
+            finally:
+                running.append("ended")
+
+        async def help() -> None:
+            for _ in range(2):
+                await (await client.open_stream()).send(b"x")
+            await asyncio.sleep(0.01)
+            await client.aclose()
+
+        async def check(cancelled: bool, result: Any) -> None:
+            assert running.count("began") == running.count("ended")
+            assert server.state is State.READY or not cancelled or running
+
+        yield Case(server.inbound_streams(handler), help, check)
+
+
+@case("NetworkConnection.datagrams", over=("quic",))
+async def datagrams(pair_over: Any, transport: str) -> AsyncIterator[Case]:
+    options = {"max_datagram_frame_size": 1500}
+    async with (
+        quic.connected(**options) as (_, _, listener),
+        NetworkConnection(listener.endpoint, quic.client_of(**options)) as client,
+    ):
+
+        async def check(cancelled: bool, result: Any) -> None:
+            channel = await client.datagrams()
+            assert cancelled or channel is result
+            await channel.send(b"x")
+
+        yield Case(client.datagrams(), None, check)
+
+
+@case("NetworkConnection.migrate", over=("quic",))
+async def migrate(pair_over: Any, transport: str) -> AsyncIterator[Case]:
+    async with quic.connected() as (client, _, _):
+        before = client.local_endpoint
+
+        async def check(cancelled: bool, result: Any) -> None:
+            assert client.local_endpoint != before
+
+        yield Case(client.migrate(), None, check)
+
+
+@case("QUICStreamChannel.reset", over=("quic",))
+async def reset(pair_over: Any, transport: str) -> AsyncIterator[Case]:
+    async with pair_over("quic") as (client, server):
+
+        async def check(cancelled: bool, result: Any) -> None:
+            with pytest.raises(PeerResetError, match="code 7"):
+                await server.receive()
+
+        yield Case(client.reset(7), None, check)
+
+
+@case("QUICStreamChannel.aclose", "QUICStreamChannel.__aexit__", "QUICStreamChannel.__aenter__", over=("exit", "enter"))
+async def close_stream(pair_over: Any, transport: str) -> AsyncIterator[Case]:
+    """The stream is reset."""
+    async with pair_over("quic", send_limit=len(BULK)) as (client, server):
+        await client.send(BULK)
+
+        async def help() -> None:
+            async for _ in server:
+                pass
+
+        async def check(cancelled: bool, result: Any) -> None:
+            if transport == "enter":
+                assert result is client
+                return
+            assert client.state is State.CANCELLED
+            with pytest.raises(ChannelClosedError):
+                await client.send(b"x")
+            if cancelled:
+                with pytest.raises(PeerResetError, match="code 0"):
+                    await quic.collect(server)
+
+        yield Case(client.__aenter__() if transport == "enter" else client.__aexit__(None, None, None), help, check)
+
+
 @pytest.mark.parametrize(("scenario", "transport"), every())
 async def test_cancelled_at_every_await(pair_over: Any, scenario: Any, transport: str) -> None:
     for at in range(1, 100):
@@ -400,8 +520,12 @@ async def test_cancelled_at_every_await(pair_over: Any, scenario: Any, transport
 def public_coroutines() -> dict[str, str]:
     """The names of all public coroutines, with what documents them."""
     found: dict[str, str] = {}
+    known: set[Any] = set()
     for owner in PUBLIC:
         for name, member in inspect.getmembers(owner, inspect.isfunction):
+            if member in known:  # a class above has it, too
+                continue
+            known.add(member)
             returned = str(inspect.signature(member).return_annotation)
             coroutine = inspect.iscoroutinefunction(member) or returned.startswith("Coroutine")
             if coroutine and (not name.startswith("_") or name in ("__aenter__", "__aexit__", "__anext__")):

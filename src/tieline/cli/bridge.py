@@ -1,4 +1,4 @@
-"""A connection on one side, standard input and output on the other."""
+"""A connection or stream on one side, standard input and output on the other."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+from tieline.channel import NetworkChannel
 from tieline.cli.stdio import Input, Output
 from tieline.connection import NetworkConnection
 from tieline.errors import NetworkError
 from tieline.protocols.roles import DatagramProtocol, StreamProtocol
+from tieline.quic import QUICStreamChannel
 
 __all__ = ["background", "datagrams", "stream"]
 
@@ -26,40 +28,50 @@ async def background(work: Coroutine[Any, Any, None], name: str) -> AsyncGenerat
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def stream(connection: NetworkConnection[StreamProtocol], source: Input, sink: Output) -> None:
+async def stream(channel: NetworkChannel[StreamProtocol], source: Input, sink: Output) -> None:
     """Bytes both ways until both directions have ended; at a terminal the peer's end is enough."""
     async with (
-        background(send_stream(connection, source), "input") as sending,
-        background(print_stream(connection, sink), "output") as receiving,
+        background(send_stream(channel, source), "input") as sending,
+        background(print_stream(channel, sink), "output") as receiving,
     ):
         await asyncio.wait((sending, receiving), return_when=asyncio.FIRST_COMPLETED)
         if sending.done() and not isinstance(sending.exception(), (NetworkError, type(None))):
             sending.result()  # our own input cannot be read
         await receiving  # also when nothing can be sent any more: what the peer had to say may tell why
         if not source.is_terminal:
-            await sending
+            async with background(end_of(channel), "end") as over:
+                await asyncio.wait((sending, over), return_when=asyncio.FIRST_COMPLETED)
+            await (sending if sending.done() else channel.send(b""))  # which says why nothing can be sent any more
 
 
-async def send_stream(connection: NetworkConnection[StreamProtocol], source: Input) -> None:
+async def end_of(channel: NetworkChannel[StreamProtocol]) -> None:
+    """Wait until the connection is over. Whoever waits for input alone would not learn of it."""
+    connection = channel.parent if isinstance(channel, QUICStreamChannel) else channel
+    if isinstance(connection, NetworkConnection):
+        async for _ in connection.state_updates():
+            pass
+
+
+async def send_stream(channel: NetworkChannel[StreamProtocol], source: Input) -> None:
     if (file := source.file()) is not None:
-        await connection.send_file(file, file.tell())
+        await channel.send_file(file, file.tell())
     else:
         while content := await source.read():
-            await connection.send(content)
-    await connection.send(b"", end_of_stream=True)
+            await channel.send(content)
+    await channel.send(b"", end_of_stream=True)
 
 
-async def print_stream(connection: NetworkConnection[StreamProtocol], sink: Output) -> None:
-    async for content, _ in connection:
+async def print_stream(channel: NetworkChannel[StreamProtocol], sink: Output) -> None:
+    async for content, _ in channel:
         await sink.write(content)
     sink.end()
 
 
-async def datagrams(connection: NetworkConnection[DatagramProtocol], source: Input, sink: Output, linger: float | None) -> None:
+async def datagrams(channel: NetworkChannel[DatagramProtocol], source: Input, sink: Output, linger: float | None) -> None:
     """A datagram for each read, until `linger` seconds after the end of input; None prints until the flow ends."""
     async with (
-        background(send_datagrams(connection, source), "input") as sending,
-        background(print_datagrams(connection, sink), "output") as receiving,
+        background(send_datagrams(channel, source), "input") as sending,
+        background(print_datagrams(channel, sink), "output") as receiving,
     ):
         await asyncio.wait((sending, receiving), return_when=asyncio.FIRST_COMPLETED)
         if sending.done():
@@ -69,11 +81,11 @@ async def datagrams(connection: NetworkConnection[DatagramProtocol], source: Inp
             receiving.result()
 
 
-async def send_datagrams(connection: NetworkConnection[DatagramProtocol], source: Input) -> None:
-    while content := await source.read(connection.maximum_datagram_size):
-        await connection.send(content)
+async def send_datagrams(channel: NetworkChannel[DatagramProtocol], source: Input) -> None:
+    while content := await source.read(channel.maximum_datagram_size):
+        await channel.send(content)
 
 
-async def print_datagrams(connection: NetworkConnection[DatagramProtocol], sink: Output) -> None:
-    async for content, _ in connection:
+async def print_datagrams(channel: NetworkChannel[DatagramProtocol], sink: Output) -> None:
+    async for content, _ in channel:
         await sink.write(content)

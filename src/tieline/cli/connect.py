@@ -9,15 +9,16 @@ from typing import Any
 import click
 
 from tieline.cli import bridge
+from tieline.cli.facts import agreement, allowances
 from tieline.cli.options import ENDPOINT, FILE, Security, adding, ip_options, ip_version, security_options, usage
 from tieline.cli.program import fail, run
-from tieline.cli.stdio import standard_input, standard_output
+from tieline.cli.stdio import Input, Output, standard_input, standard_output
+from tieline.cli.streams import explaining
 from tieline.connection import NetworkConnection
 from tieline.endpoints import Endpoint, URLEndpoint
 from tieline.engines.states import State
 from tieline.parameters import Parameters
-from tieline.protocols.tcp import TCP
-from tieline.protocols.tls import TLS
+from tieline.protocols.quic import QUICOptions
 from tieline.protocols.udp import UDP
 
 __all__ = ["connect"]
@@ -63,22 +64,24 @@ def connect(
     other one goes on. When the peer ends too, so does the command; a peer that ends first is sent the rest of the
     input, unless that is typed at a terminal. Exit code 1 and a message tell of any failure, 2 of a wrong command line.
 
+    Over QUIC one bidirectional stream carries all this. The peer hears of it with our first bytes, or with our end, and
+    cannot speak before.
+
     \b
     printf 'GET / HTTP/1.0\\r\\n\\r\\n' | tieline connect --tls example.com:https
     tar c . | tieline connect backup:9000
     tieline connect --tls --pin 4f6a… localhost:9000 < file
+    tieline connect --quic --pin 4f6a… localhost:9000 < file
     echo ping | tieline connect --udp localhost:9000
     """
     options = Security(**security)
-    if isinstance(endpoint, URLEndpoint) and endpoint.scheme in ("https", "wss"):
+    if isinstance(endpoint, URLEndpoint) and endpoint.scheme in ("https", "wss") and not options.quic:
         options = replace(options, tls=True)
-    if udp and options.tls:
-        raise click.UsageError("--udp and --tls exclude each other")
+    options.require_sense(udp=udp)
     with usage():
         ip = ip_version(ipv4=ipv4, ipv6=ipv6)
-        stack = options.over(TCP(ip))
         parameters: Parameters[Any] = Parameters(
-            UDP(ip) if udp else stack,
+            UDP(ip) if udp else options.stack(ip, initial_max_bidirectional_streams=0),
             local_endpoint=local,
             required_interface=interface,
             waits_for_connectivity=wait,
@@ -96,15 +99,25 @@ async def communicate(connection: NetworkConnection[Any], *, linger: float | Non
     with standard_input() as source, standard_output() as sink:
         async with connection:
             await established(connection, timeout)
+            establishment = await connection.establishment_report()  # later the connection may have failed
             try:
-                if linger is None:
-                    await bridge.stream(connection, source, sink)
-                else:
+                if linger is not None:
                     await bridge.datagrams(connection, source, sink, linger)
+                elif isinstance(connection.parameters.stack, QUICOptions):
+                    await over_stream(connection, source, sink)
+                else:
+                    await bridge.stream(connection, source, sink)
             finally:
                 if report:
-                    click.echo(await connection.establishment_report(), err=True)
+                    click.echo(establishment, err=True)
                     click.echo(await connection.data_transfer_report(), err=True)
+
+
+async def over_stream(connection: NetworkConnection[Any], source: Input, sink: Output) -> None:
+    """All on one stream of a QUIC connection."""
+    async with await connection.open_stream() as stream:
+        with explaining(connection):
+            await bridge.stream(stream, source, sink)
 
 
 async def established(connection: NetworkConnection[Any], timeout: float | None) -> None:
@@ -120,14 +133,14 @@ async def established(connection: NetworkConnection[Any], timeout: float | None)
 
 
 def show_state(connection: NetworkConnection[Any], state: State) -> None:
-    """One line on standard error."""
+    """One line on standard error, or two."""
     details = ""
     if state is State.READY:
         details = f" from {connection.local_endpoint} to {connection.remote_endpoint}"
-        if connection.parameters.stack.find(TLS) is not None:
-            session = connection.metadata(TLS)
-            agreed = (session.version, session.group, session.cipher_suite, session.negotiated_alpn)
-            details += f" with {', '.join(one for one in agreed if one)}"
+        if agreed := agreement(connection):
+            details += f" with {agreed}"
+        if allowed := allowances(connection):
+            details += f"\n{allowed}"
     elif connection.error is not None:
         details = f": {connection.error}"
     click.echo(f"{state.value}{details}", err=True)

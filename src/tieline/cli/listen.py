@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import click
 
+from tieline.channel import NetworkChannel
 from tieline.cli import bridge
+from tieline.cli.facts import agreement
 from tieline.cli.options import ENDPOINT, FILE, Security, ip_options, ip_version, security_options, usage
 from tieline.cli.program import run
 from tieline.cli.stdio import standard_input, standard_output
+from tieline.cli.streams import every_stream, first_stream
 from tieline.connection import NetworkConnection
 from tieline.endpoints import Endpoint
 from tieline.listener import NetworkListener
 from tieline.parameters import Parameters
 from tieline.protocols.roles import DatagramProtocol, StreamProtocol
-from tieline.protocols.tcp import TCP
-from tieline.protocols.tls import TLS
+from tieline.protocols.security import SecurityOptions
 from tieline.protocols.udp import UDP
 
 __all__ = ["listen"]
 
 Handler = Callable[[NetworkConnection[Any]], Awaitable[None]]
+ChannelHandler = Callable[[NetworkChannel[Any]], Awaitable[None]]
 
 
 class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
@@ -49,7 +53,7 @@ class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic since cli
 @click.option("--keep", is_flag=True, help="Serve any number of connections, side by side, until Ctrl-C.")
 @click.option("--echo", is_flag=True, help="Send back what comes.")
 @click.option("--discard", is_flag=True, help="Read what comes and forget it.")
-@click.option("--exec", "command", metavar="COMMAND", help="Run a shell command per connection: its input and output.")
+@click.option("--exec", "command", metavar="COMMAND", help="Run a shell command per connection or stream: its input and output.")
 @click.option("-v", "--verbose", is_flag=True, help="Show connections and failed handshakes on standard error.")
 def listen(
     place: int | Endpoint,
@@ -71,15 +75,18 @@ def listen(
     connection is served, as `connect` would; with --keep many are, by --echo, --discard or --exec. A line on standard
     error tells where.
 
+    Over QUIC it is the first stream of the connection that is served so; --echo, --discard and --exec serve all of them,
+    side by side, until the peer closes the connection.
+
     \b
     tieline listen 9000 > file
     tieline listen --tls --self-signed localhost localhost:9000
     tieline listen --keep --exec 'grep --line-buffered tie' unix:/tmp/grep.sock
     tieline listen --udp --keep --echo 9000
+    tieline listen --quic --self-signed localhost --keep --echo 9000
     """
     options = Security(**security)
-    if udp and options.tls:
-        raise click.UsageError("--udp and --tls exclude each other")
+    options.require_sense(udp=udp)
     if echo + discard + (command is not None) > 1:
         raise click.UsageError("--echo, --discard and --exec exclude each other")
     if keep and not (echo or discard or command):
@@ -88,19 +95,23 @@ def listen(
         raise click.UsageError("--exec needs a stream: --udp has no end of input")
     with usage():
         ip = ip_version(ipv4=ipv4, ipv6=ipv6)
-        stack = options.over(TCP(ip))
-        if isinstance(stack, TLS) and stack.identity is None:
-            raise click.UsageError("--tls needs --cert, or --self-signed NAME")
+        stack = options.stack(ip)
+        secured: SecurityOptions | None = stack.find(SecurityOptions)
+        if secured is not None and secured.identity is None:
+            raise click.UsageError(f"--{'quic' if options.quic else 'tls'} needs --cert, or --self-signed NAME")
         top = UDP(ip, idle_timeout=idle) if udp else stack
         parameters: Parameters[Any] = Parameters(top, required_interface=interface)
         listener = NetworkListener(parameters, on=place, new_connection_limit=None if keep else 1)
     if verbose:
         log_to_standard_error()
-    if isinstance(stack, TLS) and stack.identity is not None and options.self_signed:
-        click.echo(f"certificate SHA-256 {stack.identity.fingerprint}", err=True)
-    handler: Handler = echoing if echo else discarding if discard else standard
-    if command:
-        handler = executing(command)
+    if secured is not None and secured.identity is not None and options.self_signed:
+        click.echo(f"certificate SHA-256 {secured.identity.fingerprint}", err=True)
+    serve: ChannelHandler = echoing if echo else discarding if discard else executing(command) if command else standard
+    handler: Handler = serve
+    if options.quic:
+        handler = partial(first_stream if serve is standard else every_stream, handler=serve)
+    if verbose:
+        handler = introducing(handler)
     run(serve_many(listener, handler) if keep else serve_one(listener, handler))
 
 
@@ -144,36 +155,47 @@ def log_to_standard_error() -> None:
     logging.getLogger("tieline").setLevel(logging.DEBUG)
 
 
-async def standard(connection: NetworkConnection[Any]) -> None:
+def introducing(handler: Handler) -> Handler:
+    """A handler that says whose connection this is before it serves it."""
+
+    async def introduce(connection: NetworkConnection[Any]) -> None:
+        agreed = agreement(connection)
+        click.echo(f"connection from {connection.remote_endpoint}{agreed and f' with {agreed}'}", err=True)
+        await handler(connection)
+
+    return introduce
+
+
+async def standard(channel: NetworkChannel[Any]) -> None:
     """Standard input and output."""
     with standard_input() as source, standard_output() as sink:
-        if isinstance(connection.parameters.stack, DatagramProtocol):
-            await bridge.datagrams(connection, source, sink, None)
+        if isinstance(channel.parameters.stack, DatagramProtocol):
+            await bridge.datagrams(channel, source, sink, None)
         else:
-            await bridge.stream(connection, source, sink)
+            await bridge.stream(channel, source, sink)
 
 
-async def echoing(connection: NetworkConnection[StreamProtocol]) -> None:
-    async for content, _ in connection:
-        await connection.send(content)
+async def echoing(channel: NetworkChannel[StreamProtocol]) -> None:
+    async for content, _ in channel:
+        await channel.send(content)
 
 
-async def discarding(connection: NetworkConnection[Any]) -> None:
-    async for _ in connection:
+async def discarding(channel: NetworkChannel[Any]) -> None:
+    async for _ in channel:
         pass
 
 
-def executing(command: str) -> Handler:
-    """A handler that runs a shell command per connection."""
+def executing(command: str) -> ChannelHandler:
+    """A handler that runs a shell command per connection or stream."""
     pipe = asyncio.subprocess.PIPE
 
-    async def execute(connection: NetworkConnection[StreamProtocol]) -> None:
+    async def execute(channel: NetworkChannel[StreamProtocol]) -> None:
         process = await asyncio.create_subprocess_shell(command, stdin=pipe, stdout=pipe)
         assert process.stdin is not None and process.stdout is not None
         try:
-            async with bridge.background(feed(connection, process.stdin), f"input of process {process.pid}"):
+            async with bridge.background(feed(channel, process.stdin), f"input of process {process.pid}"):
                 while content := await process.stdout.read(65536):
-                    await connection.send(content)
+                    await channel.send(content)
                 await process.wait()
         finally:
             if process.returncode is None:
@@ -183,10 +205,10 @@ def executing(command: str) -> Handler:
     return execute
 
 
-async def feed(connection: NetworkConnection[StreamProtocol], process: asyncio.StreamWriter) -> None:
+async def feed(channel: NetworkChannel[StreamProtocol], process: asyncio.StreamWriter) -> None:
     """What the peer sends into a process that may not want it all."""
     try:
-        async for content, _ in connection:
+        async for content, _ in channel:
             process.write(content)
             await process.drain()
     finally:

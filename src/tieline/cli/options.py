@@ -13,9 +13,12 @@ import click
 from tieline.endpoints import Endpoint
 from tieline.identity import Identity, Trust
 from tieline.protocols.ip import IP, IPVersion
+from tieline.protocols.roles import NetworkProtocol
 from tieline.protocols.security import PeerAuthentication, TLSVersion
 from tieline.protocols.tcp import TCP
 from tieline.protocols.tls import TLS
+from tieline.protocols.udp import UDP
+from tieline.quic import QUIC
 
 __all__ = [
     "ENDPOINT",
@@ -31,6 +34,8 @@ __all__ = [
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+QUIC_ALPN = "tieline"  # QUIC does not go without a name, so this one stands for bytes of no particular protocol
+QUIC_KEEPALIVE = 10.0  # seconds; a third of the default idle timeout, so that a lost packet or two do no harm
 VERSIONS = {"1.2": TLSVersion.TLSv1_2, "1.3": TLSVersion.TLSv1_3}
 
 
@@ -74,22 +79,27 @@ def ip_version(*, ipv4: bool, ipv6: bool) -> IP:
     return IP(version=IPVersion.V4 if ipv4 else IPVersion.V6 if ipv6 else IPVersion.ANY)
 
 
+# fmt: off
 security_options = adding(
     click.option("--tls", is_flag=True, help="TLS over TCP. https:// and wss:// URLs mean it too."),
-    click.option("--alpn", metavar="NAME", multiple=True, help="Application protocol to agree on; may be repeated."),
+    click.option("--quic", is_flag=True, help="QUIC over UDP, which has TLS inside."),
+    click.option("--alpn", metavar="NAME", multiple=True,
+                 help=f"Application protocol to agree on; may be repeated. QUIC: {QUIC_ALPN} if not told."),
     click.option("--cert", type=FILE, metavar="FILE", help="Our certificate chain, PEM."),
     click.option("--key", type=FILE, metavar="FILE", help="Its private key, PEM, if that is not in the same file."),
     click.option("--tls-min", type=click.Choice(list(VERSIONS)), help="The oldest version of TLS to accept."),
     click.option("--tls-max", type=click.Choice(list(VERSIONS)), help="The newest version of TLS to accept."),
     click.option("--keylog", type=click.Path(dir_okay=False), metavar="FILE", help="Append secrets, for Wireshark."),
 )
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Security:
-    """What the command line says about TLS. All but `tls` need it."""
+    """What the command line says about security. All but `tls` and `quic` need one of these."""
 
     tls: bool
+    quic: bool
     alpn: Sequence[str]
     cert: Path | None
     key: Path | None
@@ -103,11 +113,14 @@ class Security:
     self_signed: str | None = None
     client_ca: Path | None = None
 
-    def require_tls(self) -> None:
+    def require_sense(self, *, udp: bool) -> None:
         """Raise if an option was given that would be ignored: security that was asked for must not be missing."""
+        chosen = [f"--{name}" for name, is_chosen in (("udp", udp), ("tls", self.tls), ("quic", self.quic)) if is_chosen]
+        if len(chosen) > 1:
+            raise click.UsageError(f"{' and '.join(chosen)} exclude each other")
         given = [one.name for one in fields(self) if getattr(self, one.name)]
-        if given and not self.tls:
-            raise click.UsageError(f"{', '.join(f'--{name}' for name in given).replace('_', '-')}: needs --tls")
+        if given and not (self.tls or self.quic):
+            raise click.UsageError(f"{', '.join(f'--{name}' for name in given).replace('_', '-')}: needs --tls or --quic")
 
     @property
     def identity(self) -> Identity | None:
@@ -137,22 +150,25 @@ class Security:
             return PeerAuthentication.REQUIRED
         return PeerAuthentication.NONE if self.insecure else None
 
-    def over(self, tcp: TCP) -> TCP | TLS:
-        """TLS as the options say, or `tcp` alone."""
-        self.require_tls()
-        if not self.tls:
-            return tcp
-        return TLS(
-            tcp,
-            alpn=self.alpn,
-            identity=self.identity,
-            trust=self.trust,
-            server_name=self.server_name,
-            peer_authentication=self.peer_authentication,
-            minimum_version=VERSIONS[self.tls_min] if self.tls_min else None,
-            maximum_version=VERSIONS[self.tls_max] if self.tls_max else None,
-            keylog_file=self.keylog,
-        )
+    def stack(self, ip: IP, **quic: Any) -> NetworkProtocol:
+        """TLS or QUIC as the options say, or TCP alone; `quic` are options of QUIC's own."""
+        if not (self.tls or self.quic):
+            return TCP(ip)
+        options: dict[str, Any] = {
+            "alpn": self.alpn,
+            "identity": self.identity,
+            "trust": self.trust,
+            "server_name": self.server_name,
+            "peer_authentication": self.peer_authentication,
+            "minimum_version": VERSIONS[self.tls_min] if self.tls_min else None,
+            "maximum_version": VERSIONS[self.tls_max] if self.tls_max else None,
+            "keylog_file": self.keylog,
+        }
+        if self.tls:
+            return TLS(TCP(ip), **options)
+        # Nothing that either command does needs unidirectional streams.
+        options |= {"alpn": self.alpn or [QUIC_ALPN], "initial_max_unidirectional_streams": 0, "keepalive": QUIC_KEEPALIVE}
+        return QUIC(UDP(ip), **options, **quic)
 
 
 @contextmanager

@@ -54,12 +54,12 @@ def client(options: QUICOptions) -> engine.QuicClient:
     return _client(options) if _is_hashable(options) else _client.__wrapped__(options)
 
 
-def client_endpoint(options: QUICOptions) -> engine.QuicEndpoint:
+def client_endpoint(options: QUICOptions, seed: bytes | None = None) -> engine.QuicEndpoint:
     """The machine of one client's socket."""
-    return engine.QuicEndpoint(maximum_udp_payload=options.max_udp_payload_size)
+    return engine.QuicEndpoint(maximum_udp_payload=options.max_udp_payload_size, seed=seed)
 
 
-def server_endpoint(options: QUICOptions, maximum_handshakes: int) -> engine.QuicEndpoint:
+def server_endpoint(options: QUICOptions, maximum_handshakes: int, seed: bytes | None = None) -> engine.QuicEndpoint:
     """The machine of one listening socket. Raises ValueError without an identity."""
     return engine.QuicEndpoint(
         server=server_config(options),
@@ -68,6 +68,7 @@ def server_endpoint(options: QUICOptions, maximum_handshakes: int) -> engine.Qui
         maximum_handshakes=maximum_handshakes,
         retry_above=options.retry_above,
         maximum_udp_payload=options.max_udp_payload_size,
+        seed=seed,
     )
 
 

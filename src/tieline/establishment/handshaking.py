@@ -48,6 +48,7 @@ class SessionHandshake(Attempt):
         self._timer: Timer | None = None
         self._decision: Task | None = None
         self._over = False
+        self._said = b""  # to the peer, as the reason of a close
         self.session: Session | None = None
         self.server_name: str | None = None
         self.begun = driver.time()
@@ -106,6 +107,7 @@ class SessionHandshake(Attempt):
     def _refuse(self, reason: BaseException | None) -> None:
         error = tls_error("refused_by_validator", endpoint=self._endpoint, phase=Phase.HANDSHAKE)
         error.__cause__ = reason
+        self._said = b"the certificate was refused"
         self._fail(error)
 
     @guarded
@@ -155,7 +157,7 @@ class SessionHandshake(Attempt):
         if session is not None:
             session.owner = None
             if session.is_open:
-                session.connection.close(self._driver.time(), 0, b"")
+                session.connection.close(self._driver.time(), 0, self._said)
             session.endpoint.flush()
 
     def _end(self) -> None:
@@ -192,7 +194,7 @@ class QUICAttempt(SessionHandshake):
         options: QUICOptions = self._parameters.stack.find(QUICOptions)
         self.server_name = server_name
         self.remote = address
-        self._port = QUICEndpoint(self._driver, quic.client_endpoint(options), failed=self._unreachable)
+        self._port = QUICEndpoint(self._driver, quic.client_endpoint(options, self._driver.seed()), failed=self._unreachable)
         self._port.open(None, address, self._parameters)
         try:
             self.watch(self._port.connect(quic.client(options), self._port.peer, server_name))

@@ -17,7 +17,8 @@ from tieline.multiplex.endpoint import QUICEndpoint
 from tieline.protocols.quic import QUICOptions
 
 if TYPE_CHECKING:
-    from tieline.drivers.port import Address, Driver
+    from tieline._engine.quic import QuicClose
+    from tieline.drivers.port import Address, Driver, PacketAddress
     from tieline.multiplex.session import Session
     from tieline.parameters import Parameters
 
@@ -41,11 +42,12 @@ class SessionSide:
         """Listen on one address; returns it with its port. Raises OSError."""
         assert isinstance(address, HostPort)  # the listener has refused the others
         options: QUICOptions = self._parameters.stack.find(QUICOptions)
-        engine = server_endpoint(options, self._parameters.maximum_pending_handshakes)
+        engine = server_endpoint(options, self._parameters.maximum_pending_handshakes, self._driver.seed())
         port = QUICEndpoint(
             self._driver,
             engine,
             incoming=lambda session: self._arrived(port, session),  # pyright: ignore[reportUnknownLambdaType]
+            refused=lambda remote, close: self._refused(remote, close),
             failed=lambda error: self._broke(port, error),
         )
         local = port.open(address, None, self._parameters)
@@ -57,8 +59,7 @@ class SessionSide:
         self._budget = budget
 
     def _arrived(self, port: QUICEndpoint, session: Session) -> None:
-        host, number, *_ = session.connection.remote_address
-        remote = HostPort(host, number)
+        remote = session.remote
         attempt = InboundSession(
             self._driver,
             self._parameters,
@@ -66,7 +67,7 @@ class SessionSide:
             succeeded=lambda: self._ready(attempt),
             failed=lambda error: self._handshake_failed(attempt, error),
         )
-        attempt.local_address, attempt.remote_address = port.local_address, remote
+        attempt.local_address, attempt.remote_address = session.local, remote
         self._handshakes[attempt] = None
         attempt.watch(session)
         if self._budget is not None and self._budget < len(self._handshakes):
@@ -88,6 +89,11 @@ class SessionSide:
             logger.debug("handshake with %s failed: %s", attempt.remote_address, error)
         else:
             logger.error("the handshake with %s ended in a mistake of the program", attempt.remote_address, exc_info=error)
+
+    def _refused(self, remote: PacketAddress, close: QuicClose) -> None:
+        """It failed in the first packet already."""
+        self.failed_handshakes += 1
+        logger.debug("handshake with %s failed: %s", HostPort(remote[0], remote[1]), close.message)
 
     def _broke(self, port: QUICEndpoint, error: OSError) -> None:
         if error.errno in FATAL:

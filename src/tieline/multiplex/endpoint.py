@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tieline._engine.quic import QuicClient, QuicEndpoint
 from tieline.multiplex.session import Session
 
 if TYPE_CHECKING:
+    from tieline._engine.quic import QuicClose
     from tieline.drivers.port import Driver, PacketAddress, Packets, PacketSocket, Timer
     from tieline.endpoints import HostPort
     from tieline.parameters import Parameters
@@ -36,11 +37,13 @@ class QUICEndpoint:
         engine: QuicEndpoint,
         *,
         incoming: Callable[[Session], None] | None = None,
+        refused: Callable[[PacketAddress, QuicClose], None] | None = None,
         failed: Callable[[OSError], None] | None = None,
     ) -> None:
         self.driver = driver
         self._engine = engine
         self._incoming = incoming
+        self._refused = refused
         self._socket_failed = failed
         self._socket: PacketSocket
         self._sessions: dict[int, Session] = {}
@@ -48,7 +51,6 @@ class QUICEndpoint:
         self._timer: Timer | None = None
         self._due = 0.0
         self._turning = self._soon = self._blocked = self._closed = False
-        self.refused = 0
 
     def open(self, at: HostPort | None, to: HostPort | None, parameters: Parameters[Any]) -> HostPort:
         """Make the socket; returns its address. Raises OSError."""
@@ -100,8 +102,10 @@ class QUICEndpoint:
     # The socket's handler
 
     def received(self, batch: list[Packets]) -> None:
-        self._engine.receive(self.now, batch)
-        self._turn()
+        try:
+            self._engine.receive(self.now, batch)
+        finally:  # an engine that has failed inside tells so of each connection
+            self._turn()
 
     def writable(self) -> None:
         self._blocked = False
@@ -135,11 +139,12 @@ class QUICEndpoint:
                 if session is not None:
                     session.happened(kind, value)
                     if kind == "drained":
-                        del self._sessions[handle]
-                elif kind == "incoming":
+                        self._sessions.pop(handle, None)
+                elif kind == "incoming" and not self._closed:
                     self._arrived(handle)
-                elif kind == "refused":
-                    self.refused += 1
+                elif kind == "refused" and self._refused is not None:
+                    remote, close = cast("tuple[PacketAddress, QuicClose]", value)
+                    self._refused(remote, close)
 
     def _arrived(self, handle: int) -> None:
         session = self._sessions[handle] = Session(self, self._engine.connection(handle), is_client=False)
@@ -188,11 +193,13 @@ class QUICEndpoint:
         self.touched()
 
     def flush(self) -> None:
-        """Let everything leave that can, now: a close is about to follow."""
-        if not self._turning:
-            self._turn()
-        else:
-            self._send()
+        """Let everything leave that can, now: a close is about to follow.
+
+        Nobody is told anything meanwhile: this may be inside a task, and who is told may run another one.
+        """
+        while self._send():
+            pass
+        self.touched()
 
     def close(self) -> None:
         """Close the socket. Sessions that were not closed before are not heard of by their peers."""

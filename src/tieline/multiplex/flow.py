@@ -5,14 +5,17 @@ It has been there since the connection was constructed, so a call can wait in it
 
 from __future__ import annotations
 
+import contextlib
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tieline.endpoints import HostPort
 from tieline.engines.quic import close_error
 from tieline.engines.tls import tls_metadata
 from tieline.errors import ChannelClosedError, CloseTimeoutError, NetworkError, Phase, raisable
-from tieline.protocols.quic import ApplicationError
+from tieline.protocols.quic import ApplicationError, QUICOptions
 from tieline.protocols.security import SecurityOptions
 from tieline.reports import TransportCounters
 
@@ -26,6 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MultiplexFlow", "MultiplexOwner"]
 
+SHORTEST_TRIAL = (
+    1.0  # seconds that a new path gets, at least: three times the first round trip that RFC 9002 section 6.2.2 assumes
+)
+TRIAL_ROUND_TRIPS = 6
+
 
 class MultiplexOwner(Protocol):
     """The connection, as its flow sees it. The flow does not keep it alive."""
@@ -33,18 +41,20 @@ class MultiplexOwner(Protocol):
     driver: Driver
 
     def flow_failed(self, error: NetworkError | None) -> None: ...
+    def moved(self, local: HostPort | None, remote: HostPort | None) -> None:
+        """It goes on between other addresses."""
 
 
 class MultiplexFlow:
     """The streams and datagrams of one connection."""
 
     __slots__ = (
-        "__weakref__", "_close_socket", "_closed", "_failure", "_inbound", "_owner", "_parameters", "application_error",
-        "endpoint", "name", "peer_closed", "server_name", "session",
+        "__weakref__", "_arrived", "_close_socket", "_closed", "_counted", "_failure", "_inbound", "_keepalive", "_owner",
+        "_parameters", "_received_count", "_sent_count", "application_error", "endpoint", "name", "peer_closed", "server_name",
+        "session",
     )  # fmt: skip
 
     calls = "open_stream(), inbound_streams() and datagrams()"
-    received_count = sent_count = 0  # its streams count for themselves
 
     def __init__(self, owner: MultiplexOwner, parameters: Parameters[Any], endpoint: object) -> None:
         self._owner = weakref.ref(owner)
@@ -59,6 +69,11 @@ class MultiplexFlow:
         self._failure: NetworkError | None = None
         self._closed = False
         self._inbound: Waiter | None = None
+        self._arrived: deque[QUICStreamSocket] = deque()  # when the session ended, and nobody had taken them
+        options: QUICOptions = parameters.stack
+        self._keepalive = options.keepalive
+        self._counted: TransportCounters | None = None  # when the session ended
+        self._received_count = self._sent_count = 0  # of earlier sessions
 
     # For the connection
 
@@ -68,13 +83,18 @@ class MultiplexFlow:
         self._close_socket = close_socket
         self.server_name = server_name
         session.owner = self
+        session.peer_name = self.endpoint
+        if session.connection.keepalive != self._keepalive:
+            self.keepalive = self._keepalive
         if session.close_reason is not None:  # lost in the very turn in which it became ready
             self.ended(session.close_reason)
+        self._wake_inbound()
 
     def detach(self) -> None:
-        """Give up the session for another endpoint."""
+        """Give up the session for another endpoint. Who waits to open a stream, or for one, goes on to wait."""
         session, self.session = self.session, None
         if session is not None:
+            self._count(session)
             session.owner = None
             session.connection.close(session.endpoint.now, 0, b"")
             session.fail(ChannelClosedError("the connection went on to another endpoint", endpoint=self.endpoint))
@@ -107,72 +127,142 @@ class MultiplexFlow:
     async def finish(self) -> None:
         """Close gracefully: what was sent on streams that have ended is acknowledged first.
 
-        Raises CloseTimeoutError when the peer acknowledges nothing more for `close_timeout` seconds.
+        Raises CloseTimeoutError when the peer takes nothing more for `close_timeout` seconds, and why the connection has ended
+        if it did so before the peer had everything, unless its application said with code 0 that it wants no more.
         """
         session = self.session
         if session is None or not session.is_open:
             return
+        self._closed = True
+        session.fail_openers(self._closed_error())
+        self._wake_inbound()
+        wanted = session.is_unfinished
+        while session.is_unfinished:
+            await self._progress(session)
+        if wanted:
+            self._require_taken()
+
+    def _require_taken(self) -> None:
+        """Raise what has ended the session, unless the peer's application said with code 0 that it wants no more."""
+        if self._failure is not None and not (self.peer_closed and self.application_error.code == 0):
+            raise raisable(self._failure)
+
+    async def _progress(self, session: Session) -> None:
+        """Wait until the peer has a stream as a whole, or has taken something at least."""
         driver = session.endpoint.driver
         timeout = self._parameters.close_timeout
-        left = len(session.draining)
-        while session.draining and session.is_open:
-            waiter = session.drain_waiter = driver.waiter()
-            timer = driver.call_later(timeout, session.wake_drain)
-            began = driver.time()
-            try:
-                await waiter
-            finally:
-                timer.cancel()
-                session.drain_waiter = None
-            if len(session.draining) == left and driver.time() - began >= timeout:
-                self.abort()
-                raise CloseTimeoutError(
-                    f"the peer did not acknowledge the end of {left} streams",
-                    endpoint=self.endpoint,
-                    phase=Phase.CLOSING,
-                    expected=f"progress within close_timeout={timeout:g} s",
-                    got="none; the connection was closed, and the last bytes may be lost",
-                )
-            left = len(session.draining)
+        waiter = session.drain_waiter = driver.waiter()
+        expired = False
+        before = session.progress()
+
+        def expire() -> None:
+            nonlocal expired
+            expired = True
+            session.wake_drain()
+
+        timer = driver.call_later(timeout, expire)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            session.drain_waiter = None
+        if expired and session.is_open and not session.has_progressed(before):
+            count = session.unfinished_count
+            self.abort()
+            raise CloseTimeoutError(
+                f"the peer did not take everything of {count} streams that were ended",
+                endpoint=self.endpoint,
+                phase=Phase.CLOSING,
+                expected=f"progress within close_timeout={timeout:g} s",
+                got="none; the connection was closed, and the last bytes may be lost",
+            )
 
     def _closed_error(self) -> ChannelClosedError:
         return ChannelClosedError("the connection was closed by this side", endpoint=self.endpoint, phase=Phase.TRANSFER)
 
     def _end_session(self, error: NetworkError, *, is_clean: bool = False) -> None:
-        session, self.session = self.session, None
+        session = self.session
         if session is not None:
-            session.owner = None
+            self._counted = self.counters()
+            self._count(session)
+            self._keepalive = self.keepalive
+            self.session = session.owner = None
+            if not self._closed:
+                self._arrived = session.arrived
             session.fail(error, is_clean=is_clean)
             self._leave(session)
         self._wake_inbound()
 
     # For the calls
 
-    def require_session(self) -> Session:
-        """The session. Raises why there is none any more."""
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no session any more, and never will be."""
+        return self._closed or self._failure is not None
+
+    def require_open(self) -> None:
+        """Raise why there is no session any more, if that is so."""
         if self._closed:
             raise self._closed_error()
         if self._failure is not None:
             raise raisable(self._failure)
-        assert self.session is not None  # the caller waited until the connection was ready
-        return self.session
 
-    async def next_inbound(self) -> QUICStreamSocket | None:
+    async def next_inbound(self, driver: Driver) -> QUICStreamSocket | None:
         """The next stream that the peer opens; None when no more can come."""
-        while (session := self.session) is not None and session.is_open:
-            socket = session.accept()
-            if socket is not None:
+        while True:
+            session = self.session
+            socket = None if self._closed or session is None else session.accept()
+            if socket is None and self._arrived:
+                socket = self._arrived.popleft()
+            if socket is not None or self.is_over:
                 return socket
-            self._inbound = session.endpoint.driver.waiter()
+            self._inbound = driver.waiter()
             try:
                 await self._inbound
             finally:
                 self._inbound = None
-        return None
 
     def _wake_inbound(self) -> None:
         if self._inbound is not None and not self._inbound.done():
             self._inbound.set_result(None)
+
+    @property
+    def keepalive(self) -> float | None:
+        """Seconds between signs of life that the peer is asked for."""
+        return self._keepalive if self.session is None else self.session.connection.keepalive
+
+    @keepalive.setter
+    def keepalive(self, seconds: float | None) -> None:
+        self._keepalive = seconds
+        if self.session is not None:
+            self.session.connection.set_keepalive(self.session.endpoint.now, seconds)
+            self.session.endpoint.touched()
+
+    def migrate(self, local: HostPort | None) -> None:
+        """Go on from another local address: break before make. Raises OSError, and nothing has changed."""
+        session = self.session
+        assert session is not None  # the caller looked
+        before = session.endpoint.local_address
+        self._rebind(session, local)
+        received, rtt = session.progress()[0], session.connection.statistics().rtt
+        session.connection.ping()  # so that something is to be heard
+        patience = max(SHORTEST_TRIAL, TRIAL_ROUND_TRIPS * rtt)
+        session.endpoint.driver.call_later(patience, _look_back, weakref.ref(self), session, before, received)
+
+    def _rebind(self, session: Session, local: HostPort | None) -> None:
+        endpoint = session.endpoint
+        endpoint.rebind(local)
+        session.connection.migrate(endpoint.now)
+        endpoint.touched()
+        owner = self._owner()
+        if owner is not None:
+            owner.moved(endpoint.local_address, None)
+
+    def look_back(self, session: Session, local: HostPort, received: int) -> None:
+        """The new path has had its time: if nothing has come on it, try the old address again, if it is still there."""
+        if self.session is session and session.is_open and session.progress()[0] == received:
+            with contextlib.suppress(OSError):
+                self._rebind(session, local)
 
     # For the session
 
@@ -183,7 +273,9 @@ class MultiplexFlow:
         self._wake_inbound()
 
     def peer_moved(self) -> None:
-        """Its packets find it: the engine has validated the new address."""
+        owner = self._owner()
+        if self.session is not None and owner is not None:
+            owner.moved(None, self.session.remote)
 
     def ended(self, close: QuicClose) -> None:
         """The session has ended by itself."""
@@ -210,13 +302,37 @@ class MultiplexFlow:
             return None
         return tls_metadata(self.session.connection.info(), self.server_name)
 
+    @property
+    def received_count(self) -> int:
+        """Bytes on streams and in datagrams."""
+        return self._received_count + (0 if self.session is None else self.session.received_count)
+
+    @property
+    def sent_count(self) -> int:
+        """Bytes on streams and in datagrams."""
+        return self._sent_count + (0 if self.session is None else self.session.sent_count)
+
+    def _count(self, session: Session) -> None:
+        self._received_count += session.received_count
+        self._sent_count += session.sent_count
+
     def counters(self) -> TransportCounters | None:
-        return None if self.session is None else session_counters(self.session)
+        return self._counted if self.session is None else session_counters(self.session)
 
 
-def session_counters(session: Session) -> TransportCounters:
-    """What the engine has counted of a connection."""
-    counted = session.connection.statistics()
+def _look_back(reference: weakref.ref[MultiplexFlow], session: Session, local: HostPort, received: int) -> None:
+    """For a timer: it does not keep what has been dropped."""
+    flow = reference()
+    if flow is not None:
+        flow.look_back(session, local, received)
+
+
+def session_counters(session: Session) -> TransportCounters | None:
+    """What the engine has counted of a connection; None if it broke."""
+    try:
+        counted = session.connection.statistics()
+    except RuntimeError:
+        return None
     return TransportCounters(
         received_packets=counted.udp_datagrams_received,
         sent_packets=counted.udp_datagrams_sent,

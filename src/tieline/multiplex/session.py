@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tieline._engine.quic import QuicClose, QuicConnection
-from tieline.errors import NetworkError
+from tieline._engine.quic import QuicClose, QuicConnection, QuicError
+from tieline.endpoints import HostPort
+from tieline.errors import NetworkError, raisable
 from tieline.multiplex.datagrams import QUICDatagramSocket
 from tieline.multiplex.stream import QUICStreamSocket
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from tieline.multiplex.endpoint import QUICEndpoint
 
 __all__ = ["Session", "SessionOwner"]
+
+FULL_PACKET = 1200  # bytes: the smallest that QUIC calls for (RFC 9000 section 14); what only keeps alive is smaller
 
 
 class SessionOwner(Protocol):
@@ -37,12 +41,15 @@ class Session:
         self.connection = connection
         self.is_client = is_client
         self.owner: SessionOwner | None = None
+        self.peer_name: object = None  # what errors call the peer
         self.close_reason: QuicClose | None = None
         self._streams: dict[int, QUICStreamSocket] = {}
         self._datagrams: QUICDatagramSocket | None = None
         self._openers: dict[bool, deque[Waiter]] = {True: deque(), False: deque()}
+        self.arrived: deque[QUICStreamSocket] = deque()  # that nobody had taken when the connection ended
         self.draining: dict[int, None] = {}  # streams whose end, or all that was before it, the peer does not have yet
         self.drain_waiter: Waiter | None = None
+        self.received_count = self.sent_count = 0  # bytes on streams and in datagrams
 
     # Called by the endpoint
 
@@ -59,12 +66,11 @@ class Session:
                 if self.owner is not None:
                     self.owner.opened()
             case "finished":
-                self._finished(value)
+                self.drained(value)
+                if (stream := self._streams.get(value)) is not None:
+                    stream.finished()
             case "stopped":
-                number, code = value
-                if (stream := self._streams.get(number)) is not None:
-                    stream.stopped(code)
-                self._finished(number)
+                self._stopped(*value)
             case "available":
                 self._let_open(value)
             case "datagrams":
@@ -84,9 +90,18 @@ class Session:
             case _:  # early_data_rejected, drained: the endpoint's affair
                 return
 
-    def _finished(self, number: int) -> None:
-        self.draining.pop(number, None)
-        self.wake_drain()
+    def _stopped(self, number: int, code: int) -> None:
+        if (stream := self._streams.get(number)) is not None:
+            stream.stopped(code)
+        else:  # closed here, and what was sent is still on its way
+            self.drained(number)
+            self.reset(number, code)
+
+    def drained(self, number: int) -> None:
+        """The peer has everything of a stream, or wants or gets no more of it."""
+        if number in self.draining:
+            del self.draining[number]
+            self.wake_drain()
 
     def wake_drain(self) -> None:
         """A graceful close may have waited for this."""
@@ -94,18 +109,30 @@ class Session:
             self.drain_waiter.set_result(None)
 
     def _let_open(self, bidirectional: bool) -> None:
-        for waiter in self._openers[bidirectional]:
-            if not waiter.done():
-                waiter.set_result(None)
-                return
+        openers = self._openers[bidirectional]
+        if openers and not openers[0].done():
+            openers[0].set_result(None)
 
     def _lost(self, close: QuicClose) -> None:
+        if close.kind not in ("local", "internal"):
+            self._gather()
         self.close_reason = close
         self.draining.clear()
         self.wake_drain()
         if self.owner is not None:
             self.owner.ended(close)
-        self.connection.release(self.endpoint.now)
+        if close.kind != "internal":
+            self.connection.release(self.endpoint.now)
+
+    def _gather(self) -> None:
+        """What had come before the end can still be read, also from streams that nobody has taken yet."""
+        for stream in self._streams.values():
+            stream.gather()
+        if self._datagrams is not None:
+            self._datagrams.readable()
+        while (untaken := self._accepted()) is not None:
+            untaken.gather()
+            self.arrived.append(untaken)
 
     # Called by the flow
 
@@ -114,37 +141,87 @@ class Session:
         """Whether streams can still be opened and used."""
         return self.close_reason is None
 
-    def fail(self, error: NetworkError, *, is_clean: bool = False) -> None:
-        """Every stream, and whoever waits to open one, learns that it is over. `is_clean`: the peer's application said so."""
+    @property
+    def remote(self) -> HostPort:
+        """The peer's address."""
+        host, port, *rest = self.connection.remote_address
+        scoped = rest and rest[1] and "%" not in host
+        return HostPort(f"{host}%{rest[1]}" if scoped else host, port)
+
+    @property
+    def local(self) -> HostPort:
+        """Our address. On a socket for all of them, it is the one that the peer came to."""
+        socket = self.endpoint.local_address
+        return HostPort(self.connection.local_ip or socket.host, socket.port)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether streams have been ended, and the peer may still take what it does not have of them."""
+        return self.is_open and (bool(self.draining) or any(stream.is_ending for stream in self._streams.values()))
+
+    @property
+    def unfinished_count(self) -> int:
+        """How many of them there are."""
+        return len(self.draining) + sum(stream.is_ending for stream in self._streams.values())
+
+    def progress(self) -> tuple[int, int]:
+        """Something to compare: how many datagrams have come, and how many bytes have gone and were not found to be lost."""
+        counted = self.connection.statistics()
+        return counted.udp_datagrams_received, counted.udp_bytes_sent - counted.bytes_lost
+
+    def has_progressed(self, before: tuple[int, int]) -> bool:
+        """Whether the peer has taken something since: it answers, and more has gone than what only keeps alive."""
+        received, sent = self.progress()
+        return received > before[0] and sent >= before[1] + FULL_PACKET
+
+    def fail_openers(self, error: NetworkError) -> None:
+        """Nobody can open a stream any more."""
         for waiters in self._openers.values():
             for waiter in waiters:
                 if not waiter.done():
-                    waiter.set_exception(error)
-        for stream in tuple(self._streams.values()):
-            stream.lost(error)
-        self._streams.clear()
-        if self._datagrams is not None:
-            self._datagrams.lost(error, is_clean)
+                    waiter.set_exception(raisable(error))
 
-    async def open(self, bidirectional: bool) -> QUICStreamSocket:
-        """Open a stream, as soon as the peer allows another one; in the order of the calls."""
+    def fail(self, error: NetworkError, *, is_clean: bool = False) -> None:
+        """Every stream, and whoever waits to open one, learns that it is over. `is_clean`: the peer's application said so."""
+        self.fail_openers(error)
+        streams, self._streams = self._streams, {}
+        for stream in (*streams.values(), *self.arrived):
+            stream.lost(raisable(error))
+        if self._datagrams is not None:
+            self._datagrams.lost(raisable(error), is_clean)
+
+    async def open(self, bidirectional: bool) -> QUICStreamSocket | None:
+        """Open a stream, as soon as the peer allows another one; in the order of the calls. None if the connection has ended."""
         openers = self._openers[bidirectional]
-        number = None if openers else self.connection.open(bidirectional)
-        while number is None:
+        number = None if openers else self._opened(bidirectional)
+        if number is None and self.is_open:
             waiter = self.endpoint.driver.waiter()
             openers.append(waiter)
             try:
                 self.endpoint.touched()  # the peer is told that we are blocked
-                await waiter
-                number = self.connection.open(bidirectional)
+                while number is None and self.is_open:
+                    await waiter
+                    number = self._opened(bidirectional)
+                    if number is None:
+                        waiter = openers[0] = self.endpoint.driver.waiter()  # it was woken, so it is the first
             finally:
+                was_first = openers[0] is waiter
                 openers.remove(waiter)
-                if number is None or openers:
+                if was_first:
                     self._let_open(bidirectional)
-        return self._socket(number)
+        return None if number is None else self._socket(number)
+
+    def _opened(self, bidirectional: bool) -> int | None:
+        try:
+            return self.connection.open(bidirectional) if self.is_open else None
+        except QuicError:  # it has ended, and whoever waits will be told
+            return None
 
     def accept(self) -> QUICStreamSocket | None:
         """The next stream that the peer has opened."""
+        return self._accepted() if self.is_open else None
+
+    def _accepted(self) -> QUICStreamSocket | None:
         for bidirectional in (True, False):
             number = self.connection.accept(bidirectional)
             if number is not None:
@@ -161,6 +238,28 @@ class Session:
             self._datagrams = QUICDatagramSocket(self)
         return self._datagrams
 
+    # Called by streams. What they tell of themselves may come too late: then there is nothing to tell.
+
+    def reset(self, number: int, code: int) -> None:
+        """Give up sending on a stream."""
+        if self.is_open:
+            with contextlib.suppress(QuicError):
+                self.connection.reset(number, code)
+            self.endpoint.touched()
+
+    def stop_sending(self, number: int, code: int) -> None:
+        """Want nothing more of a stream."""
+        if self.is_open:
+            with contextlib.suppress(QuicError):
+                self.connection.stop_sending(number, code)
+            self.endpoint.touched()
+
+    def set_priority(self, number: int, priority: int) -> None:
+        """The larger, the earlier."""
+        if self.is_open:
+            with contextlib.suppress(QuicError):
+                self.connection.set_priority(number, priority)
+
     def forget(self, number: int) -> None:
-        """A stream's socket was closed."""
+        """A stream's socket was closed, or both of its directions are over."""
         self._streams.pop(number, None)

@@ -2,6 +2,8 @@
 
 What has arrived stays in the engine until it is read, and the peer may send as much again when it was: so a reader that pauses
 makes the peer wait. What is written stays in the engine until it is acknowledged, within a window for the whole connection.
+
+When the connection ends, the engine forgets it. What had come until then is gathered first, and read as if it came now.
 """
 
 from __future__ import annotations
@@ -11,19 +13,20 @@ from typing import TYPE_CHECKING, Protocol
 
 from tieline._engine.quic import QuicError
 from tieline.drivers.port import StreamHandler
-from tieline.errors import ErrorDomain, NetworkError, PeerResetError, Phase
+from tieline.errors import ErrorDomain, NetworkError, PeerResetError, Phase, raisable
 from tieline.reports import TransportCounters
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Address, Buffer
+    from tieline.flows.sending import StreamSending
     from tieline.multiplex.session import Session
 
 __all__ = ["QUICStreamSocket"]
 
 
-def reset_error(what: str, code: int | None) -> PeerResetError:
+def reset_error(what: str, code: int | None, endpoint: object) -> PeerResetError:
     """A reset with a code of the application's, which is no errno."""
-    error = PeerResetError(what, code=code, phase=Phase.TRANSFER)
+    error = PeerResetError(what, code=code, endpoint=endpoint, phase=Phase.TRANSFER)
     error.domain, error.errno = ErrorDomain.PROTOCOL, None
     return error
 
@@ -35,23 +38,36 @@ NOTHING = TransportCounters()
 class QUICStreamHandler(StreamHandler, Protocol):
     """The owner of a stream, which can be broken off in one direction alone."""
 
+    endpoint: object
+
+    @property
+    def sending(self) -> StreamSending: ...
     def receive_failed(self, error: NetworkError) -> None: ...
 
 
 class QUICStreamSocket:
     """One stream."""
 
-    __slots__ = ("_closed", "_connection", "_ended", "_reading", "_session", "_soon", "early", "error_code", "handler", "number")
+    __slots__ = (
+        "_broken", "_closed", "_connection", "_done", "_end_sent", "_ended", "_failure", "_gathered", "_reading", "_session",
+        "_soon", "early", "error_code", "handler", "number", "priority",
+    )  # fmt: skip
 
     def __init__(self, session: Session, number: int) -> None:
         self._session = session
         self._connection = session.connection
         self._reading = self._closed = self._soon = False
         self.number = number
-        self._ended = not self.may_receive
+        self._ended = not self.may_receive  # nothing more is to be had from the engine
+        self._done = not self.may_send  # nothing more is to be told to it
+        self._end_sent = False
+        self._broken: PeerResetError | None = None  # the peer wants nothing more
+        self._failure: NetworkError | None = None  # the connection has ended
+        self._gathered: list[bytes | PeerResetError | None] = []  # until then: pieces, and perhaps a reset, or None as the end
         self.error_code = 0  # what a reset and a refusal to read say
+        self.priority = 0
         self.early = 0
-        self.handler: QUICStreamHandler
+        self.handler: QUICStreamHandler | None = None  # None until somebody has taken the stream
 
     @property
     def local_address(self) -> Address | None:
@@ -75,98 +91,169 @@ class QUICStreamSocket:
         """Whether it has a direction from the peer to here."""
         return not self._is_ours or not self.number & 2
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether our direction was ended, and not all that was before the end is in the engine yet."""
+        if self.handler is None or self._done:
+            return False
+        sending = self.handler.sending
+        return sending.ended and not sending.idle
+
     # Events
 
     def readable(self) -> None:
         """Something has come."""
         handler, connection, number = self.handler, self._connection, self.number
-        while self._reading and not self._closed and not self._ended:
+        while self._reading and not self._closed and not self._ended and handler is not None:
             try:
                 data, ended = connection.read(number, LARGEST_READ)
             except QuicError as error:
-                self._read_failed(error)
+                self._ended = error.reason != "closed"  # that is told to all streams at once
+                if error.reason == "reset":
+                    handler.receive_failed(self._reset_error(error))
+                    self._retire()
                 return
-            if ended:
-                self._ended = True
+            self._ended = ended
             if data:
+                self._session.received_count += len(data)
                 handler.received(data)
-            elif not ended:
+            if ended:
+                if not self._closed:
+                    handler.received_end()
+                self._retire()
+            elif len(data) < LARGEST_READ:
                 return
-            if ended and not self._closed:
-                handler.received_end()
 
-    def _read_failed(self, error: QuicError) -> None:
-        self._ended = True
-        if error.reason == "reset":
-            self.handler.receive_failed(reset_error(f"the peer reset the stream with code {error.code}", error.code))
-        # "closed": the connection's end is told to all streams at once
+    def _reset_error(self, error: QuicError) -> PeerResetError:
+        return reset_error(f"the peer reset the stream with code {error.code}", error.code, self._session.peer_name)
 
     def writable(self) -> None:
         """There is room again."""
-        if not self._closed:
+        if not self._closed and self.handler is not None:
             self.handler.writable()
 
+    def finished(self) -> None:
+        """The peer has all that was sent, the end too."""
+        self._done = True
+        self._retire()
+
     def stopped(self, code: int) -> None:
-        """The peer wants nothing more of what we send: the next send learns why."""
-        if not self._closed:
-            self.handler.writable()
+        """The peer wants nothing more of what we send: the next send learns why. RFC 9000 section 3.5 wants a reset for it."""
+        if self._broken is None and not self._done:
+            what = f"the peer wants nothing more of this stream (STOP_SENDING with code {code})"
+            self._broken = reset_error(what, code, self._session.peer_name)
+            self.reset(code)
+            self.writable()
+
+    @property
+    def peer_code(self) -> int | None:
+        """The code of the peer's STOP_SENDING."""
+        return None if self._broken is None else self._broken.code
+
+    def _retire(self) -> None:
+        """Both directions are over: the connection need not know of it any more."""
+        if self._ended and self._done:
+            self._session.forget(self.number)
+
+    # The connection's end
+
+    def gather(self) -> None:
+        """Take everything that the engine still has."""
+        while not self._ended:
+            try:
+                data, self._ended = self._connection.read(self.number, LARGEST_READ)
+            except QuicError as error:
+                self._ended = True
+                if error.reason == "reset":
+                    self._gathered.append(self._reset_error(error))
+                return
+            if data:
+                self._session.received_count += len(data)
+                self._gathered.append(data)
+            if self._ended:
+                self._gathered.append(None)
+            elif not data:
+                return
 
     def lost(self, error: NetworkError) -> None:
         """The connection has ended."""
         if not self._closed:
+            self._failure = error
+            if self.handler is not None:
+                self._deliver(self.handler)
+
+    def _deliver(self, handler: QUICStreamHandler) -> None:
+        """What had come, and then the connection's end."""
+        assert self._failure is not None  # that is why
+        gathered, self._gathered = self._gathered, []
+        for piece in gathered:
+            if self._closed:  # by a call that an earlier piece has answered
+                return
+            if piece is None:
+                handler.received_end()
+            elif isinstance(piece, PeerResetError):
+                handler.receive_failed(piece)
+            else:
+                handler.received(piece)
+        if not self._closed:
             self._closed = True
-            self.handler.failed(error)  # type: ignore[arg-type]  # each error of a lost connection is an OSError or stands for one
+            handler.failed(self._failure)  # type: ignore[arg-type]  # an OSError or what stands for one
 
     # Calls
 
     def send(self, data: Buffer, /) -> int:
+        reason = self._broken or self._failure
+        if reason is not None:
+            raise raisable(reason)
         try:
             taken = self._connection.write(self.number, data)
         except QuicError as error:
-            raise self._write_failed(error) from None
+            if error.reason == "stopped" and error.code is not None:
+                self.stopped(error.code)
+                assert self._broken is not None  # or we had ended before
+                raise raisable(self._broken) from None
+            raise OSError(errno.EPIPE, str(error)) from None
+        self._session.sent_count += taken
         self._session.endpoint.touched()
         return taken
-
-    def _write_failed(self, error: QuicError) -> OSError:
-        if error.reason == "stopped":
-            return reset_error(f"the peer wants nothing more of this stream (STOP_SENDING with code {error.code})", error.code)
-        return OSError(errno.EPIPE, str(error))
 
     def send_file(self, file: int, offset: int, count: int, /) -> int | None:
         raise OSError(errno.EOPNOTSUPP, "the kernel cannot encrypt for QUIC")
 
     def end(self) -> None:
-        if self.may_send:
-            self._session.draining[self.number] = None
-            try:
-                self._connection.finish(self.number)
-            except QuicError:  # stopped or reset before: there is nothing left to end
-                del self._session.draining[self.number]
-            self._session.endpoint.touched()
+        if self._done or self._failure is not None:
+            return
+        self._end_sent = True
+        self._session.draining[self.number] = None
+        try:
+            self._connection.finish(self.number)
+        except QuicError as error:
+            self._session.drained(self.number)
+            if error.reason == "stopped" and error.code is not None:
+                self.stopped(error.code)
+        self._session.endpoint.touched()
 
     def reset(self, code: int) -> None:
         """Give up sending; what is queued is dropped."""
-        if self.may_send:
-            self._session.draining.pop(self.number, None)
-            try:
-                self._connection.reset(self.number, code)
-            except QuicError:  # it has ended already, one way or the other
-                return
-            self._session.endpoint.touched()
+        if not self._done:
+            self._done = True
+            self._session.drained(self.number)
+            self._session.reset(self.number, code)
+            self._retire()
 
     def stop_sending(self, code: int) -> None:
         """Want nothing more; what has come is dropped."""
+        self._gathered.clear()
         if not self._ended:
             self._ended = True
-            try:
-                self._connection.stop_sending(self.number, code)
-            except QuicError:
-                return
-            self._session.endpoint.touched()
+            self._session.stop_sending(self.number, code)
+            self._retire()
 
     def set_priority(self, priority: int) -> None:
         """The larger, the earlier."""
-        self._connection.set_priority(self.number, priority)
+        self.priority = priority
+        if not self._done and self._failure is None:
+            self._session.set_priority(self.number, priority)
 
     def pause(self) -> None:
         self._reading = False
@@ -180,13 +267,20 @@ class QUICStreamSocket:
 
     def _resumed(self) -> None:
         self._soon = False
+        if self._closed or self.handler is None:
+            return
+        if self._failure is not None:
+            self._deliver(self.handler)
+            return
         self.readable()
         self._session.endpoint.touched()
 
     def close(self) -> None:
-        """What was sent still arrives, with the end if `end` was called; what comes is not wanted."""
+        """What was sent still arrives, if `end` was called; what comes is not wanted."""
         if not self._closed:
             self.stop_sending(self.error_code)
+            if not self._end_sent:
+                self.reset(self.error_code)
             self._closed = True
             self._session.forget(self.number)
 

@@ -21,6 +21,9 @@ class LoopDriver:
         self.call_soon = loop.call_soon
         self.call_later = loop.call_later
 
+    def seed(self) -> bytes | None:
+        return None
+
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         return self._loop.create_task(work, name=name)
 

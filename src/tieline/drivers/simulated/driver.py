@@ -32,6 +32,9 @@ class SimulatedDriver(LoopDriver):
     def __repr__(self) -> str:
         return f"<SimulatedDriver of {self._host.name}>"
 
+    def seed(self) -> bytes | None:
+        return self._host.network.random_bytes(32)
+
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         task = super().spawn(work, name)
         self._host.adopt(task)

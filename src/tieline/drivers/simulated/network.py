@@ -312,6 +312,10 @@ class SimulatedNetwork(Topology):
         """A packet to the node itself."""
         self.schedule(self.time + LOOPBACK_LATENCY, node.arrived, packet, None)
 
+    def random_bytes(self, count: int) -> bytes:
+        """For machines that make choices of their own: what they do by chance comes from the seed, too."""
+        return self._chance.randbytes(count)
+
     def transmit(self, node: Node, packet: Packet, interface: NetworkInterface, link: Link) -> None:
         """A packet leaves a node over a link."""
         direction = link.direction(interface)
