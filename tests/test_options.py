@@ -545,8 +545,8 @@ def test_bad_values_are_refused_at_once(kind: type[Any], values: dict[str, Any],
         (lambda: TLS(IP()), "TLS stands on TCP, got IP"),  # type: ignore[arg-type]
         (lambda: Parameters(TCP), "Parameters wants a protocol stack such as TLS() or UDP(), got <class"),  # type: ignore[type-var]
         (lambda: Parameters("tcp"), "Parameters wants a protocol stack such as TLS() or UDP(), got 'tcp'"),  # type: ignore[type-var]
-        (lambda: NetworkConnection("127.0.0.1:9", IP()), "a connection wants a stack such as TCP(), TLS(...), UDP() or QUIC(...), got IP"),
-        (lambda: NetworkListener(IP()), "a listener wants a stack such as TCP(), TLS(...), UDP() or QUIC(...), got IP"),
+        (lambda: NetworkConnection("127.0.0.1:9", IP()), "connection wants a stack such as TCP(), TLS(...), UDP() or"),
+        (lambda: NetworkListener(IP()), "listener wants a stack such as TCP(), TLS(...), UDP() or"),
         (lambda: NetworkConnection("127.0.0.1:9", TCP), "Parameters wants a protocol stack"),  # type: ignore[arg-type]
     ],
 )
