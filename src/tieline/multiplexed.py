@@ -14,7 +14,7 @@ from tieline.multiplex.flow import MultiplexFlow
 from tieline.parameters import Parameters
 from tieline.protocols.checks import require_seconds
 from tieline.protocols.quic import ApplicationError, Directionality, QUICDatagram, QUICStream
-from tieline.protocols.roles import MultiplexProtocol, NetworkProtocol, StreamProtocol
+from tieline.protocols.roles import MultiplexProtocol, NetworkProtocol, OneToOneProtocol
 from tieline.quic import QUIC, QUICDatagramChannel, QUICStreamChannel
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["MultiplexedChannel"]
 
 P_co = TypeVar("P_co", bound=NetworkProtocol, covariant=True)
-S = TypeVar("S", bound=StreamProtocol)
+S = TypeVar("S", bound=OneToOneProtocol)
 
 logger = logging.getLogger("tieline.connection")
 

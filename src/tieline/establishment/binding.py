@@ -70,7 +70,7 @@ async def bind_all(
             return tuple(bound)
         unbind()
         if not bound:
-            raise _not_bound(failures, place)
+            raise _not_bound(failures, place, parameters)
     raise AssertionError("the last try returns or raises")
 
 
@@ -96,18 +96,19 @@ async def _candidates(driver: Driver, place: Place, parameters: Parameters[Any])
     return addresses
 
 
-def _not_bound(failures: list[Attempt], place: Place) -> ConnectError:
+def _not_bound(failures: list[Attempt], place: Place, parameters: Parameters[Any]) -> ConnectError:
     errors = [one.error for one in failures]
     codes = {error.errno for error in errors if isinstance(error, OSError)}
     texts = "; ".join(
         f"{one.endpoint}: {one.error.strerror if isinstance(one.error, OSError) else one.error}" for one in failures
     )
+    sockets = "t" if parameters.stack.find(UDP) is None else "u"
     error = ConnectError(
         f"no address could be listened on ({texts})",
         endpoint=f"port {place}" if isinstance(place, int) else place,
         phase=Phase.LISTENING,
         code=codes.pop() if len(codes) == 1 else None,
-        hint="Another socket has this address; `ss -ltnp` shows which." if _in_use(errors) else None,
+        hint=f"Another socket has this address; `ss -l{sockets}np` shows which." if _in_use(errors) else None,
     )
     error.attempts = tuple(failures)
     error.__cause__ = errors[0]
