@@ -15,7 +15,7 @@ from tieline.protocols.quic import LARGEST_INTEGER, Directionality, Initiator, Q
 from tieline.protocols.roles import OneToOneProtocol
 
 if TYPE_CHECKING:
-    from tieline.drivers.port import Driver
+    from tieline.drivers.port import Driver, Waiter
     from tieline.multiplex.datagrams import QUICDatagramSocket
     from tieline.multiplex.stream import QUICStreamSocket
     from tieline.multiplexed import MultiplexedChannel
@@ -81,6 +81,7 @@ class QUICStreamChannel(_Child[P_co]):
 
     def __init__(self, parent: MultiplexedChannel[Any], socket: QUICStreamSocket, parameters: Parameters[Any]) -> None:
         self._socket = socket
+        self._closing: list[Waiter] | None = None  # tasks that wait for another one to close the stream
         super().__init__(parent, parameters, "s")
         self._flow.attach(socket, None, b"", b"", 0)
         if not socket.may_send:
@@ -156,16 +157,25 @@ class QUICStreamChannel(_Child[P_co]):
     async def aclose(self) -> None:
         """End our direction after what was sent, and receive nothing more. Idempotent. Raises `NetworkError`.
 
-        Cancelling: the stream is reset.
+        Cancelling: the stream is reset, unless another task is closing it already.
         """
         if self._state.is_final:
             return
+        if self._closing is not None:
+            waiter = self.driver.waiter()
+            self._closing.append(waiter)
+            await waiter
+            return
+        self._closing = []
         try:
             self._flow.receiving.clear()  # nothing has to be read first: the other direction is its own
             self._socket.stop_sending(self._socket.error_code)
             await self._flow.finish()
         finally:
             self.abort()
+            for waiter in self._closing:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     def abort(self) -> None:
         """Reset both directions at once, with `application_error_code`. Idempotent."""

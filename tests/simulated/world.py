@@ -56,7 +56,7 @@ def stacks(transport: str, limit: int) -> tuple[Any, Any]:
     if transport == "tls":
         server, client = TLS(identity=IDENTITY), TLS(trust=AUTHORITY.trust, server_name="server.test")
     elif transport == "quic":
-        windows: dict[str, Any] = {"alpn": ["test"], "initial_max_stream_data": BUFFER, "keepalive": 25.0, "idle_timeout": 90.0}
+        windows: dict[str, Any] = {"alpn": ["test"], "initial_max_stream_data": BUFFER, "keepalive": 180.0, "idle_timeout": 600.0}
         server, client = QUIC(identity=IDENTITY, **windows), QUIC(trust=AUTHORITY.trust, server_name="server.test", **windows)
     else:
         server = client = UDP() if transport == "udp" else TCP()

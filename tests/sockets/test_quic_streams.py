@@ -783,3 +783,20 @@ async def test_streams_that_nobody_had_taken_can_be_taken_after_the_connections_
 
         await server.inbound_streams(handler)
         assert received == [bytes([number]) * 100_000 for number in range(5)]
+
+
+async def test_several_tasks_may_close_one_stream() -> None:
+    async with connected({"initial_max_stream_data": 10_000}, parameters={"receive_limit": 1000}) as (client, server, _):
+        stream, other, over = await opened(client, server)
+        await stream.send(bytes(100_000))
+        closing = [asyncio.create_task(stream.aclose()) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        closing[1].cancel()
+        await asyncio.wait(closing[1:2])
+        assert not closing[0].done() and not closing[2].done()
+        assert len(await collect(other)) == 100_000
+        async with asyncio.timeout(1):
+            await closing[0]
+            await closing[2]
+        assert stream.state is State.CANCELLED
+        over.set()
