@@ -113,8 +113,8 @@ class Meddler:
         return out
 
 
-@pytest.mark.timeout(1800 if THOROUGH else 60)
-@settings(max_examples=300 if THOROUGH else 15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.timeout(120 if THOROUGH else 60)
+@settings(max_examples=100 if THOROUGH else 15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(plan=PLANS)
 def test_damage_on_the_way(loop_factory: Callable[[], asyncio.AbstractEventLoop], plan: list[tuple[int, int]]) -> None:
     """Packets damaged, cut, lengthened, doubled, lost, late, repeated and invented: the transfer is complete and right."""

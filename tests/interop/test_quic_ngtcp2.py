@@ -172,7 +172,7 @@ async def test_their_certificate(peer: Find, tmp_path: Path) -> None:
         assert ours.certificates == [CLIENT.certificate]
 
 
-@pytest.mark.timeout(600 if THOROUGH else 60)
+@pytest.mark.timeout(120 if THOROUGH else 60)
 @pytest.mark.parametrize("loss", ["0.01", "0.05"])
 async def test_a_large_download_with_loss(peer: Find, tmp_path: Path, loss: str) -> None:
     ours = Ours()

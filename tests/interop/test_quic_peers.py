@@ -519,7 +519,7 @@ async def test_client_certificates_are_refused(library: Library, tmp_path: Path)
 # A large transfer
 
 
-@pytest.mark.timeout(600 if THOROUGH else 60)
+@pytest.mark.timeout(120 if THOROUGH else 60)
 async def test_large_transfers(library: Library, tmp_path: Path) -> None:
     """Compared by hash, each way."""
     data = random.Random(6).randbytes(SIZE)

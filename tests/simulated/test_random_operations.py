@@ -4,7 +4,8 @@ What must hold, whatever happens (`world.py`): no byte is lost, duplicated, reor
 path is legal; buffers stay under their limits; nothing is left after a close. That this would show a mistake is shown by builds
 that are broken on purpose (`test_a_broken_build_is_found`).
 
-`make test` runs 1,000 runs, the same each time; ``--hypothesis-profile=thorough`` 10,000 others.
+`make test` runs 1,000 runs, the same each time; ``--hypothesis-profile=thorough`` 10,000 others. They come in shares, each a test
+of its own, so that none takes long.
 """
 
 from __future__ import annotations
@@ -137,11 +138,14 @@ class RandomOperations(RuleBasedStateMachine):
 
 QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
 THOROUGH = settings().max_examples > 1000
+RUNS, SHARES = (10_000, 40) if THOROUGH else (1000, 4)
 
 
-def test_random_operations() -> None:
-    chosen = settings(max_examples=10_000, **QUIET) if THOROUGH else settings(max_examples=1000, derandomize=True, **QUIET)
-    run_state_machine_as_test(RandomOperations, settings=settings(chosen, stateful_step_count=40))
+@pytest.mark.parametrize("share", range(SHARES))
+def test_random_operations(share: int) -> None:
+    machine = type(f"RandomOperations{share}", (RandomOperations,), {})  # what is chosen follows from the name, too
+    chosen = settings(max_examples=RUNS // SHARES, stateful_step_count=40, derandomize=not THOROUGH, **QUIET)
+    run_state_machine_as_test(machine, settings=chosen)
 
 
 # Broken builds

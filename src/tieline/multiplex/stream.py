@@ -49,8 +49,8 @@ class QUICStreamSocket:
     """One stream."""
 
     __slots__ = (
-        "_broken", "_closed", "_connection", "_done", "_end_sent", "_ended", "_failure", "_gathered", "_reading", "_session",
-        "_soon", "early", "error_code", "handler", "number", "priority",
+        "_broken", "_closed", "_connection", "_done", "_end_sent", "_ended", "_failure", "_gathered", "_news", "_reading",
+        "_session", "_soon", "early", "error_code", "handler", "number", "priority",
     )  # fmt: skip
 
     def __init__(self, session: Session, number: int) -> None:
@@ -58,6 +58,7 @@ class QUICStreamSocket:
         self._connection = session.connection
         self._reading = self._closed = self._soon = False
         self.number = number
+        self._news = not self._is_ours  # the engine has said so, or did not have to: there may be something to read
         self._ended = not self.may_receive  # nothing more is to be had from the engine
         self._done = not self.may_send  # nothing more is to be told to it
         self._end_sent = False
@@ -103,6 +104,7 @@ class QUICStreamSocket:
 
     def readable(self) -> None:
         """Something has come."""
+        self._news = True
         handler, connection, number = self.handler, self._connection, self.number
         while self._reading and not self._closed and not self._ended and handler is not None:
             try:
@@ -122,6 +124,7 @@ class QUICStreamSocket:
                     handler.received_end()
                 self._retire()
             elif len(data) < LARGEST_READ:
+                self._news = False
                 return
 
     def _reset_error(self, error: QuicError) -> PeerResetError:
@@ -261,7 +264,7 @@ class QUICStreamSocket:
     def resume(self) -> None:
         if not self._reading and not self._closed:
             self._reading = True
-            if not self._soon:
+            if not self._soon and (self._news or self._failure is not None):
                 self._soon = True
                 self._session.endpoint.driver.call_soon(self._resumed)
 
