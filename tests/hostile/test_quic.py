@@ -26,8 +26,10 @@ from ..peers import until
 from .memory import usage
 from .relay import Relay, relaying
 
-SERVER = QUIC(alpn=["test"], identity=LOCALHOST, max_datagram_frame_size=1000)
-CLIENT = QUIC(alpn=["test"], trust=TRUST, server_name="localhost", max_datagram_frame_size=1000)
+# A protocol of their own: sessions of other tests' foreign servers, which have the same name, are not to be resumed here.
+HOSTILE = ["hostile"]
+SERVER = QUIC(alpn=HOSTILE, identity=LOCALHOST, max_datagram_frame_size=1000)
+CLIENT = QUIC(alpn=HOSTILE, trust=TRUST, server_name="localhost", max_datagram_frame_size=1000)
 LOCAL = HostPort("127.0.0.1", 0)
 THOROUGH = settings().max_examples > 1000
 CHANCE = random.Random(9000)
@@ -180,7 +182,7 @@ async def test_noise_in_mid_transfer(caplog: pytest.LogCaptureFixture) -> None:
 @ONE_LOOP
 async def test_replays_of_a_whole_connection() -> None:
     """Everything that a client said, said again by a stranger, is a few beginnings that lead to nothing."""
-    async with listening(QUIC(alpn=["test"], identity=LOCALHOST, early_data=True, handshake_timeout=0.5)) as listener:
+    async with listening(QUIC(alpn=HOSTILE, identity=LOCALHOST, early_data=True, handshake_timeout=0.5)) as listener:
         async with relaying(listener.endpoint) as relay:
             async with NetworkConnection(relay.endpoint, CLIENT) as connection:
                 await check_echo(connection)
@@ -235,7 +237,7 @@ async def flood(listener: NetworkListener[QUIC], count: int, sockets: ExitStack)
 async def test_a_flood_of_beginnings(retry: bool) -> None:
     """From 2,000 ports: the listener holds as many as it may, serves others meanwhile, and forgets them in time."""
     allowed = 200
-    using = QUIC(alpn=["test"], identity=LOCALHOST, handshake_timeout=1.0, retry_above=50 if retry else 2**31)
+    using = QUIC(alpn=HOSTILE, identity=LOCALHOST, handshake_timeout=1.0, retry_above=50 if retry else 2**31)
     async with listening(using, maximum_pending_handshakes=allowed) as listener:
         engine = engine_of(listener)
         async with NetworkConnection(listener.endpoint, CLIENT) as connection:

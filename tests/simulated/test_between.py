@@ -24,7 +24,8 @@ from tieline import (
     Parameters,
     State,
 )
-from tieline.testing import Fate, Host, Router, Rule, SimulatedNetwork
+from tieline.drivers.simulated.nat import AddressTranslation
+from tieline.testing import Fate, Host, Packet, Router, Rule, SimulatedNetwork, TransportProtocol
 
 from .programs import echo, failure_of, fates, serve, serve_datagrams, two_hosts
 
@@ -398,6 +399,36 @@ async def test_hairpins_are_not_supported(simulated_network: SimulatedNetwork) -
                     await other.send(b"from next door")
                     await asyncio.sleep(1)
             assert fates(simulated_network, "the NAT has no mapping")
+
+
+async def test_a_nat_counts_hops_both_ways(simulated_network: SimulatedNetwork) -> None:
+    server, inside, _ = home(simulated_network)
+
+    async def serve_near() -> None:
+        await NetworkListener(UDP(IP(hop_limit=1)), on=53).run(tell_who_asks)
+
+    server.start(serve_near)
+    with inside[0]:
+        async with NetworkConnection("192.0.2.1:53", UDP()) as connection:
+            await connection.send(b"who am I?")
+            await asyncio.sleep(1)
+    assert [entry.place for entry in fates(simulated_network, "too many hops")] == ["nat.test"]
+    assert len(fates(simulated_network, "server.test: arrived: ICMP 203.0.113.1:")) == 1
+
+
+def test_a_nat_without_a_free_port_gives_that_of_the_oldest_mapping() -> None:
+    table = AddressTranslation("203.0.113.1", 120.0, 7440.0)
+    server = HostPort("192.0.2.1", 1)
+
+    def leaving(protocol: TransportProtocol, number: int, now: float) -> HostPort:
+        inside = HostPort(f"10.0.{number // 60000}.1", number % 60000 + 1)
+        return table.outwards(Packet(protocol, inside, server), now).source
+
+    of_tcp = leaving(TransportProtocol.TCP, 0, 0.0)
+    first, second, *_ = [leaving(TransportProtocol.UDP, number, 1.0) for number in range(40_001)]
+    assert leaving(TransportProtocol.UDP, 50_000, 2.0) == first
+    assert leaving(TransportProtocol.UDP, 50_001, 2.0) == second
+    assert leaving(TransportProtocol.TCP, 0, 3.0) == of_tcp  # older than all of them, but a protocol has its own ports
 
 
 async def test_those_inside_reach_each_other(simulated_network: SimulatedNetwork) -> None:

@@ -745,6 +745,8 @@ async def test_dual_stack(simulated_network: SimulatedNetwork) -> None:
 
 def test_names_and_addresses_are_checked(simulated_network: SimulatedNetwork) -> None:
     host = simulated_network.host("host.test", "10.0.0.1")
+    with pytest.raises(ValueError, match=r"there already is a node 'HOST.test'"):
+        simulated_network.router("HOST.test")  # the same name for everybody who resolves it
     with pytest.raises(ValueError, match=r"there already is a node 'host.test'"):
         simulated_network.router("host.test")
     for make in (simulated_network.host, simulated_network.router, simulated_network.nat):

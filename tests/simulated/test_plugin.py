@@ -82,9 +82,9 @@ def test_async_tests_run_in_virtual_time(run: Run) -> None:
             assert asyncio.get_running_loop().time() == 1
 
         class TestMethods:
-            async def test_method(self, simulated_network):
-                await asyncio.sleep(1)
-                assert simulated_network.time == 1
+            async def test_method(self, simulated_network, seconds=1):
+                await asyncio.sleep(seconds)
+                assert simulated_network.time == seconds == 1
 
         def test_not_async(simulated_network):
             async def main(value):
@@ -200,7 +200,7 @@ def test_the_seed_is_an_option(run: Run) -> None:
 
 def test_the_option_explains_itself(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_inprocess("--help")
-    assert re.search(r"tieline:\n +--network-seed=SEED\s+the seed of every simulated network", result.stdout.str())
+    assert re.search(r"tieline:\n +--network-seed=SEED\s+the seed of each test's simulated_network", result.stdout.str())
     result = pytester.runpytest_inprocess("--fixtures", "-p", "no:cacheprovider")
     for fixture in ("simulated_network", "certificate_authority"):
         assert re.search(rf"^{fixture}\b.*\n    \w.*", result.stdout.str(), re.MULTILINE), fixture

@@ -404,3 +404,17 @@ def test_limits_hold_in_virtual_time_too(simulated_network: SimulatedNetwork) ->
             await asyncio.sleep(10)
 
     simulated_network.run(main, host, on=client)
+
+
+async def test_a_validator_that_cannot_be_hashed(simulated_network: SimulatedNetwork) -> None:
+    class Validator:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __call__(self, certificates: list[bytes], server_name: str) -> bool:
+            return server_name == "server.test"
+
+    host, client = two_hosts(simulated_network)
+    host.start(Server().run)
+    with client:
+        async with NetworkConnection("server.test:443", QUIC(alpn=["test"], certificate_validator=Validator())) as connection:
+            await transfer(connection, b"content")

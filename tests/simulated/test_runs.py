@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tieline import TCP, NetworkConnection
-from tieline.testing import SimulatedNetwork
+from tieline.testing import SimulatedNetwork, VirtualClock
 
 from .programs import serve, two_hosts
 
@@ -91,6 +91,61 @@ def test_a_program_that_fails_on_being_cancelled(simulated_network: SimulatedNet
     with pytest.raises(ZeroDivisionError, match="while cleaning up") as raised:
         simulated_network.run(main)
     assert raised.value.__notes__[0] == "raised by program on host.test"
+
+
+@pytest.mark.parametrize("kind", [AssertionError, pytest.fail.Exception])
+def test_an_event_that_fails_ends_the_run(simulated_network: SimulatedNetwork, kind: type[BaseException]) -> None:
+    happened: list[float] = []
+
+    def failing() -> None:
+        raise kind("in an event")
+
+    async def main() -> None:
+        simulated_network.at(5, failing)
+        simulated_network.at(5, lambda: happened.append(now()))
+        await asyncio.sleep(100)
+
+    with pytest.raises(kind, match="in an event") as raised:
+        simulated_network.run(main)
+    assert happened == [5.0]
+    assert raised.value.__notes__[0] == "raised by an event at 5 s"
+
+
+def test_an_event_that_fails_in_another_run_is_told_to_the_loop() -> None:
+    network = SimulatedNetwork()
+    reports: list[str] = []
+
+    def failing() -> None:
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context["message"]))
+        with network.host("host.test"):
+            network.at(5, failing)
+            await asyncio.sleep(6)
+
+    with asyncio.Runner(loop_factory=VirtualClock) as runner:
+        runner.run(main())
+    assert reports == ["an event of a simulated network raised"]
+
+
+def test_events_from_before_the_first_use_count_from_it() -> None:
+    """The time of other loops does not begin at 0."""
+    network = SimulatedNetwork()
+    happened: list[float] = []
+    host = network.host("host.test")
+    network.after(7, lambda: happened.append(now()))
+    network.at(5, lambda: happened.append(now()))
+
+    async def main() -> None:
+        await asyncio.sleep(100)
+        with host:
+            network.after(1, lambda: happened.append(now()))
+            await asyncio.sleep(50)
+
+    with asyncio.Runner(loop_factory=VirtualClock) as runner:
+        runner.run(main())
+    assert happened == [101.0, 105.0, 107.0]
 
 
 def test_what_main_raises_is_raised_and_programs_end(simulated_network: SimulatedNetwork) -> None:

@@ -137,11 +137,11 @@ async def test_the_port_is_not_known_before_ready() -> None:
     assert listener.endpoints == () and listener.state is ListenerState.SETUP
 
 
-@pytest.mark.parametrize("using", [TCP(), UDP()])
-async def test_a_busy_port_is_told(using: Any) -> None:
+@pytest.mark.parametrize(("using", "command"), [(TCP(), "ss -ltnp"), (UDP(), "ss -lunp")])
+async def test_a_busy_port_is_told(using: Any, command: str) -> None:
     async with NetworkListener(using, on=HERE).serving(echo) as first:
         second = NetworkListener(using, on=first.endpoint)
-        with pytest.raises(ConnectError, match=r"127\.0\.0\.1:\d+, listening: .*in use.*`ss -ltnp`") as caught:
+        with pytest.raises(ConnectError, match=rf"127\.0\.0\.1:\d+, listening: .*in use.*`{command}`") as caught:
             await second.run(echo)
         assert caught.value.errno == errno.EADDRINUSE and second.state is ListenerState.FAILED
 

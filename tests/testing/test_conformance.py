@@ -391,7 +391,7 @@ def close_drains(monkeypatch: pytest.MonkeyPatch) -> None:
 def pending_calls_end_at_close(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls that wait are told of an end."""
     end = EndOfStreamError("the end")
-    monkeypatch.setattr(StreamFlow, "_closed_error", lambda self: end)
+    monkeypatch.setattr(StreamFlow, "closed_error", lambda self: end)
 
 
 @breaking(BREAKS)

@@ -46,12 +46,13 @@ def _transport(options: QUICOptions) -> engine.QuicTransport:
 
 @lru_cache(CONFIGURATIONS)
 def _client(options: QUICOptions) -> engine.QuicClient:
-    return engine.QuicClient(client_config(options), _transport(options))
+    return engine.QuicClient(client_config(options), _shared(_transport, options))
 
 
 def client(options: QUICOptions) -> engine.QuicClient:
     """A client's configuration, with the tickets of its earlier connections; the same object for equal options."""
-    return _client(options) if _is_hashable(options) else _client.__wrapped__(options)
+    made: engine.QuicClient = _shared(_client, options)
+    return made
 
 
 def client_endpoint(options: QUICOptions, seed: bytes | None = None) -> engine.QuicEndpoint:
@@ -63,7 +64,7 @@ def server_endpoint(options: QUICOptions, maximum_handshakes: int, seed: bytes |
     """The machine of one listening socket. Raises ValueError without an identity."""
     return engine.QuicEndpoint(
         server=server_config(options),
-        transport=_transport(options) if _is_hashable(options) else _transport.__wrapped__(options),
+        transport=_shared(_transport, options),
         maximum_connections=options.maximum_connections,
         maximum_handshakes=maximum_handshakes,
         retry_above=options.retry_above,
@@ -77,12 +78,12 @@ def server_name(options: QUICOptions, endpoint_name: str | None, endpoint: objec
     return checked_name(options, endpoint_name, endpoint)
 
 
-def _is_hashable(options: QUICOptions) -> bool:
+def _shared(make: Any, options: QUICOptions) -> Any:
     try:
         hash(options)
     except TypeError:  # of a validator: nobody can say whether it is equal to another one
-        return False
-    return True
+        return make.__wrapped__(options)
+    return make(options)
 
 
 def close_error(close: engine.QuicClose, *, endpoint: object, phase: Phase) -> NetworkError:

@@ -18,6 +18,7 @@ from tieline.drivers.simulated.node import Router as Router
 from tieline.drivers.simulated.packets import Fate as Fate
 from tieline.drivers.simulated.packets import Packet as Packet
 from tieline.drivers.simulated.packets import Trace as Trace
+from tieline.drivers.simulated.packets import TransportProtocol as TransportProtocol
 from tieline.drivers.simulated.partition import Partition as Partition
 from tieline.drivers.simulated.resolver import SimulatedResolver as SimulatedResolver
 from tieline.testing.certificates import CertificateAuthority as CertificateAuthority

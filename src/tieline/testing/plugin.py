@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         default=None,
         metavar="SEED",
-        help="the seed of every simulated network; default: a new one each",
+        help="the seed of each test's simulated_network; default: a new one each",
     )
 
 
@@ -54,7 +54,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if "simulated_network" not in pyfuncitem.fixturenames or not inspect.iscoroutinefunction(test):
         return None
     network = cast("SimulatedNetwork", pyfuncitem.funcargs["simulated_network"])
-    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters}
+    # As pytest does: a parameter with a default is no fixture.
+    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters if name in pyfuncitem.funcargs}
     network.run(lambda: test(**arguments))
     return True
 

@@ -74,7 +74,6 @@ class Host(Node):
             raise RuntimeError(f"{self.name} has crashed: restart it before a program can run there")
         with self:
             task = self.driver.spawn(program(*arguments), f"{getattr(program, '__name__', 'program')} on {self.name}")
-        self.adopt(task)
         task.add_done_callback(self.network.program_ended)
         return task
 

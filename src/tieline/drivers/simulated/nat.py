@@ -84,7 +84,7 @@ class AddressTranslation:
             self._next_port = FIRST_PORT if self._next_port == LAST_PORT else self._next_port + 1
             if (protocol, outside) not in self._by_outside:
                 return outside
-        oldest = min(self._by_outside, key=lambda key: self._by_outside[key].used)
+        oldest = min((key for key in self._by_outside if key[0] is protocol), key=lambda key: self._by_outside[key].used)
         mapping = self._by_outside.pop(oldest)
-        del self._by_inside[oldest[0], mapping.inside]
-        return self._free(protocol)
+        del self._by_inside[protocol, mapping.inside]
+        return mapping.outside

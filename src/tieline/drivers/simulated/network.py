@@ -173,9 +173,10 @@ class SimulatedNetwork(Topology):
     ) -> T:
         """Run ``main(*arguments)`` in virtual time, on a host if one is given, and return what it returns.
 
-        When it ends, the programs that were started on hosts are cancelled. What one of them raises ends the run. After
-        `limit` seconds of virtual time the run ends with `TimeoutError`; one in which everybody waits for nothing ends at once
-        with `StandstillError`. A note on each exception tells the seed. A network runs once.
+        When it ends, the programs that were started on hosts are cancelled. What one of them raises ends the run, and so does
+        what a callback of `at` or `after` raises. After `limit` seconds of virtual time the run ends with `TimeoutError`; one in
+        which everybody waits for nothing ends at once with `StandstillError`. A note on each exception tells the seed. A network
+        runs once.
         """
         if self._loop is not None:
             raise RuntimeError("this network has run before: time does not go back, make another")
@@ -215,7 +216,7 @@ class SimulatedNetwork(Topology):
             task.cancel()
         for task, end in zip(programs, await asyncio.gather(*programs, return_exceptions=True), strict=True):
             if isinstance(end, BaseException) and not task.cancelled():
-                self._failed(task, end)
+                self._failed(task.get_name(), end)
 
     def _too_long(self, clock: VirtualClock, limit: float) -> None:
         if self._main is not None and self._failure is None:
@@ -225,19 +226,30 @@ class SimulatedNetwork(Topology):
     def program_ended(self, task: asyncio.Task[Any]) -> None:
         """A program of a host has ended; if it failed, so does the run."""
         if self._main is not None and not task.cancelled() and (error := task.exception()) is not None:
-            self._failed(task, error)
+            self._failed(task.get_name(), error)
             self._main.cancel()
 
-    def _failed(self, task: asyncio.Task[Any], error: BaseException) -> None:
+    def _event_failed(self, error: BaseException) -> None:
+        if self._main is not None:
+            self._failed(f"an event at {self.time:g} s", error)
+            self._main.cancel()
+            return
+        assert self._loop is not None  # it runs the events
+        self._loop.call_exception_handler({"message": "an event of a simulated network raised", "exception": error})
+
+    def _failed(self, by: str, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error
-            error.add_note(f"raised by {task.get_name()}")
+            error.add_note(f"raised by {by}")
 
     def bound(self) -> asyncio.AbstractEventLoop:
         """The event loop of this network: the one in which it is used first. Raises RuntimeError in any other."""
         running = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = running
+            for _, _, event in self._events:  # they were made when it was 0
+                event.when += running.time()
+            self._events = [(event.when, event.number, event) for _, _, event in self._events]
             self._wake()
         elif self._loop is not running:
             raise RuntimeError(f"{self!r} belongs to another event loop")
@@ -247,7 +259,7 @@ class SimulatedNetwork(Topology):
 
     @property
     def time(self) -> float:
-        """Seconds, of the event loop; 0 before it is used."""
+        """Seconds, of the event loop; 0 before the network is used: what is planned then counts from its first use."""
         return 0.0 if self._loop is None else self._loop.time()
 
     def at(self, when: float, callback: Callable[..., object], *arguments: Any) -> ScheduledEvent:
@@ -297,9 +309,10 @@ class SimulatedNetwork(Topology):
             event = heapq.heappop(events)[2]
             try:
                 event.happen()
-            except Exception as error:  # of a handler: the others go on
-                assert self._loop is not None
-                self._loop.call_exception_handler({"message": "an event of a simulated network raised", "exception": error})
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # also pytest's own failures, which are no Exception; the other events go on
+                self._event_failed(error)
         self._wake()
 
     # Packets

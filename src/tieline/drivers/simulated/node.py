@@ -163,16 +163,15 @@ class Router(Node):
     def arrived(self, packet: Packet, interface: NetworkInterface | None) -> None:
         if not self.passes(packet):
             return
-        now = self.network.time
         translation = self._translation
+        onward = packet
         if translation is not None and packet.destination.host == translation.address:
-            translated = translation.inwards(packet, now)
+            translated = translation.inwards(packet, self.network.time)
             if translated is None:
                 self.network.note(self, Fate.NO_MAPPING, packet)
                 return
-            self.network.relay(self, translated, None)
-            return
-        if packet.destination.host in self.addresses:
+            onward, interface = translated, None
+        elif packet.destination.host in self.addresses:
             self.network.note(self, Fate.ARRIVED, packet)
             self.network.answer(self, no_socket_answer(packet, errno.ECONNREFUSED))
             return
@@ -180,7 +179,7 @@ class Router(Node):
             self.network.note(self, Fate.HOPS_EXCEEDED, packet)
             self.network.answer(self, icmp(packet, errno.EHOSTUNREACH))
             return
-        self.network.relay(self, packet._replace(hops=packet.hops - 1), interface)
+        self.network.relay(self, onward._replace(hops=packet.hops - 1), interface)
 
     def leaving(self, packet: Packet, interface: NetworkInterface) -> Packet | None:
         """The packet as it leaves through an interface; None if that is the outside and the IP version is not the NAT's."""

@@ -41,8 +41,8 @@ class Topology(ABC):
 
     def checked_name(self, name: str) -> str:
         """A name that no other node has, and that can be resolved. Raises ValueError."""
-        HostPort(name, 0)
-        if any(node.name == name for node in self.nodes):
+        wanted = HostPort(name, 0).host
+        if any(HostPort(node.name, 0).host == wanted for node in self.nodes):
             raise ValueError(f"there already is a node {name!r}")
         return name
 
