@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tieline import TCP, NetworkConnection
-from tieline.testing import SimulatedNetwork, VirtualClock
+from tieline.testing import SimulatedNetwork, StandstillError, VirtualClock
 
 from .programs import serve, two_hosts
 
@@ -192,3 +192,44 @@ def test_a_run_ends_at_its_limit_only_if_it_is_not_over(simulated_network: Simul
         return "over"
 
     assert simulated_network.run(main, limit=100) == "over"
+
+
+def test_a_program_that_will_not_end_is_told_in_the_end() -> None:
+    network = SimulatedNetwork(seed=1)
+    host = network.host("stubborn.test")
+
+    async def stubborn() -> None:
+        while True:
+            try:
+                await asyncio.sleep(10)
+            except asyncio.CancelledError:
+                continue
+
+    async def main() -> None:
+        host.start(stubborn)
+        await asyncio.Event().wait()
+
+    with pytest.raises(StandstillError, match="goes on, although it was cancelled"):
+        network.run(main, limit=100)
+
+
+def test_a_cancelled_event_takes_no_time() -> None:
+    network = SimulatedNetwork(seed=1)
+
+    async def main() -> None:
+        first, second = (network.at(when, int) for when in (5000, 6000))
+        second.cancel()
+        first.cancel()
+        network.after(7, int)
+        await asyncio.Event().wait()
+
+    with pytest.raises(StandstillError, match=r"^at 7 s every task waits"):
+        network.run(main)
+
+
+@pytest.mark.parametrize("when", [-1, float("nan"), float("inf")])
+def test_a_time_is_a_time(when: float) -> None:
+    network = SimulatedNetwork(seed=1)
+    for call in (network.at, network.after):
+        with pytest.raises(ValueError, match="finite number of seconds"):
+            call(when, int)

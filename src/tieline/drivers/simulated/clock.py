@@ -16,6 +16,7 @@ import selectors
 import traceback
 from collections.abc import Callable, Iterator
 from contextvars import Context
+from math import inf
 from types import FrameType
 from typing import Any, cast
 
@@ -46,6 +47,7 @@ class VirtualClock(asyncio.SelectorEventLoop):
         self._jumping = _JumpingSelector(self)
         self._threads = 0  # that work for us at present
         self.limit: asyncio.TimerHandle | None = None
+        self.end = inf  # a program that is still there then cannot be ended in a good way
         """A timer that only ends a run that takes too long: when no other is left, nothing is going to happen."""
         self._started = False
         super().__init__(self._jumping)
@@ -139,6 +141,8 @@ class _JumpingSelector(selectors.DefaultSelector):
         due = self._loop.next_timer()
         if timeout is None or due is None:
             raise StandstillError(f"at {self.now:g} s every task waits, and nothing is going to happen:\n{self._loop.waiting()}")
+        if due > self._loop.end:
+            raise StandstillError(f"at {self.now:g} s the program goes on, although it was cancelled:\n{self._loop.waiting()}")
         self.now = max(self.now, due)  # the timer's own time: a sum of delays would drift from it
         self._turns = 0
         return ready

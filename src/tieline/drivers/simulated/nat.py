@@ -13,6 +13,7 @@ from tieline.endpoints import HostPort
 __all__ = ["AddressTranslation"]
 
 FIRST_PORT, LAST_PORT = 20000, 60000
+REMOTES_KEPT = 4096  # that may answer through one mapping
 
 
 class _Mapping:
@@ -21,7 +22,7 @@ class _Mapping:
     def __init__(self, inside: HostPort, outside: HostPort, now: float) -> None:
         self.inside = inside
         self.outside = outside
-        self.remotes: set[HostPort] = set()
+        self.remotes: dict[HostPort, None] = {}  # the least recent first
         self.used = now
 
 
@@ -54,7 +55,10 @@ class AddressTranslation:
             self._by_inside[packet.protocol, packet.source] = mapping
             self._by_outside[packet.protocol, mapping.outside] = mapping
         mapping.used = now
-        mapping.remotes.add(packet.destination)
+        mapping.remotes.pop(packet.destination, None)
+        mapping.remotes[packet.destination] = None
+        if len(mapping.remotes) > REMOTES_KEPT:
+            del mapping.remotes[next(iter(mapping.remotes))]
         return packet._replace(source=mapping.outside)
 
     def inwards(self, packet: Packet, now: float) -> Packet | None:

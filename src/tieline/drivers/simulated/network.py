@@ -31,6 +31,7 @@ from tieline.drivers.simulated.partition import Partition
 from tieline.drivers.simulated.resolver import SimulatedResolver
 from tieline.drivers.simulated.topology import Topology
 from tieline.paths import InterfaceType
+from tieline.protocols.checks import require_seconds
 
 __all__ = ["ScheduledEvent", "SimulatedNetwork"]
 
@@ -46,11 +47,19 @@ BUFFER = 128 * 1024  # bytes that a host keeps for each socket and direction
 class ScheduledEvent:
     """Something that will happen at a time, unless it is cancelled."""
 
-    __slots__ = ("_arguments", "_callback", "number", "when")
+    __slots__ = ("_arguments", "_callback", "_cancelled", "number", "when")
 
-    def __init__(self, when: float, number: int, callback: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    def __init__(
+        self,
+        when: float,
+        number: int,
+        callback: Callable[..., object],
+        arguments: tuple[Any, ...],
+        cancelled: Callable[[], None],
+    ) -> None:
         self.when = when
         self.number = number
+        self._cancelled = cancelled
         self._callback: Callable[..., object] | None = callback
         self._arguments = arguments
 
@@ -58,6 +67,12 @@ class ScheduledEvent:
         """It will not happen."""
         self._callback = None
         self._arguments = ()
+        self._cancelled()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it will not happen."""
+        return self._callback is None
 
     def happen(self) -> None:
         """It is time."""
@@ -195,6 +210,7 @@ class SimulatedNetwork(Topology):
         drivers.enter(OutsideDriver(clock))
         self._main = asyncio.current_task()
         clock.limit = clock.call_at(limit, self._too_long, clock, limit)
+        clock.end = limit + DAY
         try:
             with on or nullcontext():
                 result = await main(*arguments)
@@ -264,16 +280,18 @@ class SimulatedNetwork(Topology):
 
     def at(self, when: float, callback: Callable[..., object], *arguments: Any) -> ScheduledEvent:
         """Let something happen at a time: ``network.at(5.0, link.down)``. The event can be cancelled."""
+        require_seconds("when", when, zero=True)
         return self.schedule(when, callback, *arguments)
 
     def after(self, delay: float, callback: Callable[..., object], *arguments: Any) -> ScheduledEvent:
         """Let something happen in so many seconds from now."""
+        require_seconds("delay", delay, zero=True)
         return self.schedule(self.time + delay, callback, *arguments)
 
     def schedule(self, when: float, callback: Callable[..., object], *arguments: Any) -> ScheduledEvent:
         """The same, for the network's own parts."""
         self._count += 1
-        event = ScheduledEvent(when, self._count, callback, arguments)
+        event = ScheduledEvent(when, self._count, callback, arguments, self._drop_cancelled)
         self._queue(event)
         return event
 
@@ -287,8 +305,18 @@ class SimulatedNetwork(Topology):
         if self._events[0][2] is event:
             self._wake()
 
+    def _drop_cancelled(self) -> None:
+        """Time must not go on for what will not happen."""
+        if self._events and self._events[0][2].is_cancelled:  # those further behind are dropped when they come to the front
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._wake()
+
     def _wake(self) -> None:
         """See that the loop comes back for the first event."""
+        while self._events and self._events[0][2].is_cancelled:
+            heapq.heappop(self._events)
         if self._loop is None or not self._events or self._loop.is_closed():
             return
         when = self._events[0][0]

@@ -23,6 +23,7 @@ __all__ = ["SocketTable"]
 
 FIRST_PORT, LAST_PORT = 49152, 65535  # RFC 6335 section 6: dynamic ports
 LINGERING = 60.0  # seconds in which a late segment of a finished connection is answered: TIME-WAIT of Linux
+MTUS_KEPT = 1024  # paths that are known to be narrower than their first link
 WILDCARDS = {4: "0.0.0.0", 6: "::"}
 IPV6_MINIMUM_MTU = 1280  # RFC 8200 section 5
 
@@ -265,6 +266,8 @@ class SocketTable:
         stream = self._streams.get(ends)
         if packet.mtu:
             known = self._mtus.get(about.destination.host, packet.mtu)
+            if len(self._mtus) >= MTUS_KEPT:
+                self._mtus.clear()
             self._mtus[about.destination.host] = min(known, packet.mtu)
             if stream is not None:
                 stream.shrink(packet.mtu - headers(about.destination, TransportProtocol.TCP), about.sequence)
