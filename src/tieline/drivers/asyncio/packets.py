@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.asyncio import options
-from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, to_sockaddr
-from tieline.drivers.asyncio.tcp import bind_local, forgets_at_error
+from tieline.drivers.asyncio.tcp import forgets_at_error
+from tieline.drivers.asyncio.udp import open_datagram_socket
 from tieline.drivers.port import PacketHandler, Packets
 from tieline.endpoints import HostPort
 
@@ -55,40 +54,25 @@ class UDPPacketSocket:
         parameters: Parameters[Any],
         handler: PacketHandler,
     ) -> None:
-        options.require_supported(parameters)
-        named = to or at
-        assert named is not None  # the driver passes one of them
         self._loop = loop
         self._buffers = buffers
         self._forgetful = forgets_at_error(loop)
         self._writing = self._closed = False
         self._connected = to is not None
         self.handler = handler
-        self._sock = socket.socket(family_of(named), socket.SOCK_DGRAM)
+        self._sock, local = open_datagram_socket(at, to, parameters)
+        assert isinstance(local, HostPort)  # as it was asked for
+        self.local_address: HostPort = local
         self._v6 = self._sock.family == socket.AF_INET6
         self._ecn = 0  # of the packets that leave without a word about it
+        self._local = None if local.host in ("0.0.0.0", "::") else local.host.partition("%")[0]
+        self.peer: Any = self._sock.getpeername() if to is not None else None
         try:
-            self._sock.setblocking(False)
-            options.apply_datagram(self._sock, parameters)
-            if self._v6:
-                self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            if at is not None:
-                self._sock.bind(to_sockaddr(at))
-            else:
-                bind_local(self._sock, parameters)
-            if to is not None:
-                error = self._sock.connect_ex(to_sockaddr(to))
-                if error:
-                    raise OSError(error, os.strerror(error))
-            local = from_sockaddr(self._sock.getsockname())
-            self.local_address: HostPort = local if isinstance(local, HostPort) else named
-            self._local = None if self.local_address.host in ("0.0.0.0", "::") else self.local_address.host.partition("%")[0]
-            self.peer: Any = self._sock.getpeername() if to is not None else None
             self._segments = self._ask_for_everything()
-            loop.add_reader(self._sock.fileno(), self._readable)
         except BaseException:
             self._sock.close()
             raise
+        loop.add_reader(self._sock.fileno(), self._readable)
 
     def _ask_for_everything(self) -> bool:
         """Set what the protocol above profits from; whether the kernel takes several datagrams at once."""

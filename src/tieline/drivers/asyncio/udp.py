@@ -17,7 +17,7 @@ from tieline.protocols.ip import IP
 if TYPE_CHECKING:
     from tieline.parameters import Parameters
 
-__all__ = ["UDPSocket"]
+__all__ = ["UDPSocket", "open_datagram_socket"]
 
 DATAGRAMS_PER_WAKEUP = 64
 NAMES_KEPT = 256  # socket addresses of peers, so that an answer need not make them again
@@ -39,9 +39,6 @@ class UDPSocket:
         parameters: Parameters[Any],
         handler: DatagramHandler,
     ) -> None:
-        options.require_supported(parameters)
-        named = to or at
-        assert named is not None  # the driver passes one of them
         self._loop = loop
         self._buffer = buffer
         self._writing = self._closed = self._blocked = False
@@ -51,25 +48,8 @@ class UDPSocket:
         self._minimum_mtu = ip is not None and ip.use_minimum_mtu
         self.handler = handler
         self.remote_address = to
-        self._sock = socket.socket(family_of(named), socket.SOCK_DGRAM)
-        try:
-            self._sock.setblocking(False)
-            options.apply_datagram(self._sock, parameters)
-            if self._sock.family == socket.AF_INET6:
-                self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            if at is not None:
-                self._sock.bind(to_sockaddr(at))
-            else:
-                bind_local(self._sock, parameters)
-            if to is not None:
-                error = self._sock.connect_ex(to_sockaddr(to))
-                if error:
-                    raise OSError(error, os.strerror(error))
-            self.local_address: Address = from_sockaddr(self._sock.getsockname()) or named
-            loop.add_reader(self._sock.fileno(), self._readable)
-        except BaseException:
-            self._sock.close()
-            raise
+        self._sock, self.local_address = open_datagram_socket(at, to, parameters)
+        loop.add_reader(self._sock.fileno(), self._readable)
 
     def _watch_again(self) -> None:
         if not self._closed:
@@ -163,6 +143,31 @@ class UDPSocket:
         if self._writing:
             self._loop.remove_writer(fd)
         self._sock.close()
+
+
+def open_datagram_socket(at: Address | None, to: Address | None, parameters: Parameters[Any]) -> tuple[socket.socket, Address]:
+    """A socket with its options, bound if `at` is given, connected if `to` is; and its address. Raises OSError."""
+    options.require_supported(parameters)
+    named = to or at
+    assert named is not None  # the driver passes one of them
+    sock = socket.socket(family_of(named), socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        options.apply_datagram(sock, parameters)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if at is not None:
+            sock.bind(to_sockaddr(at))
+        else:
+            bind_local(sock, parameters)
+        if to is not None:
+            error = sock.connect_ex(to_sockaddr(to))
+            if error:
+                raise OSError(error, os.strerror(error))
+        return sock, from_sockaddr(sock.getsockname()) or named
+    except BaseException:
+        sock.close()
+        raise
 
 
 def mtu_towards(remote: Address) -> int:
