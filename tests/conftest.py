@@ -58,6 +58,12 @@ def peer() -> Callable[[str], str]:
     return find
 
 
+def pytest_collection_finish() -> None:
+    """What collecting has made stays to the end: the collection of garbage after each test need not look at it."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if inspect.iscoroutinefunction(metafunc.function) and not {"loop_factory", "simulated_network"} & {*metafunc.fixturenames}:
         metafunc.fixturenames.append("loop_factory")

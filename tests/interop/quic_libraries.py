@@ -20,7 +20,7 @@ from ..peers import until
 
 __all__ = ["ALPN", "LIBRARIES", "Foreign", "Library", "ServedByThem", "connected", "connecting", "serving"]
 
-ALPN = "test"
+ALPN = "interop"  # of its own: sessions are resumed between equal options, and their tickets are no good for other servers
 
 
 class Library:
