@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from tieline._engine import quic as engine
-from tieline.engines.tls import checked_name, client_config, server_config
+from tieline.engines.tls import client_config, server_config
 from tieline.engines.tls_failures import translated
 from tieline.errors import (
     ChannelClosedError,
@@ -20,7 +20,7 @@ from tieline.errors import (
 )
 from tieline.protocols.quic import QUICOptions
 
-__all__ = ["client", "client_endpoint", "close_error", "server_endpoint", "server_name"]
+__all__ = ["client", "client_endpoint", "close_error", "server_endpoint"]
 
 CONFIGURATIONS = 128
 SEND_WINDOW = 1024 * 1024  # bytes that the engine keeps of what was sent until it is acknowledged, for each connection
@@ -71,11 +71,6 @@ def server_endpoint(options: QUICOptions, maximum_handshakes: int, seed: bytes |
         maximum_udp_payload=options.max_udp_payload_size,
         seed=seed,
     )
-
-
-def server_name(options: QUICOptions, endpoint_name: str | None, endpoint: object) -> str:
-    """Whom the server's certificate must show. Raises ValueError if nobody knows."""
-    return checked_name(options, endpoint_name, endpoint)
 
 
 def _shared(make: Any, options: QUICOptions) -> Any:

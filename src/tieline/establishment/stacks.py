@@ -88,9 +88,9 @@ def _host_name(target: HostPort | UnixEndpoint) -> str | None:
 
 def server_name(stack: NetworkProtocol, endpoint: Endpoint) -> str:
     """Whom the certificate of a QUIC server must show. Raises ValueError if nobody knows."""
-    from tieline.engines.quic import server_name
+    from tieline.engines.tls import checked_name
 
-    return server_name(stack.find(QUICOptions), _host_name(transport_endpoint(endpoint)), endpoint)
+    return checked_name(stack.find(QUICOptions), _host_name(transport_endpoint(endpoint)), endpoint)
 
 
 def prepare_client(stack: NetworkProtocol) -> OSError | None:
