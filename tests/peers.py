@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,7 +12,22 @@ from typing import Self
 
 from tieline import HostPort
 
-__all__ = ["Conversation", "Peer", "conversing", "until"]
+__all__ = ["Conversation", "Peer", "conversing", "free_port", "until"]
+
+OURS = range(20_000, 32_000)  # no system gives ports from here to sockets that do not ask for one
+
+
+def free_port() -> int:
+    """For a server that cannot choose by itself: free for TCP and UDP, and nobody else's before the server has bound it."""
+    while True:
+        port = random.choice(OURS)
+        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
+            try:
+                for probe in (stream, datagram):
+                    probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue  # somebody has it
+            return port
 
 
 class Peer:

@@ -22,6 +22,8 @@ import pytest
 from tieline import QUIC, NetworkConnection, Trust
 from tieline.identity import Identity
 
+from .peers import free_port
+
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
@@ -123,13 +125,6 @@ def pem(tmp_path: Path) -> Path:
     path = tmp_path / "localhost.pem"
     path.write_text("".join(Identity.self_signed("localhost", "127.0.0.1").pem()))
     return path
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    with socket.socket(type=kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 # Against itself
@@ -250,7 +245,7 @@ def test_datagrams_and_their_answers(start: Start) -> None:
 
 
 def test_nobody_receives_datagrams() -> None:
-    port = free_port(socket.SOCK_DGRAM)
+    port = free_port()
     assert b"nobody receives datagrams there" in connect("--udp", f"127.0.0.1:{port}", content=b"?", code=1).stderr
 
 
@@ -350,7 +345,7 @@ def test_standard_input_goes_to_the_first_quic_stream(start: Start, tmp_path: Pa
 
 
 def test_nobody_listens_for_quic() -> None:
-    place = f"127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
+    place = f"127.0.0.1:{free_port()}"
     said = connect(*QUIC_REACH, place, code=1).stderr.decode()
     assert re.search(rf"^Error: {re.escape(place)}, handshake: connection refused.*\n\Z", said, re.MULTILINE)
     said = connect(*QUIC_REACH, "--wait", "--timeout", "0.3", place, code=1).stderr.decode()

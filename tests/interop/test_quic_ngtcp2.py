@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,11 +15,11 @@ from tieline import QUIC, ConnectionAbortedByPeerError, HostPort, NetworkConnect
 from tieline.protocols.security import PeerAuthentication
 
 from ..authority import CLIENT, LOCALHOST, OTHER_NAME, TRUST, save
+from ..peers import free_port
 from .http3 import H3_NO_ERROR, requested, serve_http3, start_http3
 from .payload import digest
 from .programs import Program, running
 from .test_quic_peers import THOROUGH
-from .test_streams import free_port
 
 Find = Callable[[str], str]
 BODY = random.Random(7).randbytes(3_000_000)
@@ -191,7 +190,7 @@ async def theirs(peer: Find, folder: Path, *options: str, identity: Any = LOCALH
     certificate, key = save(folder, "server", identity)
     (folder / "www").mkdir(exist_ok=True)
     (folder / "www" / "body").write_bytes(BODY)
-    port = free_port(socket.SOCK_DGRAM)
+    port = free_port()
     command = (peer("gtlsserver"), "-q", "-d", folder / "www", *options, "127.0.0.1", str(port), key, certificate)
     async with running(*map(str, command)) as program:
         yield port, program
@@ -202,9 +201,9 @@ def to(port: int, **options: Any) -> NetworkConnection[QUIC]:
     return NetworkConnection(HostPort("127.0.0.1", port), using)
 
 
-async def connected(port: int, **options: Any) -> NetworkConnection[QUIC]:
+async def connected(port: int, program: Program, **options: Any) -> NetworkConnection[QUIC]:
     """A connection to it, as soon as it is up."""
-    for _ in range(500):
+    while program.process.poll() is None:
         connection = to(port, **options).start()
         try:
             await connection.ready()
@@ -216,7 +215,7 @@ async def connected(port: int, **options: Any) -> NetworkConnection[QUIC]:
             raise
         else:
             return connection
-    raise AssertionError("the server does not come up")
+    raise AssertionError(f"the server has ended: {program.errors}")
 
 
 SERVERS: dict[str, tuple[dict[str, Any], list[str]]] = {
@@ -233,7 +232,7 @@ SERVERS: dict[str, tuple[dict[str, Any], list[str]]] = {
 @pytest.mark.parametrize("kind", SERVERS)
 async def test_their_server(peer: Find, tmp_path: Path, kind: str) -> None:
     ours, options = SERVERS[kind]
-    async with theirs(peer, tmp_path, *options) as (port, _), await connected(port, **ours) as connection:
+    async with theirs(peer, tmp_path, *options) as (port, program), await connected(port, program, **ours) as connection:
         control = await start_http3(connection)
         results = await asyncio.gather(*(requested(connection, "/body") for _ in range(3)))
         assert [digest(one) for one in results] == [digest(BODY)] * 3
@@ -242,7 +241,7 @@ async def test_their_server(peer: Find, tmp_path: Path, kind: str) -> None:
 
 
 async def test_our_client_updates_keys_and_moves(peer: Find, tmp_path: Path) -> None:
-    async with theirs(peer, tmp_path) as (port, _), await connected(port) as connection:
+    async with theirs(peer, tmp_path) as (port, program), await connected(port, program) as connection:
         control = await start_http3(connection)
         for _ in range(3):
             transfer = asyncio.create_task(requested(connection, "/body"))
@@ -259,9 +258,9 @@ async def test_our_client_updates_keys_and_moves(peer: Find, tmp_path: Path) -> 
 
 
 async def test_our_client_comes_back(peer: Find, tmp_path: Path) -> None:
-    async with theirs(peer, tmp_path) as (port, _):
+    async with theirs(peer, tmp_path) as (port, program):
         for resumed in (False, True, True):
-            async with await connected(port) as connection:
+            async with await connected(port, program) as connection:
                 assert connection.security_metadata.resumed is resumed
                 control = await start_http3(connection)
                 assert digest(await requested(connection, "/body")) == digest(BODY)
@@ -269,19 +268,19 @@ async def test_our_client_comes_back(peer: Find, tmp_path: Path) -> None:
 
 
 async def test_our_client_refuses(peer: Find, tmp_path: Path) -> None:
-    async with theirs(peer, tmp_path, identity=OTHER_NAME) as (port, _):
+    async with theirs(peer, tmp_path, identity=OTHER_NAME) as (port, program):
         with pytest.raises(TLSError, match="the peer's certificate is for another name"):
-            await connected(port)
+            await connected(port, program)
     (tmp_path / "b").mkdir()
-    async with theirs(peer, tmp_path / "b") as (port, _):
+    async with theirs(peer, tmp_path / "b") as (port, program):
         with pytest.raises(TLSError) as caught:
-            await connected(port, alpn=["other"])
+            await connected(port, program, alpn=["other"])
         assert caught.value.alert == "no_application_protocol"
 
 
 async def test_their_server_breaks_off(peer: Find, tmp_path: Path) -> None:
     """A stream that HTTP/3 does not allow is its error, with its code."""
-    async with theirs(peer, tmp_path) as (port, _), await connected(port) as connection:
+    async with theirs(peer, tmp_path) as (port, program), await connected(port, program) as connection:
         first, second = await start_http3(connection), await start_http3(connection)
         with pytest.raises(ConnectionAbortedByPeerError) as caught:
             await asyncio.gather(*(requested(connection, "/body") for _ in range(10)))

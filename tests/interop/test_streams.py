@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ import pytest
 from tieline import TCP, TLS, UDP, Endpoint, HostPort, NetworkConnection, NetworkListener, TLSError, UnixEndpoint
 
 from ..authority import EXPIRED, LOCALHOST, OTHER_NAME, ROOT, TRUST, save
+from ..peers import free_port
 from .payload import FROM_CLIENT, FROM_SERVER, SIZE, digest, receive_payload
 from .programs import running
 
@@ -73,13 +73,6 @@ def socat_address(at: Any, tcp: str, unix: str, abstract: str) -> str:
     return tcp.format(version=at.version, host=host, port=at.port)
 
 
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(type=kind) as unused:
-        unused.bind(("127.0.0.1", 0))
-        port: int = unused.getsockname()[1]
-        return port
-
-
 # socat
 
 
@@ -119,7 +112,7 @@ DATAGRAMS = [b"one", b"", b"x" * 1400, b"y" * 8192]
 
 
 async def test_udp_client_to_socat(peer: Callable[[str], str]) -> None:
-    port = free_port(socket.SOCK_DGRAM)
+    port = free_port()
     serving = f"UDP4-RECVFROM:{port},bind=127.0.0.1,fork"
     async with running(peer("socat"), "-d", "-d", "-b", "65536", serving, "PIPE", log=True) as socat:
         await socat.expect(rb"receiving on AF=2 127\.0\.0\.1:\d+\n")
@@ -148,7 +141,7 @@ async def test_udp_listener_for_socat(peer: Callable[[str], str]) -> None:
 
 @pytest.mark.parametrize("kind", ["TCP", "Unix", "TLS"])
 async def test_client_to_ncat(peer: Callable[[str], str], tmp_path: Path, kind: str) -> None:
-    port, path = free_port(socket.SOCK_STREAM), tmp_path / "socket"
+    port, path = free_port(), tmp_path / "socket"
     certificate, key = save(tmp_path, "server", LOCALHOST)
     where = {
         "TCP": ["127.0.0.1", str(port)],
