@@ -248,3 +248,21 @@ def test_the_authority_works_and_is_made_once(run: Run) -> None:
                     assert connection.metadata(TLS) is not None
     """)
     result.assert_outcomes(passed=2)
+
+
+def test_a_network_goes_with_its_test(run: Run) -> None:
+    """A session has many, and their traces are large."""
+    result = run("""
+        import gc
+        import weakref
+
+        seen = []
+
+        async def test_one(simulated_network):
+            seen.append(weakref.ref(simulated_network))
+
+        def test_other():
+            gc.collect()
+            assert seen[0]() is None
+    """)
+    result.assert_outcomes(passed=2)

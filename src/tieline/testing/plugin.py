@@ -61,11 +61,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     report = yield
     network = item.stash.get(NETWORK, getattr(item, "funcargs", {}).get("simulated_network"))
     if report.failed and network is not None:
         lines = [f"seed {network.seed}: pytest --network-seed={network.seed} repeats it; the last packets were"]
         lines += [f"  {entry}" for entry in list(network.trace)[-TRACE_SHOWN:]]
         report.sections.append(("simulated network", "\n".join(lines)))
+    if call.when == "teardown" and NETWORK in item.stash:
+        del item.stash[NETWORK]  # items live as long as the session, and a trace is large
     return report
