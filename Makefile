@@ -17,7 +17,7 @@ demo: build
 	$(BIN)/tieline demo
 
 test: build
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile $(PYTEST)
 	cargo test --release --locked --package tieline-engine
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml tieline._engine

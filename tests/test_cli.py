@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -536,8 +536,11 @@ def test_ncat_on_either_side(start: Start, peer: Callable[[str], str], pem: Path
         listener = Listener(start, "--tls", "--cert", str(pem), stdin=subprocess.DEVNULL, stdout=arrived)
     finish(start(ncat, "--ssl", "--send-only", "127.0.0.1", str(listener.port)), DATA)
     _, errors = finish(listener.process, code=1)  # ncat ends without close_notify, as an attacker could
-    assert b"TLS cut short" in errors
-    assert (tmp_path / "arrived").read_bytes() == DATA
+    got = (tmp_path / "arrived").read_bytes()
+    if b"the peer reset the connection" in errors:  # it had not read our tickets yet: the kernel throws away what is under way
+        assert DATA.startswith(got)
+    else:
+        assert b"TLS cut short" in errors and got == DATA
     port = free_port()
     server = start(ncat, "-v", "-l", "127.0.0.1", str(port), "--ssl", "--exec", "/bin/cat", stdin=subprocess.DEVNULL)
     line_of(server.stderr, b"Listening on")
@@ -558,7 +561,8 @@ def listening_port(process: subprocess.Popen[bytes]) -> int:
     inodes: set[str] = set()
     while process.poll() is None:
         for link in Path(f"/proc/{process.pid}/fd").iterdir():
-            inodes.update(re.findall(r"socket:\[(\d+)\]", os.readlink(link)))
+            with suppress(FileNotFoundError):  # closed meanwhile
+                inodes.update(re.findall(r"socket:\[(\d+)\]", os.readlink(link)))
         for row in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             cells = row.split()
             if cells[3] == "0A" and cells[9] in inodes:  # 0A is LISTEN

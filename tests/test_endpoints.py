@@ -258,6 +258,9 @@ class Printer:
     def __init__(self, gives: object) -> None:
         self.gives = gives
 
+    def __repr__(self) -> str:
+        return f"Printer({self.gives!r})"
+
     def to_endpoint(self) -> Any:
         return self.gives
 

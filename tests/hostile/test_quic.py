@@ -84,8 +84,8 @@ class Meddler:
     """Does what the plan says, over and over."""
 
     def __init__(self, plan: list[tuple[int, int]]) -> None:
-        # Whatever the plan is, a part of all packets arrives: it is no test of how patient anybody is.
-        self._plan = itertools.cycle([*plan, *[(PASS, 0)] * len(plan)])
+        # Whatever the plan is, most packets arrive whole: it is no test of how patient anybody is.
+        self._plan = itertools.cycle([step for meddling in plan for step in (meddling, *[(PASS, 0)] * 5)])
         self._held: dict[bool, list[bytes]] = {True: [], False: []}
         self._old: dict[bool, list[bytes]] = {True: [], False: []}
 
