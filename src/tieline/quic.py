@@ -34,7 +34,7 @@ class _Child(NetworkChannel[P_co], Generic[P_co]):
 
     def __init__(self, parent: MultiplexedChannel[Any], parameters: Parameters[Any], kind: str) -> None:
         self._number = next(_ids)
-        self._id = f"{parent.id}.{kind}{self._number}"
+        self._kind = kind
         self._parent = parent
         self._parameters = parameters
         self._state = State.READY
@@ -43,10 +43,15 @@ class _Child(NetworkChannel[P_co], Generic[P_co]):
         self._make_flow(parent._name)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._id} of {self._parent!r}, {self._state.value}>"
+        return f"<{type(self).__name__} {self.id} of {self._parent!r}, {self._state.value}>"
 
     def __hash__(self) -> int:
         return self._number  # the same in each run, which an address in memory is not
+
+    @property
+    def id(self) -> str:
+        """A text that no other channel of this process has."""
+        return f"{self._parent.id}.{self._kind}{self._number}"
 
     @property
     def parent(self) -> Any:
@@ -90,6 +95,7 @@ class QUICStreamChannel(_Child[P_co]):
             self._flow.sending.error = ChannelClosedError(what, endpoint=parent._name, phase=Phase.TRANSFER)
         if not socket.may_receive:
             self._flow.receiving.ended()
+        socket.start()
 
     @property
     def stream_id(self) -> int:

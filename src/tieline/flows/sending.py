@@ -59,12 +59,9 @@ class StreamSending:
         if type(content) is not bytes:
             content = octets(content, flow)
         socket, machine = flow.socket, flow.machine
-        if (
-            socket is None or self._accepted or self._writers or self.ended or end_of_stream
-            or not content or (machine is not None and len(content) > self._slice)
-        ):  # fmt: skip
-            await self._queue(Writer(memoryview(content), end_of_stream))
-            return
+        special = self._accepted or self._writers or self.ended or not content
+        if socket is None or special or (machine is not None and len(content) > self._slice):
+            return await self._queue(Writer(memoryview(content), end_of_stream))
         # Nobody is before us and nothing is special: straight to the kernel.
         wire = content if machine is None else machine.send(content)
         try:
@@ -75,11 +72,14 @@ class StreamSending:
         if taken < len(wire):
             self._full = True
             rest = memoryview(wire)[taken:]
-            if machine is not None:
-                self._accept(rest)
-            else:
+            if machine is None:
                 self.count -= len(rest)
-                await self._queue(Writer(rest))
+                return await self._queue(Writer(rest, end_of_stream))
+            self._accept(rest)
+        if end_of_stream:
+            self.ended = True
+            self._end = End.DUE
+            self.pump()
         elif (streak := self._streak + 1) < STREAK:
             self._streak = streak
         else:
@@ -342,8 +342,7 @@ class StreamSending:
     @property
     def remaining(self) -> int:
         """Bytes that were accepted and have not gone to the kernel."""
-        waiting = sum(len(writer.rest) for writer in self._writers if writer.promised)
-        return len(self.first) + self._size + waiting
+        return len(self.first) + self._size + sum(len(writer.rest) for writer in self._writers if writer.promised)
 
     # The flow's socket comes, goes and breaks
 

@@ -148,6 +148,8 @@ class StreamFlow:
 
     def abort(self) -> None:
         """Close with a reset, at once."""
+        if self.closed and self.socket is None and self.sending.idle:  # it was closed before
+            return
         self._close_calls()
         self.sending.fail(self.closed_error())
         if self.socket is not None:
@@ -195,6 +197,8 @@ class StreamFlow:
 
     async def _progress(self, done: Callable[[], bool], stall: str) -> None:
         """Wait until `done`; when nothing has left for `close_timeout` seconds, abort and raise."""
+        if done():
+            return
         driver = present(self._owner).driver
         timeout = self._parameters.close_timeout
         before = self.sending.remaining

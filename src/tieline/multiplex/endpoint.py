@@ -5,7 +5,8 @@
     datagrams ◀── transmit ◀───────┘ └── write, read, open, close: `touched` asks for a turn
 
 A *turn* tells the sessions what happened, lets everything leave that wants to, and sets the one timer. What the program does
-while it is told is part of the same turn; what it does at other times is gathered until the loop's next one.
+while it is told is part of the same turn; what it does at other times is gathered until the loop's next one. When that is much, it leaves
+in parts, so that both sides work at the same time instead of waiting for each other.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["QUICEndpoint"]
 
 TRANSMISSIONS = 32  # that leave before received datagrams and other tasks have their turn
+OVERLAP = 16  # things that are done before what follows from them leaves: so the peer works on these during the next ones
 
 
 class QUICEndpoint:
@@ -50,6 +52,7 @@ class QUICEndpoint:
         self._unsent: deque[Any] = deque()
         self._timer: Timer | None = None
         self._due = 0.0
+        self._touches = 0  # since something left
         self._turning = self._soon = self._blocked = self._closed = False
 
     def open(self, at: HostPort | None, to: HostPort | None, parameters: Parameters[Any]) -> HostPort:
@@ -94,6 +97,9 @@ class QUICEndpoint:
         if not self._turning and not self._soon and not self._closed:
             self._soon = True
             self.driver.call_soon(self._turn_soon)
+        self._touches += 1
+        if self._touches >= OVERLAP:
+            self._send()
 
     def _turn_soon(self) -> None:
         self._soon = False
@@ -153,6 +159,7 @@ class QUICEndpoint:
 
     def _send(self) -> bool:
         """Let datagrams leave; whether something did and events may have followed from it."""
+        self._touches = 0
         if self._blocked or self._closed:
             return False
         socket = self._socket

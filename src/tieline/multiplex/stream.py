@@ -50,15 +50,19 @@ class QUICStreamSocket:
 
     __slots__ = (
         "_broken", "_closed", "_connection", "_done", "_end_sent", "_ended", "_failure", "_gathered", "_news", "_reading",
-        "_session", "_soon", "early", "error_code", "handler", "number", "priority",
+        "_session", "_soon", "early", "error_code", "handler", "may_receive", "may_send", "number", "priority",
     )  # fmt: skip
 
     def __init__(self, session: Session, number: int) -> None:
         self._session = session
         self._connection = session.connection
-        self._reading = self._closed = self._soon = False
+        self._reading = self._closed = False
+        self._soon = True  # whoever takes the stream calls `start`
         self.number = number
-        self._news = not self._is_ours  # the engine has said so, or did not have to: there may be something to read
+        is_ours = bool(number & 1) != session.is_client  # RFC 9000 section 2.1: the last bit says who opened it
+        self.may_send = is_ours or not number & 2
+        self.may_receive = not is_ours or not number & 2
+        self._news = not is_ours  # the engine has said so, or did not have to: there may be something to read
         self._ended = not self.may_receive  # nothing more is to be had from the engine
         self._done = not self.may_send  # nothing more is to be told to it
         self._end_sent = False
@@ -77,20 +81,6 @@ class QUICStreamSocket:
     @property
     def remote_address(self) -> Address | None:
         return None
-
-    @property
-    def _is_ours(self) -> bool:
-        return bool(self.number & 1) != self._session.is_client  # RFC 9000 section 2.1: the last bit says who opened it
-
-    @property
-    def may_send(self) -> bool:
-        """Whether it has a direction from here to the peer."""
-        return self._is_ours or not self.number & 2
-
-    @property
-    def may_receive(self) -> bool:
-        """Whether it has a direction from the peer to here."""
-        return not self._is_ours or not self.number & 2
 
     @property
     def is_ending(self) -> bool:
@@ -266,17 +256,19 @@ class QUICStreamSocket:
             self._reading = True
             if not self._soon and (self._news or self._failure is not None):
                 self._soon = True
-                self._session.endpoint.driver.call_soon(self._resumed)
+                self._session.endpoint.driver.call_soon(self.start)
 
-    def _resumed(self) -> None:
+    def start(self) -> None:
+        """Hand on what has come already: from the loop, or before a call can wait for it."""
         self._soon = False
         if self._closed or self.handler is None:
             return
         if self._failure is not None:
             self._deliver(self.handler)
             return
-        self.readable()
-        self._session.endpoint.touched()
+        if self._news:
+            self.readable()
+            self._session.endpoint.touched()
 
     def close(self) -> None:
         """What was sent still arrives, if `end` was called; what comes is not wanted."""
