@@ -137,24 +137,23 @@ class MultiplexedChannel(NetworkChannel[P_co]):
                 self._serves_streams = False
                 raise
         driver = self.driver
-        tasks: dict[Task, None] = {}
+        tasks: dict[QUICStreamChannel[Any], Task] = {}
         try:
             while (socket := await flow.next_inbound(driver)) is not None:
                 stream: QUICStreamChannel[Any] = QUICStreamChannel(self, socket, parameters)
-                task = driver.spawn(self._serve(handler, stream), f"tieline handler for stream {stream.stream_id}")
-                tasks[task] = None
-                task.add_done_callback(lambda task: tasks.pop(task, None))
-            while tasks:
-                await driver.wait(tuple(tasks), None)
+                work = self._serve(handler, stream, tasks)
+                tasks[stream] = driver.spawn(work, f"tieline handler for stream {stream.stream_id}")
+            await driver.wait(tuple(tasks.values()), None)
         finally:
-            for task in tuple(tasks):
+            for task in tasks.values():
                 task.cancel()
-            while tasks:
-                await driver.wait(tuple(tasks), None)
+            await driver.wait(tuple(tasks.values()), None)
         if not flow.peer_closed:
             flow.require_open()  # raises what has ended it
 
-    async def _serve(self, handler: Callable[[Any], Awaitable[object]], stream: QUICStreamChannel[Any]) -> None:
+    async def _serve(
+        self, handler: Callable[[Any], Awaitable[object]], stream: QUICStreamChannel[Any], tasks: dict[Any, Task]
+    ) -> None:
         try:
             await handler(stream)
             await stream.aclose()
@@ -165,6 +164,7 @@ class MultiplexedChannel(NetworkChannel[P_co]):
                 logger.exception("the handler of stream %d of %r raised", stream.stream_id, self)
         finally:
             stream.abort()
+            tasks.pop(stream, None)
 
     def _stream_parameters(self, using: Any) -> Parameters[Any]:
         """What a stream is made with: a bare stack has the connection's limits."""
