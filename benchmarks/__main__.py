@@ -1,7 +1,8 @@
 """``make bench`` runs every row, ``make bench ROW=tcp-pingpong`` those whose name begins so.
 
 A row is one workload on one event loop. Tieline and its peers do it in turn, `--rounds` times, each with its server and its
-client in processes of their own on a core of their own. What counts is the median of the rounds' ratios.
+client in processes of their own on a core of their own. What counts is the median of the rounds' ratios; more is better, but
+for memory.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ ROWS = [
     Row("quic-streams", True, 64, 20_000, "requests/s", quic.programs("streams"), {"aioquic": 5, "qh3": 2}),
     Row("quic-handshakes", True, 0, 400, "handshakes/s", quic.programs("handshakes"), {"aioquic": 4, "qh3": 4}),
     Row("quic-datagrams", True, 1000, 50_000, "round trips/s", quic.programs("datagrams"), {"aioquic": 10, "qh3": 5}),
+    Row("quic-memory", True, 0, 200, "kB/connection", quic.programs("memory")),
 ]
 
 

@@ -1,13 +1,19 @@
-"""The work over QUIC, for Tieline and for aioquic and qh3, which have one interface. Written as their documentation advises."""
+"""The work over QUIC, for Tieline and for aioquic and qh3, which have one interface. Written as their documentation advises.
+
+Beside bulk runs what Tieline's engine does without Python (`rust/engine/examples/quic_bulk.rs`).
+"""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
+import os
 import ssl
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -162,6 +168,31 @@ async def tieline_datagrams(port: int, size: int, count: int) -> float:
             arrived += len(answers)
             await channel.send_many([message] * len(answers))
         return arrived / (time.perf_counter() - begun)
+
+
+# Tieline's engine alone
+
+
+async def engine_program(*arguments: object) -> asyncio.subprocess.Process:
+    """It ends when its standard input does, so with this process."""
+    built = await asyncio.create_subprocess_exec("cargo", "build", "--release", "--locked", "--quiet", "--example", "quic_bulk")
+    assert await built.wait() == 0
+    program = Path(__file__).parents[1] / "target/release/examples/quic_bulk"
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(program, *map(str, arguments), stdin=pipe, stdout=pipe)
+
+
+async def engine_serve(ready: Ready) -> None:
+    process = await engine_program("serve")
+    assert process.stdout is not None
+    ready(int(await process.stdout.readline()))
+    await process.wait()
+
+
+async def engine_bulk(port: int, size: int, count: int) -> float:
+    process = await engine_program("send", port, size, count)
+    assert process.stdout is not None
+    return float(await process.stdout.readline())
 
 
 # aioquic and qh3
@@ -321,6 +352,40 @@ async def library_datagrams(library: str, port: int, size: int, count: int) -> f
         return count / (time.perf_counter() - begun)
 
 
+# Memory
+
+
+def resident() -> int:
+    """Bytes that this process has in memory (proc(5))."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def memory(library: str, port: int, size: int, count: int) -> float:
+    """What an idle connection costs, both of its ends: they are in this process, and the server that was started is not used."""
+    listening = asyncio.get_running_loop().create_future()
+    serve_here = tieline_serve if library == "tieline" else partial(library_serve, library)
+    server = asyncio.create_task(serve_here("memory", listening.set_result))
+    port = await listening
+    settings = None if library == "tieline" else configuration(library, is_client=True)
+
+    async def hold(connections: AsyncExitStack) -> None:
+        if library == "tieline":
+            await (await connections.enter_async_context(connect(port))).ready()
+        else:
+            client = await connections.enter_async_context(library_connect(library, port, settings))
+            await client.wait_connected()
+
+    async with AsyncExitStack() as connections:
+        await hold(connections)  # what all share
+        before = resident()
+        for _ in range(count):
+            await hold(connections)
+        figure = (resident() - before) / 1e3 / count
+    server.cancel()
+    return figure
+
+
 Programs = dict[str, tuple[Server, Client]]
 
 
@@ -332,6 +397,7 @@ def programs(kind: str) -> Programs:
         "streams": tieline_streams,
         "handshakes": tieline_handshakes,
         "datagrams": tieline_datagrams,
+        "memory": partial(memory, "tieline"),
     }[kind]
     theirs: Any = {
         "bulk": library_bulk,
@@ -339,8 +405,11 @@ def programs(kind: str) -> Programs:
         "streams": library_streams,
         "handshakes": library_handshakes,
         "datagrams": library_datagrams,
+        "memory": memory,
     }[kind]
     found: Programs = {"tieline": (partial(untold, partial(tieline_serve, kind)), partial(untold, ours))}
+    if kind == "bulk":
+        found["engine"] = (partial(untold, engine_serve), partial(untold, engine_bulk))
     for library in LIBRARIES:
         found[library] = (partial(untold, partial(library_serve, library, kind)), partial(untold, partial(theirs, library)))
     return found

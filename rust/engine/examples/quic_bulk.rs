@@ -2,12 +2,14 @@
 //! `benchmarks/quic.py` runs it beside Tieline, with the same settings.
 //!
 //! ```text
-//! quic_bulk serve               prints its port, and answers each stream with how much came on it
+//! quic_bulk serve                  prints its port, and answers each stream with how much came on it
 //! quic_bulk send PORT SIZE COUNT   prints MB/s
 //! ```
+//!
+//! Either ends when its standard input does.
 
 use std::error::Error;
-use std::io::{ErrorKind, IoSliceMut};
+use std::io::{ErrorKind, IoSliceMut, Read as _};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -21,9 +23,10 @@ use tieline_engine::tls::{self, ClientAuthentication, Trust};
 #[path = "../tests/identity/mod.rs"]
 mod identity;
 
-const SEGMENTS: usize = 10;
+const SEGMENTS: usize = 20;
 const LARGEST: usize = 65_536;
 const READ: usize = 256 * 1024;
+const BUFFER: usize = 4 * 1024 * 1024;
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -41,10 +44,8 @@ impl Peer {
     fn new(server: Option<Config>) -> Outcome<Self> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         let state = UdpSocketState::new((&socket).into())?;
-        for size in [4 * 1024 * 1024] {
-            state.set_recv_buffer_size((&socket).into(), size)?;
-            state.set_send_buffer_size((&socket).into(), size)?;
-        }
+        state.set_recv_buffer_size((&socket).into(), BUFFER)?;
+        state.set_send_buffer_size((&socket).into(), BUFFER)?;
         // One read takes what GRO has joined, and waits for it.
         socket.set_nonblocking(false)?;
         let settings = Settings {
@@ -185,8 +186,7 @@ fn send(port: u16, size: usize, count: usize) -> Outcome {
     let now = peer.now();
     let handle = peer.endpoint.connect(now, &config, remote, "localhost")?;
     let mut events = Vec::new();
-    let connected =
-        |event: &Event| matches!(event, Event::Connection(_, Change::Connected));
+    let connected = |event: &Event| matches!(event, Event::Connection(_, Change::Connected));
     while !events.iter().any(connected) {
         peer.turn(&mut events)?;
     }
@@ -235,6 +235,10 @@ fn send(port: u16, size: usize, count: usize) -> Outcome {
 }
 
 fn main() -> Outcome {
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(0);
+    });
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
