@@ -11,7 +11,6 @@ in parts, so that both sides work at the same time instead of waiting for each o
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -50,7 +49,7 @@ class QUICEndpoint:
         self._socket_failed = failed
         self._socket: PacketSocket
         self._sessions: dict[int, Session] = {}
-        self._unsent: deque[Any] = deque()
+        self._unsent: list[Any] = []  # at most TRANSMISSIONS
         self._timer: Timer | None = None
         self._due = 0.0
         self._touches = 0  # since something left
@@ -174,7 +173,7 @@ class QUICEndpoint:
             if not socket.send((data, remote, local, ecn, size or len(data))):
                 self._blocked = True
                 return False
-            unsent.popleft()
+            del unsent[0]
         return True
 
     def _set_timer(self) -> None:

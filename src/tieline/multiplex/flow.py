@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -69,7 +68,7 @@ class MultiplexFlow:
         self._failure: NetworkError | None = None
         self._closed = False
         self._inbound: Waiter | None = None
-        self._arrived: deque[QUICStreamSocket] = deque()  # when the session ended, and nobody had taken them
+        self._arrived: list[QUICStreamSocket] = []  # when the session ended, and nobody had taken them
         options: QUICOptions = parameters.stack
         self._keepalive = options.keepalive
         self._counted: TransportCounters | None = None  # when the session ended
@@ -213,7 +212,7 @@ class MultiplexFlow:
             session = self.session
             socket = None if self._closed or session is None else session.accept()
             if socket is None and self._arrived:
-                socket = self._arrived.popleft()
+                socket = self._arrived.pop(0)
             if socket is not None or self.is_over:
                 return socket
             self._inbound = driver.waiter()

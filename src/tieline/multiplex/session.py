@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tieline._engine.quic import QuicClose, QuicConnection, QuicError
@@ -45,8 +44,8 @@ class Session:
         self.close_reason: QuicClose | None = None
         self._streams: dict[int, QUICStreamSocket] = {}
         self._datagrams: QUICDatagramSocket | None = None
-        self._openers: dict[bool, deque[Waiter]] = {True: deque(), False: deque()}
-        self.arrived: deque[QUICStreamSocket] = deque()  # that nobody had taken when the connection ended
+        self._openers: dict[bool, list[Waiter]] = {True: [], False: []}
+        self.arrived: list[QUICStreamSocket] = []  # that nobody had taken when the connection ended
         self.draining: dict[int, None] = {}  # streams whose end, or all that was before it, the peer does not have yet
         self.drain_waiter: Waiter | None = None
         self.received_count = self.sent_count = 0  # bytes on streams and in datagrams

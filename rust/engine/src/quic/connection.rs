@@ -442,11 +442,9 @@ impl Connection {
         settled.handshake_ended = self.counts_as_handshake && !self.is_handshaking();
         self.counts_as_handshake &= !settled.handshake_ended;
         let handle = self.handle;
-        events.extend(
-            self.changes
-                .drain(..)
-                .map(|change| Event::Connection(handle, change)),
-        );
+        // An idle connection keeps no room for them.
+        let changes = std::mem::take(&mut self.changes).into_iter();
+        events.extend(changes.map(|change| Event::Connection(handle, change)));
         settled
     }
 

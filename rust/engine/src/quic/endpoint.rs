@@ -436,7 +436,11 @@ impl Endpoint {
             self.settle();
             self.round += 1;
         }
-        events.append(&mut self.events);
+        if events.is_empty() {
+            std::mem::swap(events, &mut self.events); // an idle endpoint keeps no room for them
+        } else {
+            events.append(&mut self.events);
+        }
     }
 
     /// A connection, to do something with it or to ask it. It lives until it is released.
