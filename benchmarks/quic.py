@@ -175,9 +175,10 @@ async def tieline_datagrams(port: int, size: int, count: int) -> float:
 
 async def engine_program(*arguments: object) -> asyncio.subprocess.Process:
     """It ends when its standard input does, so with this process."""
-    built = await asyncio.create_subprocess_exec("cargo", "build", "--release", "--locked", "--quiet", "--example", "quic_bulk")
-    assert await built.wait() == 0
-    program = Path(__file__).parents[1] / "target/release/examples/quic_bulk"
+    root = Path(__file__).parents[1]
+    build = ("cargo", "build", "--release", "--locked", "--quiet", "--example", "quic_bulk")
+    assert await (await asyncio.create_subprocess_exec(*build, cwd=root)).wait() == 0
+    program = root / "target/release/examples/quic_bulk"
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(program, *map(str, arguments), stdin=pipe, stdout=pipe)
 

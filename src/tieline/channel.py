@@ -101,9 +101,11 @@ class NetworkChannel(Generic[P_co]):
         elif issubclass(type(stack), Coder):  # of whatever types: isinstance would narrow to unknown ones
             self._flow = MessageFlow(owner, self._parameters, endpoint, CoderCodec(stack, endpoint))
         else:
-            self._flow = StreamFlow(owner, self._parameters, endpoint)
-        self._send = getattr(self._part("send"), "send", None)
-        self._receive = getattr(self._part("receive"), "receive", None)
+            flow = self._flow = StreamFlow(owner, self._parameters, endpoint)
+            self._send, self._receive = flow.sending.send, flow.receiving.receive
+            return
+        self._send = getattr(self._flow, "send", None)
+        self._receive = getattr(self._flow, "receive", None)
 
     @property
     def id(self) -> str:

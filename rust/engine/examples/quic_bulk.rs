@@ -14,14 +14,12 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
+use rcgen::{CertificateParams, KeyPair};
 use tieline_engine::quic::{
     Bytes, Change, Config, Connection, Direction, Endpoint, Event, Handle, Incoming, Settings,
     Transport,
 };
 use tieline_engine::tls::{self, ClientAuthentication, Trust};
-
-#[path = "../tests/identity/mod.rs"]
-mod identity;
 
 const SEGMENTS: usize = 20;
 const LARGEST: usize = 65_536;
@@ -141,8 +139,11 @@ fn read(connection: &mut Connection, stream: u64, total: &mut usize) -> Outcome<
 }
 
 fn serve() -> Outcome {
-    let own = identity::self_signed(identity::params("localhost"));
-    let mut settings = identity::with_identity(Trust::Anyone, &own);
+    let key = KeyPair::generate()?;
+    let certificate = CertificateParams::new(vec!["localhost".into()])?.self_signed(&key)?;
+    let mut settings = tls::Settings::new(Trust::Anyone);
+    settings.certificate_chain = vec![certificate.der().clone()];
+    settings.private_key = Some(key.serialize_der());
     settings.alpn = vec![b"benchmark".to_vec()];
     let config = Config::server(settings, ClientAuthentication::None, transport())?;
     let mut peer = Peer::new(Some(config))?;

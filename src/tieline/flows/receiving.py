@@ -139,14 +139,15 @@ class StreamReceiving:
 
     async def next_piece(self) -> Message[bytes, StreamMetadata]:
         """What is there, as it came; StopAsyncIteration at the end."""
-        if self._calls or not self.inbox.size:
+        inbox = self.inbox
+        if self._calls or not (inbox.size or (inbox.ended and self._flow.usable)):
             call = self._enter(1, None)
             try:
                 await call[0]
             except BaseException:
                 self._leave(call)
                 raise
-        piece = self.inbox.take(PIECE)
+        piece = inbox.take(PIECE)
         self._taken(len(piece))
         if not piece:
             raise StopAsyncIteration

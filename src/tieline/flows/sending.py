@@ -61,7 +61,8 @@ class StreamSending:
         socket, machine = flow.socket, flow.machine
         special = self._accepted or self._writers or self.ended or not content
         if socket is None or special or (machine is not None and len(content) > self._slice):
-            return await self._queue(Writer(memoryview(content), end_of_stream))
+            await self._queue(Writer(memoryview(content), end_of_stream))
+            return
         # Nobody is before us and nothing is special: straight to the kernel.
         wire = content if machine is None else machine.send(content)
         try:
@@ -74,7 +75,8 @@ class StreamSending:
             rest = memoryview(wire)[taken:]
             if machine is None:
                 self.count -= len(rest)
-                return await self._queue(Writer(rest, end_of_stream))
+                await self._queue(Writer(rest, end_of_stream))
+                return
             self._accept(rest)
         if end_of_stream:
             self.ended = True
@@ -219,11 +221,7 @@ class StreamSending:
             return True
         if self._full:
             return False
-        if len(accepted) > 1:  # one system call for many small sends
-            joined = b"".join(accepted)
-            accepted.clear()
-            accepted.append(joined)
-        data = accepted[0]
+        data = accepted[0] if len(accepted) == 1 else b"".join(accepted)  # one system call for many small sends
         taken = self._give(data)
         self._size -= taken
         accepted.clear()
@@ -317,7 +315,8 @@ class StreamSending:
         if not self.ended:
             self.ended = True
             self._writers.append(Writer(memoryview(b""), True, promised=True))
-        self.pump()
+        if not self.idle:
+            self.pump()
 
     def _finish(self) -> None:
         """Nothing is left to send: end our direction if that was asked for."""
@@ -355,13 +354,13 @@ class StreamSending:
         self.first.clear()
         if rest:
             self._writers.appendleft(Writer(memoryview(rest), promised=True))
-        self.pump()
+        if self._accepted or self._writers:
+            self.pump()
 
     def detached(self) -> None:
         """What was accepted, and our end of it, was for the peer that is given up; suspended calls are for the next one."""
         self._drop()
         self.error = None
-        self._end = End.NONE
         self.ended = any(writer.end for writer in self._writers)
 
     def raise_pending(self, error: NetworkError) -> None:
@@ -391,9 +390,9 @@ class StreamSending:
         self.raise_pending(error)
         self._writers.clear()
         self._drop()
-        self._end = End.NONE
         self._flow.wake_close()
 
     def _drop(self) -> None:
         self._accepted.clear()
         self._size = 0
+        self._end = End.NONE

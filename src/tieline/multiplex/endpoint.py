@@ -5,8 +5,8 @@
     datagrams ◀── transmit ◀───────┘ └── write, read, open, close: `touched` asks for a turn
 
 A *turn* tells the sessions what happened, lets everything leave that wants to, and sets the one timer. What the program does
-while it is told is part of the same turn; what it does at other times is gathered until the loop's next one. When that is much, it leaves
-in parts, so that both sides work at the same time instead of waiting for each other.
+while it is told is part of the same turn; what it does at other times is gathered until the loop's next one. When that is much,
+it leaves in parts, so that both sides work at the same time instead of waiting for each other.
 """
 
 from __future__ import annotations
