@@ -3,6 +3,8 @@
 What it does on the wire is tested in Rust (rust/engine/tests/quic).
 """
 
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,53 @@ def test_streams_both_ways(identity: Identity) -> None:
     assert caught.value.reason == "unknown"
     statistics = client.statistics()
     assert statistics.rtt > 0 and statistics.mtu >= 1200 and statistics.udp_bytes_sent > len(data)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_buffers(identity: Identity, kind: type[Any]) -> None:
+    pair = Pair(identity)
+    client, server = pair.connect()
+    stream = client.open(False)
+    assert stream is not None
+    content = bytes(range(256)) * 12_288  # 3 MiB, three times what is held
+    rest: Any = memoryview(content)
+    received, end = bytearray(), False
+    while not end:
+        written = kind(rest)
+        count = client.write(stream, written, end=True)
+        if kind is bytearray:
+            written[:] = bytes(len(written))  # the engine has what it took
+        rest = rest[count:]
+        pair.run(0.1)
+        server.accept(False)
+        piece, end = server.read(stream, len(content))
+        received += piece
+    assert received == content
+
+
+def test_shared_bytes_are_let_go(identity: Identity) -> None:
+    pair = Pair(identity)
+    client, _ = pair.connect()
+    stream = client.open(False)
+    assert stream is not None
+    content = bytes(100_000)
+    before = sys.getrefcount(content)
+    assert client.write(stream, content) == len(content)
+    assert sys.getrefcount(content) > before  # kept, not copied
+    pair.run(0.5)
+    assert sys.getrefcount(content) == before  # acknowledged
+
+
+def test_what_is_not_taken_is_not_copied(identity: Identity) -> None:
+    pair = Pair(identity)
+    client, _ = pair.connect()
+    stream = client.open(False)
+    assert stream is not None
+    client.write(stream, bytes(2 * 1024 * 1024))
+    content = memoryview(bytes(64 * 1024 * 1024))
+    begun = time.perf_counter()
+    assert [client.write(stream, content) for _ in range(50)] == [0] * 50
+    assert time.perf_counter() - begun < 0.2  # copying it once takes more than 10 ms
 
 
 def test_giving_up_and_limits(identity: Identity) -> None:

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::buffer::{PyBuffer, ReadOnlyCell};
+use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 use tieline_engine::quic::{
     Bytes, Connection, DatagramError, Direction, Handle, PeerParameters, Read, StreamError,
@@ -12,6 +14,11 @@ use tieline_engine::quic::{
 use super::values::{Address, QuicParameters, QuicStatistics, address, duration};
 use super::{QuicError, Shared, complain};
 use crate::tls::{Input, TlsInfo, transparent};
+
+/// Copying fewer bytes costs less than sharing them.
+const SHARED_FROM: usize = 4096;
+/// Bytes of a buffer that are copied at once.
+const PIECE: usize = 64 * 1024;
 
 /// One connection: its streams, its datagrams, and what is known about it.
 #[pyclass(frozen, module = "tieline._engine.quic")]
@@ -36,6 +43,41 @@ impl QuicConnection {
         self.endpoint
             .guarded(py, bytes, |endpoint| endpoint.connection(handle).map(work))?
             .map_err(complain)
+    }
+
+    /// What cannot change is kept until it is acknowledged, and copied only if that costs less.
+    fn write_bytes(
+        &self,
+        py: Python<'_>,
+        stream: u64,
+        bytes: &Bound<'_, PyBytes>,
+    ) -> PyResult<usize> {
+        let content = bytes.as_bytes();
+        match content.len() {
+            0 => Ok(0),
+            1..SHARED_FROM => self.stream(py, |connection| connection.write(stream, content)),
+            SHARED_FROM.. => {
+                let mut shared = Bytes::from_owner(PyBackedBytes::from(bytes.clone()));
+                self.stream(py, |connection| connection.write_bytes(stream, &mut shared))
+            }
+        }
+    }
+
+    /// Piece by piece: nothing is copied that is not taken, but for the last one.
+    fn write_buffer(&self, py: Python<'_>, stream: u64, buffer: &PyBuffer<u8>) -> PyResult<usize> {
+        let cells = buffer
+            .as_slice(py)
+            .ok_or_else(|| PyBufferError::new_err("the buffer is not contiguous"))?;
+        let mut taken = 0;
+        for piece in cells.chunks(PIECE) {
+            let mut copy: Bytes = piece.iter().map(ReadOnlyCell::get).collect();
+            let count = self.stream(py, |connection| connection.write_bytes(stream, &mut copy))?;
+            taken += count;
+            if count < piece.len() {
+                break;
+            }
+        }
+        Ok(taken)
     }
 
     fn stream<R: Send>(
@@ -137,18 +179,20 @@ impl QuicConnection {
         data: &Bound<'_, PyAny>,
         end: bool,
     ) -> PyResult<usize> {
-        let data = Input::new(data)?;
-        let data = data.as_bytes();
-        self.stream(py, |connection| {
-            let taken = match data {
-                [] => 0,
-                data => connection.write(stream, data)?,
-            };
-            if end && taken == data.len() {
-                connection.finish(stream)?;
+        let (length, taken) = match data.cast::<PyBytes>() {
+            Ok(bytes) => {
+                let length = bytes.as_bytes().len();
+                (length, self.write_bytes(py, stream, bytes)?)
             }
-            Ok(taken)
-        })
+            Err(_) => {
+                let buffer = PyBuffer::<u8>::get(data)?;
+                (buffer.item_count(), self.write_buffer(py, stream, &buffer)?)
+            }
+        };
+        if end && taken == length {
+            self.finish(py, stream)?;
+        }
+        Ok(taken)
     }
 
     /// End our direction of a stream.
