@@ -193,7 +193,9 @@ async def engine_serve(ready: Ready) -> None:
 async def engine_bulk(port: int, size: int, count: int) -> float:
     process = await engine_program("send", port, size, count)
     assert process.stdout is not None
-    return float(await process.stdout.readline())
+    figure = float(await process.stdout.readline())
+    await process.wait()
+    return figure
 
 
 # aioquic and qh3
