@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use quinn_proto::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
@@ -131,7 +131,7 @@ impl Transport {
     }
 
     /// quinn-proto's form of this, for a connection to `remote`.
-    pub(crate) fn build(&self, remote: SocketAddr, epoch: Instant) -> Arc<TransportConfig> {
+    fn build(&self, remote: SocketAddr, epoch: Instant) -> Arc<TransportConfig> {
         let variable = |value| VarInt::from_u64(value).unwrap_or(VarInt::MAX);
         let mut config = TransportConfig::default();
         let idle_timeout = self
@@ -178,6 +178,8 @@ pub(crate) const MINIMUM_KEEPALIVE: Duration = Duration::from_millis(1);
 pub struct Config {
     pub(crate) tls: tls::Config,
     pub(crate) transport: Arc<Transport>,
+    /// quinn-proto's form of it, which connections share unless each writes a qlog of its own.
+    built: Arc<OnceLock<Arc<TransportConfig>>>,
     pub(crate) tokens: Arc<TokenMemoryCache>,
 }
 
@@ -223,6 +225,7 @@ impl Config {
         Ok(Self {
             tls,
             transport: Arc::new(transport),
+            built: Arc::default(),
             tokens: Arc::new(TokenMemoryCache::default()),
         })
     }
@@ -233,6 +236,15 @@ impl Config {
 
     fn datagrams(&self) -> Option<u64> {
         Some(self.transport.max_datagram_frame_size).filter(|&size| size > 0)
+    }
+
+    /// For a connection to `remote`.
+    pub(crate) fn transport(&self, remote: SocketAddr, epoch: Instant) -> Arc<TransportConfig> {
+        let build = || self.transport.build(remote, epoch);
+        match self.transport.qlog {
+            Some(_) => build(),
+            None => self.built.get_or_init(build).clone(),
+        }
     }
 
     pub(crate) fn client_maker(

@@ -201,7 +201,7 @@ impl Endpoint {
         let destination = quinn_proto::ConnectionId::new(&random[..MAXIMUM_LENGTH]);
         let mut client = ClientConfig::new(Arc::new(crypto));
         client
-            .transport_config(config.transport.build(remote, self.clock.epoch()))
+            .transport_config(config.transport(remote, self.clock.epoch()))
             .token_store(config.tokens.clone())
             .initial_dst_cid_provider(Arc::new(move || destination));
         let (key, inner) = self
@@ -304,7 +304,7 @@ impl Endpoint {
             Ok(crypto) => own.crypto = Arc::new(crypto),
             Err(_) => return self.inner.ignore(attempt),
         }
-        own.transport_config(config.transport.build(remote, self.clock.epoch()));
+        own.transport_config(config.transport(remote, self.clock.epoch()));
         match self
             .inner
             .accept(attempt, now, &mut response, Some(Arc::new(own)))
