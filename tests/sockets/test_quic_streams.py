@@ -58,6 +58,26 @@ async def test_a_thousand_at_once_without_a_task_for_each() -> None:
         assert len({stream.stream_id for stream in streams}) == count
 
 
+async def test_both_sides_work_at_the_same_time() -> None:
+    async with connected() as (client, server, _), gather(server, echo_of_all):
+        streams = [await client.open_stream() for _ in range(50)]
+        left = client._flow.session.connection.statistics().udp_datagrams_sent
+        turns = 0
+
+        def count_turn() -> None:
+            nonlocal turns
+            turns += 1
+
+        asyncio.get_running_loop().call_soon(count_turn)
+        for stream in streams:
+            await stream.send(b"question")
+        assert turns == 0  # all of that was one turn of the loop
+        assert client._flow.session.connection.statistics().udp_datagrams_sent > left  # and the server has work already
+        for stream in streams:
+            await stream.send(b"?", end_of_stream=True)
+            assert await collect(stream) == b"question?"
+
+
 async def echo_of_all(stream: Any) -> None:
     await stream.send(await collect(stream), end_of_stream=True)
 
