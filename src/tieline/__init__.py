@@ -86,6 +86,8 @@ from tieline.protocols.tcp import TCP as TCP
 from tieline.protocols.tcp import Keepalive as Keepalive
 from tieline.protocols.tcp import TCPMetadata as TCPMetadata
 from tieline.protocols.tls import TLS as TLS
+from tieline.protocols.tlv import TLV as TLV
+from tieline.protocols.tlv import TLVMetadata as TLVMetadata
 from tieline.protocols.udp import UDP as UDP
 from tieline.protocols.udp import UDPMetadata as UDPMetadata
 from tieline.quic import QUIC as QUIC

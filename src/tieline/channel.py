@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar, cast, overloa
 
 from tieline.engines.coder import CoderCodec
 from tieline.engines.states import State
+from tieline.engines.tlv import TLVCodec
 from tieline.flows.content import MisuseError, misuse
 from tieline.flows.datagram import DatagramFlow
-from tieline.flows.messages import MessageFlow
+from tieline.flows.messages import MessageFlow, TLVFlow
 from tieline.flows.stream import StreamFlow
 from tieline.parameters import Parameters
 from tieline.protocols.coder import Coder, CoderMetadata
@@ -19,6 +20,7 @@ from tieline.protocols.roles import DatagramProtocol, MessageProtocol, Multiplex
 from tieline.protocols.security import TLSMetadata
 from tieline.protocols.tcp import TCP, TCPMetadata
 from tieline.protocols.tls import TLS
+from tieline.protocols.tlv import TLV, TLVMetadata
 from tieline.protocols.udp import UDP, UDPMetadata
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ class Messages:
     @overload
     def __get__(self, channel: NetworkChannel[Coder[Any, R]], owner: type[Any]) -> MessageIterator[R, CoderMetadata]: ...
     @overload
+    def __get__(self, channel: NetworkChannel[TLV], owner: type[Any]) -> MessageIterator[bytes, TLVMetadata]: ...
+    @overload
     def __get__(
         self, channel: NetworkChannel[DatagramProtocol], owner: type[Any]
     ) -> MessageIterator[bytes, DatagramMetadata]: ...
@@ -98,14 +102,19 @@ class NetworkChannel(Generic[P_co]):
             from tieline.multiplex.flow import MultiplexFlow  # takes in the engine, which other stacks do not need
 
             self._flow = MultiplexFlow(owner, self._parameters, endpoint)
-        elif issubclass(type(stack), Coder):  # of whatever types: isinstance would narrow to unknown ones
-            self._flow = MessageFlow(owner, self._parameters, endpoint, CoderCodec(stack, endpoint))
         else:
-            flow = self._flow = StreamFlow(owner, self._parameters, endpoint)
+            flow = self._flow = self._stream_flow(stack, owner, endpoint)
             self._send, self._receive = flow.sending.send, flow.receiving.receive
             return
         self._send = getattr(self._flow, "send", None)
         self._receive = getattr(self._flow, "receive", None)
+
+    def _stream_flow(self, stack: Any, owner: Any, endpoint: object) -> StreamFlow:
+        if issubclass(type(stack), Coder):  # of whatever types: isinstance would narrow to unknown ones
+            return MessageFlow(owner, self._parameters, endpoint, CoderCodec(stack, endpoint))
+        if isinstance(stack, TLV):
+            return TLVFlow(owner, self._parameters, endpoint, TLVCodec(stack, endpoint))
+        return StreamFlow(owner, self._parameters, endpoint)
 
     @property
     def id(self) -> str:
@@ -163,6 +172,10 @@ class NetworkChannel(Generic[P_co]):
     def send(self: NetworkChannel[DatagramProtocol], content: Buffer) -> Coroutine[Any, Any, None]: ...
     @overload
     def send(self: NetworkChannel[Coder[S, Any]], content: S, *, last_message: bool = False) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def send(
+        self: NetworkChannel[TLV], content: Buffer, *, type: int = 0, last_message: bool = False
+    ) -> Coroutine[Any, Any, None]: ...
     def send(self, content: Any, **options: Any) -> Coroutine[Any, Any, None]:
         """Send bytes (anything with the buffer protocol), a fixed-width integer such as ``UInt32(7)``, or one datagram.
 
@@ -229,6 +242,8 @@ class NetworkChannel(Generic[P_co]):
     def receive(self: NetworkChannel[DatagramProtocol]) -> Coroutine[Any, Any, Message[bytes, DatagramMetadata]]: ...
     @overload
     def receive(self: NetworkChannel[Coder[Any, R]]) -> Coroutine[Any, Any, Message[R, CoderMetadata]]: ...
+    @overload
+    def receive(self: NetworkChannel[TLV]) -> Coroutine[Any, Any, Message[bytes, TLVMetadata]]: ...
     def receive(self, **options: Any) -> Coroutine[Any, Any, Message[Any, Any]]:
         """Receive from a stream: so many bytes, up to and including a separator, one integer, or what there is. Or one datagram.
 
@@ -277,6 +292,8 @@ class NetworkChannel(Generic[P_co]):
     def __aiter__(self: NetworkChannel[DatagramProtocol]) -> AsyncIterator[Message[bytes, DatagramMetadata]]: ...
     @overload
     def __aiter__(self: NetworkChannel[Coder[Any, R]]) -> AsyncIterator[Message[R, CoderMetadata]]: ...
+    @overload
+    def __aiter__(self: NetworkChannel[TLV]) -> AsyncIterator[Message[bytes, TLVMetadata]]: ...
     def __aiter__(self) -> AsyncIterator[Any]:
         """Pieces as they come, never an empty one from a stream; ends at a clean end."""
         next_piece = getattr(self._part("receive"), "next_piece", None)

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tieline.engines.inbox import ByteInbox
+from tieline.engines.tlv import TLVCodec
 from tieline.errors import EndOfStreamError, NetworkError, Phase, raisable
+from tieline.flows.content import misuse, octets
 from tieline.flows.receiving import StreamReceiving
 from tieline.flows.sending import STREAK, StreamSending
 from tieline.flows.stream import FlowOwner, StreamFlow
@@ -19,7 +21,7 @@ from tieline.protocols.message import Message
 if TYPE_CHECKING:
     from tieline.parameters import Parameters
 
-__all__ = ["MessageCodec", "MessageFlow"]
+__all__ = ["MessageCodec", "MessageFlow", "TLVFlow"]
 
 
 class MessageCodec(Protocol):
@@ -118,7 +120,9 @@ class MessageSending(StreamSending):
         self._codec = codec
 
     async def send(self, content: Any, *, last_message: bool = False) -> None:  # type: ignore[override]
-        record = self._codec.encode(content)
+        await self._record(self._codec.encode(content), last_message)
+
+    async def _record(self, record: bytes, last_message: bool) -> None:
         flow = self._flow
         socket, machine = flow.socket, flow.machine
         if (
@@ -149,6 +153,19 @@ class MessageSending(StreamSending):
         raise TypeError("it has no send_idempotent()")
 
 
+class TLVSending(MessageSending):
+    """The outbound half of records that have a type."""
+
+    __slots__ = ()
+
+    _codec: TLVCodec
+
+    async def send(self, content: Any, *, type: int = 0, last_message: bool = False) -> None:  # type: ignore[override]
+        if not isinstance(type, int):
+            raise misuse(self._flow, f"type must be an int, got {type!r}")
+        await self._record(self._codec.encode(octets(content, self._flow), type), last_message)
+
+
 class MessageFlow(StreamFlow):
     """Moves messages both ways for one connection or stream."""
 
@@ -160,3 +177,15 @@ class MessageFlow(StreamFlow):
         super().__init__(owner, parameters, endpoint)
         self.receiving = MessageReceiving(self, parameters.receive_limit, codec)
         self.sending = MessageSending(self, parameters.send_limit, codec)
+
+
+class TLVFlow(MessageFlow):
+    """Moves records both ways."""
+
+    __slots__ = ()
+
+    calls = "send(data, type=, last_message=), receive(), messages and iteration"
+
+    def __init__(self, owner: FlowOwner, parameters: Parameters[Any], endpoint: object, codec: TLVCodec) -> None:
+        super().__init__(owner, parameters, endpoint, codec)
+        self.sending = TLVSending(self, parameters.send_limit, codec)

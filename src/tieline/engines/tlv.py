@@ -1,0 +1,80 @@
+"""Records of type, length and value: the machine of `TLV`."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from tieline.errors import EncodingError, MessageTooLargeError, Phase, ProtocolViolationError
+from tieline.protocols.tlv import TLV, TLVMetadata
+
+if TYPE_CHECKING:
+    from tieline.engines.inbox import ByteInbox
+
+__all__ = ["TLVCodec"]
+
+FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+
+class TLVCodec:
+    """One direction each: `encode` what is sent, `size` and `decode` what is received."""
+
+    __slots__ = ("_endpoint", "_head", "_largest_type", "_limit", "_options")
+
+    def __init__(self, options: TLV, endpoint: object) -> None:
+        self._options = options
+        self._endpoint = endpoint
+        order = ">" if options.byte_order == "big" else "<"
+        self._head = struct.Struct(order + FORMATS[options.type_.width] + FORMATS[options.length.width])
+        self._largest_type = (1 << 8 * options.type_.width) - 1
+        self._limit = min(options.maximum_message_size, (1 << 8 * options.length.width) - 1)
+
+    def encode(self, value: bytes | memoryview, type: int = 0) -> bytes:
+        """The record of a value. Raises EncodingError for a type that does not fit, and MessageTooLargeError."""
+        if not 0 <= type <= self._largest_type:
+            raise EncodingError(
+                "the type does not fit its field",
+                endpoint=self._endpoint,
+                phase=Phase.TRANSFER,
+                expected=f"0 to {self._largest_type:,} (type_={self._options.type_.__name__})",
+                got=f"{type:,}",
+            )
+        if len(value) > self._limit:
+            raise MessageTooLargeError(
+                "the value is too large",
+                limit=self._limit,
+                size=len(value),
+                endpoint=self._endpoint,
+                phase=Phase.TRANSFER,
+                expected=f"at most {self._limit:,} bytes ({self._bound()})",
+                got=f"{len(value):,}",
+            )
+        return b"".join((self._head.pack(type, len(value)), value))
+
+    def size(self, inbox: ByteInbox) -> int | None:
+        """Bytes of the record that comes next, None while its beginning is missing. Raises ProtocolViolationError."""
+        head = inbox.peek(self._head.size)
+        if len(head) < self._head.size:
+            return None
+        _, length = self._head.unpack(head)
+        if length > self._limit:
+            raise ProtocolViolationError(
+                "the peer sent a record that is too large",
+                endpoint=self._endpoint,
+                phase=Phase.TRANSFER,
+                expected=f"at most maximum_message_size={self._limit:,} bytes",
+                got=f"{length:,}",
+                hint="Or what came is no record: compare type_, length and byte_order of both sides.",
+            )
+        return self._head.size + int(length)
+
+    def decode(self, record: bytes) -> tuple[bytes, TLVMetadata]:
+        """The value of a record, and its type and length."""
+        kind, length = self._head.unpack_from(record)
+        return record[self._head.size :], TLVMetadata((), kind, length)
+
+    def _bound(self) -> str:
+        options = self._options
+        if self._limit == options.maximum_message_size:
+            return f"maximum_message_size={self._limit:,}"
+        return f"length={options.length.__name__}"
