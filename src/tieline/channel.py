@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar, cast, overload
 
-from tieline.engines.coder import CoderCodec
+from tieline.engines.coder import CoderCodec, CoderOnTLVCodec
 from tieline.engines.states import State
 from tieline.engines.tlv import TLVCodec
 from tieline.flows.content import MisuseError, misuse
@@ -111,7 +111,10 @@ class NetworkChannel(Generic[P_co]):
 
     def _stream_flow(self, stack: Any, owner: Any, endpoint: object) -> StreamFlow:
         if issubclass(type(stack), Coder):  # of whatever types: isinstance would narrow to unknown ones
-            return MessageFlow(owner, self._parameters, endpoint, CoderCodec(stack, endpoint))
+            coder = CoderCodec(stack, endpoint)
+            if isinstance(stack.below, TLV):
+                coder = CoderOnTLVCodec(stack, TLVCodec(stack.below, endpoint), endpoint)
+            return MessageFlow(owner, self._parameters, endpoint, coder)
         if isinstance(stack, TLV):
             return TLVFlow(owner, self._parameters, endpoint, TLVCodec(stack, endpoint))
         return StreamFlow(owner, self._parameters, endpoint)

@@ -17,6 +17,8 @@ from tieline import (
     TLS,
     TLV,
     UDP,
+    Coder,
+    DecodingError,
     EncodingError,
     EndOfStreamError,
     IncompleteReceiveError,
@@ -174,6 +176,20 @@ async def test_a_cancelled_send_is_all_or_nothing() -> None:
         assert (first.content, last.content) == (b"\1" * 100_000, b"\3" * 100_000)
         await asyncio.wait(sends)
         assert [send.cancelled() for send in sends] == [True, True, False]
+
+
+async def test_values_in_records() -> None:
+    """A Coder over TLV: one value for each record, without a length of its own."""
+    async with bytes_pair(Coder(dict[str, int], TLV(TCP(), type_=UInt8, length=UInt8))) as (ours, theirs):
+        await ours.send({"a": 1})
+        assert (await theirs.receive(exactly=9)).content == b'\0\7{"a":1}'
+        await theirs.send(b"\5\1[" + b'\6\7{"b":2}')
+        with pytest.raises(DecodingError, match="It was consumed; the next one can be received"):
+            await ours.receive()
+        content, metadata = await ours.receive()
+        assert (content, metadata.other[0].type, metadata.other[0].length) == ({"b": 2}, 6, 7)
+        with pytest.raises(MessageTooLargeError, match="length=UInt8"):
+            await ours.send({"x" * 300: 1})
 
 
 def test_options_check_themselves() -> None:

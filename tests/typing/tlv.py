@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_type
 
-from tieline import QUIC, TLS, TLV, Message, NetworkConnection, QUICStream, TLVMetadata, UInt16
+from tieline import QUIC, TCP, TLS, TLV, Coder, Message, NetworkConnection, QUICStream, TLVMetadata, UInt16
 
 
 async def records(connection: NetworkConnection[TLV]) -> None:
@@ -23,6 +23,10 @@ async def records(connection: NetworkConnection[TLV]) -> None:
 
 def inferred() -> None:
     assert_type(NetworkConnection("localhost:1", TLV(TLS(), type_=UInt16)), NetworkConnection[TLV])
+
+
+async def values(connection: NetworkConnection[Coder[int, str]]) -> None:
+    assert_type(Coder(TLV(TCP()), sending=int, receiving=str), Coder[int, str])
 
 
 async def on_streams(connection: NetworkConnection[QUIC]) -> None:

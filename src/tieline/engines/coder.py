@@ -8,10 +8,11 @@ from functools import lru_cache
 from typing import Any
 
 from tieline.engines.inbox import ByteInbox
+from tieline.engines.tlv import TLVCodec
 from tieline.errors import DecodingError, EncodingError, MessageTooLargeError, Phase, ProtocolViolationError
 from tieline.protocols.coder import Coder, CoderMetadata
 
-__all__ = ["CoderCodec"]
+__all__ = ["CoderCodec", "CoderOnTLVCodec"]
 
 LENGTH = struct.Struct("!I")
 METADATA = CoderMetadata()
@@ -30,6 +31,10 @@ class CoderCodec:
 
     def encode(self, content: Any) -> bytes:
         """The record of a value. Raises EncodingError, MessageTooLargeError."""
+        data = self._encoded(content)
+        return LENGTH.pack(len(data)) + data
+
+    def _encoded(self, content: Any) -> bytes:
         try:
             data = self._encode(content)
         except Exception as error:
@@ -46,7 +51,7 @@ class CoderCodec:
                 expected=f"at most maximum_message_size={self._limit:,} bytes",
                 got=f"{len(data):,}",
             )
-        return LENGTH.pack(len(data)) + data
+        return data
 
     def size(self, inbox: ByteInbox) -> int | None:
         """Bytes of the record that comes next, None while its beginning is missing. Raises ProtocolViolationError."""
@@ -67,8 +72,11 @@ class CoderCodec:
 
     def decode(self, record: bytes) -> tuple[Any, CoderMetadata]:
         """The value of a record. Raises DecodingError, after which the next record can be decoded."""
+        return self._decoded(memoryview(record)[LENGTH.size :]), METADATA
+
+    def _decoded(self, data: bytes | memoryview) -> Any:
         try:
-            return self._decode(memoryview(record)[LENGTH.size :]), METADATA
+            return self._decode(data)
         except Exception as error:
             raise DecodingError(
                 f"the message is no {_name(self._receiving)}: {error}",
@@ -76,6 +84,26 @@ class CoderCodec:
                 phase=Phase.TRANSFER,
                 hint="It was consumed; the next one can be received.",
             ) from error
+
+
+class CoderOnTLVCodec(CoderCodec):
+    """One value for each record, whose type is 0 in what is sent; that of a received one is in ``metadata.other``."""
+
+    __slots__ = ("_records",)
+
+    def __init__(self, options: Coder[Any, Any], records: TLVCodec, endpoint: object) -> None:
+        super().__init__(options, endpoint)
+        self._records = records
+
+    def encode(self, content: Any) -> bytes:
+        return self._records.encode(self._encoded(content))
+
+    def size(self, inbox: ByteInbox) -> int | None:
+        return self._records.size(inbox)
+
+    def decode(self, record: bytes) -> tuple[Any, CoderMetadata]:
+        data, metadata = self._records.decode(record)
+        return self._decoded(data), CoderMetadata((metadata,))
 
 
 @lru_cache(256)

@@ -1,4 +1,4 @@
-"""Coder: typed messages over a byte stream."""
+"""Coder: typed messages over a byte stream, or in records."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cas
 from tieline.protocols.checks import require_range
 from tieline.protocols.message import MessageMetadata
 from tieline.protocols.roles import MessageProtocol, NetworkProtocol, StreamProtocol
+from tieline.protocols.tlv import TLV
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -42,7 +43,7 @@ class CoderMetadata(MessageMetadata):
 
 @dataclass(frozen=True, slots=True, init=False)
 class Coder(MessageProtocol, Generic[S_contra, R_co]):
-    """Values instead of bytes: each is encoded, and sent behind its length (32 bits, big-endian).
+    """Values instead of bytes: each is encoded, and sent behind its length (32 bits, big-endian), or over `TLV` as one record.
 
     ``Coder(T, below)`` sends and receives values of one type, ``Coder(below, sending=S, receiving=R)`` of two. Types are
     dataclasses, `msgspec.Struct`, attrs classes, `TypedDict`, unions of tagged ones, and plain containers.
@@ -54,9 +55,9 @@ class Coder(MessageProtocol, Generic[S_contra, R_co]):
     """
 
     name: ClassVar[str] = "Coder"
-    stands_on: ClassVar[str] = "a byte stream such as TCP, TLS or a QUIC stream"
+    stands_on: ClassVar[str] = "a byte stream such as TCP, TLS or a QUIC stream, or on TLV"
 
-    below: StreamProtocol
+    below: StreamProtocol | TLV
     sending: Any
     receiving: Any
     using: str | NetworkCoder = "json"
@@ -66,7 +67,7 @@ class Coder(MessageProtocol, Generic[S_contra, R_co]):
     def __init__(
         self: Coder[T, T],
         type: TypeForm[T],
-        below: StreamProtocol,
+        below: StreamProtocol | TLV,
         /,
         *,
         using: str | NetworkCoder = "json",
@@ -75,7 +76,7 @@ class Coder(MessageProtocol, Generic[S_contra, R_co]):
     @overload
     def __init__(
         self: Coder[S, R],
-        below: StreamProtocol,
+        below: StreamProtocol | TLV,
         /,
         *,
         sending: TypeForm[S],
@@ -112,7 +113,7 @@ class Coder(MessageProtocol, Generic[S_contra, R_co]):
         self._check()
 
     def _check(self) -> None:
-        self._require_below(self.below, StreamProtocol)
+        self._require_below(self.below, StreamProtocol, TLV)
         for option in ("sending", "receiving"):
             value = getattr(self, option)
             if isinstance(value, NetworkProtocol):

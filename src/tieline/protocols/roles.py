@@ -39,7 +39,7 @@ class NetworkProtocol:
         """The layer of this stack that is an instance of `protocol`, or None."""
         return next((layer for layer in self.layers if isinstance(layer, protocol)), None)
 
-    def _require_below(self, below: object, allowed: type[NetworkProtocol]) -> None:
+    def _require_below(self, below: object, *allowed: type[NetworkProtocol]) -> None:
         if not isinstance(below, allowed):
             got = f"the class {below.__name__}" if isinstance(below, type) else type(below).__name__
             hint = f": write {below.__name__}()" if isinstance(below, type) and issubclass(below, allowed) else ""
