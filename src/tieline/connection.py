@@ -266,7 +266,7 @@ class NetworkConnection(MultiplexedChannel[P_co]):
             assert self._error is not None
             raise raisable(self._error)
         if self._closing or self._state is State.CANCELLED:
-            raise self._closed_error()
+            raise self._flow.farewell or self._closed_error()
 
     @property
     def accepted_early(self) -> bytes:

@@ -61,6 +61,7 @@ class DatagramFlow:
         "sent_datagrams", "socket",
     )  # fmt: skip
 
+    farewell: NetworkError | None = None  # datagrams have no end
     lost = False  # a datagram goes to the kernel at once
     calls = "send(data), send_many(list), receive(), receive_many(at_most=), messages and iteration"
 

@@ -62,6 +62,7 @@ class StreamFlow:
         "closed", "endpoint", "machine", "name", "pipeline", "receiving", "sending", "socket", "usable", "waiter",
     )  # fmt: skip
 
+    farewell: NetworkError | None = None  # a peer's end is the end of one direction
     calls = (
         "send(data, end_of_stream=), send_file(), send_idempotent(), receive(exactly=|at_least=, at_most=|as_=|until=), "
         "receive_into() and iteration"

@@ -199,6 +199,11 @@ class MultiplexFlow:
         """Whether there is no session any more, and never will be."""
         return self._closed or self._failure is not None
 
+    @property
+    def farewell(self) -> NetworkError | None:
+        """What the peer's application said when it closed the connection, if it was first."""
+        return raisable(self._failure) if self.peer_closed and not self._closed and self._failure is not None else None
+
     def require_open(self) -> None:
         """Raise why there is no session any more, if that is so."""
         if self._closed:
