@@ -163,9 +163,13 @@ def test_what_is_not_taken_is_not_copied(identity: Identity) -> None:
     assert stream is not None
     client.write(stream, bytes(2 * 1024 * 1024))
     content = memoryview(bytes(64 * 1024 * 1024))
-    begun = time.perf_counter()
-    assert [client.write(stream, content) for _ in range(50)] == [0] * 50
-    assert time.perf_counter() - begun < 0.2  # copying it once takes more than 10 ms
+    # Both by the processor's time, which others on a busy machine do not add to.
+    begun = time.process_time()
+    for _ in range(10):
+        bytes(content)
+    copied = time.process_time()
+    assert [client.write(stream, content) for _ in range(10)] == [0] * 10
+    assert time.process_time() - copied < (copied - begun) / 4
 
 
 def test_giving_up_and_limits(identity: Identity) -> None:

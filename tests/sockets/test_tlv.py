@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,19 +37,7 @@ from tieline.engines.tlv import TLVCodec
 from tieline.testing import memory_pair
 
 from ..authority import LOCALHOST, TRUST
-
-Pair = tuple[NetworkConnection[Any], NetworkConnection[Any]]
-
-
-@asynccontextmanager
-async def bytes_pair(stack: Any, **options: Any) -> AsyncIterator[Pair]:
-    """A connection of records, and the bytes of its peer."""
-    ours, theirs = await memory_pair(Parameters(stack, **options), Parameters(TCP()))
-    try:
-        yield ours, theirs
-    finally:
-        ours.abort()
-        theirs.abort()
+from .test_coder import bytes_pair
 
 
 async def mirrored(channel: Any) -> None:
@@ -70,8 +57,8 @@ async def check_mirror(channel: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["TCP", "TLS", "Unix"])
-async def test_there_and_back(kind: str) -> None:
-    where = "unix:@tieline-test-tlv" if kind == "Unix" else "127.0.0.1:0"
+async def test_there_and_back(tmp_path: Path, kind: str) -> None:
+    where = f"unix:{tmp_path / 'socket'}" if kind == "Unix" else "127.0.0.1:0"
     server = TLV(TLS(identity=LOCALHOST) if kind == "TLS" else TCP())
     client = TLV(TLS(trust=TRUST, server_name="localhost") if kind == "TLS" else TCP())
     async with (
