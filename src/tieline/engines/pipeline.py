@@ -21,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from tieline.engines.framing import CarrierLayer, MessageLayer
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
@@ -114,6 +116,25 @@ class Pipeline:
         self._early = b""  # early data for a layer that has not been started
         self._waiting = b""  # first flights of upper layers
         self._handshakes: list[str] = []
+
+    @classmethod
+    def of_ready(cls, layers: Sequence[Layer]) -> Pipeline:
+        """Of layers whose handshakes are done."""
+        pipeline = cls(layers)
+        pipeline.ready = True
+        pipeline._current = len(pipeline.layers)
+        return pipeline
+
+    @property
+    def messages(self) -> tuple[MessageLayer, ...]:
+        """The layers of messages, which act by themselves."""
+        layers = (layer.messages if isinstance(layer, CarrierLayer) else layer for layer in self.layers)
+        return tuple(layer for layer in layers if isinstance(layer, MessageLayer))
+
+    @property
+    def handshaking(self) -> Layer | None:
+        """The layer that is shaking hands, None when all have."""
+        return None if self.ready else self.layers[self._current]
 
     @property
     def ended(self) -> bool:

@@ -6,9 +6,9 @@ a stream, too, but a message that has begun to leave leaves whole, whatever beco
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from tieline.engines.inbox import ByteInbox
+from tieline.engines.framing import MessageCodec
 from tieline.engines.tlv import TLVCodec
 from tieline.errors import EndOfStreamError, NetworkError, Phase, raisable
 from tieline.flows.content import misuse, octets
@@ -21,20 +21,7 @@ from tieline.protocols.message import Message
 if TYPE_CHECKING:
     from tieline.parameters import Parameters
 
-__all__ = ["MessageCodec", "MessageFlow", "TLVFlow"]
-
-
-class MessageCodec(Protocol):
-    """Between messages and records of a byte stream."""
-
-    def encode(self, content: Any, /) -> bytes: ...
-    def size(self, inbox: ByteInbox, /) -> int | None:
-        """Bytes of the next record, None while that cannot be told. Raises NetworkError if there can be none."""
-        ...
-
-    def decode(self, record: bytes, /) -> tuple[Any, Any]:
-        """Content and metadata. Raises NetworkError; the next record can be decoded."""
-        ...
+__all__ = ["MessageFlow", "TLVFlow"]
 
 
 class MessageReceiving(StreamReceiving):

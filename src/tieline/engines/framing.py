@@ -1,0 +1,245 @@
+"""Messages at the top of a pipeline: layers that find whole messages in what arrives, and act by themselves.
+
+       application                 application's bytes
+    encode │   ▲ inbox              send │   ▲ receive
+    ┌──────▼───┴──────┐           ┌──────▼───┴──────┐
+    │  message layer  │           │  message layer  │  each send is one message,
+    └──────┬───▲──────┘           │  + CarrierLayer │  what comes is joined
+    output ▼   │ receive          └──────┬───▲──────┘
+
+Unlike a byte-to-byte layer such as TLS, one of these may want to be woken (a keepalive, a framer's timer), says things that
+nobody asked for (a pong), and is told where it stands. Like all machines it has no clock: `now` is set before each interaction,
+and `deadline` read after it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tieline.engines.inbox import ByteInbox
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["CarrierLayer", "MessageCodec", "MessageInbox", "MessageLayer", "RecordLayer"]
+
+OVERHEAD = 64  # bytes that an empty message counts for, or a peer could send them without end
+
+
+class MessageInbox:
+    """Whole messages that nobody has taken yet.
+
+    `size` counts their bytes. `ended` says that no more will come, and `partial` holds what the peer's end left unfinished.
+    """
+
+    __slots__ = ("_messages", "ended", "partial", "size")
+
+    def __init__(self) -> None:
+        self._messages: deque[tuple[Any, Any, int]] = deque()
+        self.size = 0
+        self.ended = False
+        self.partial = b""
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def append(self, content: Any, metadata: Any, size: int) -> None:
+        """Add a message whose content takes `size` bytes."""
+        self._messages.append((content, metadata, size + OVERHEAD))
+        self.size += size + OVERHEAD
+
+    def take(self) -> tuple[Any, Any, int]:
+        """Remove and return the first: content, metadata, and the bytes of its content."""
+        content, metadata, size = self._messages.popleft()
+        self.size -= size
+        return content, metadata, size - OVERHEAD
+
+    def clear(self) -> None:
+        """Forget everything that was not taken."""
+        self._messages.clear()
+        self.partial = b""
+        self.size = 0
+
+
+class MessageLayer(ABC):
+    """The top layer of a pipeline: what `receive` finds goes to `inbox`, and `encode` makes the bytes of what is sent.
+
+    It fulfils `tieline.engines.pipeline.Layer`. `receive` raises NetworkError at a fault of the peer's, after everything before
+    it has gone to the inbox, and what is to be said of it to `output`.
+    """
+
+    name: str
+    ready: bool = False
+    now: float = 0.0
+    """The caller's clock in seconds, set before each interaction."""
+    deadline: float | None = None
+    """When `timeout` is to be called, by that clock; read after each interaction."""
+    handshake_timeout: float | None = None
+    """Seconds from `start` until it must be ready."""
+    local: object = None
+    remote: object = None
+    """The endpoints that it stands between, set before `start`."""
+    decision = None
+    early_data_accepted = False
+
+    def __init__(self) -> None:
+        self.inbox = MessageInbox()
+
+    @property
+    def ended(self) -> bool:
+        return self.inbox.ended
+
+    @property
+    def may_end(self) -> bool:
+        """After `end`: whether the stream below may be ended, too, or something of the peer's has to come first."""
+        return True
+
+    @abstractmethod
+    def start(self) -> bytes: ...
+    @abstractmethod
+    def receive(self, data: Buffer, /) -> bytes: ...
+    @abstractmethod
+    def receive_end(self) -> None: ...
+    @abstractmethod
+    def encode(self, content: Any, /, **options: Any) -> bytes:
+        """The bytes of a message, which is begun with that. Raises NetworkError if it cannot be sent; then nothing was begun."""
+
+    @abstractmethod
+    def end(self) -> bytes: ...
+    @abstractmethod
+    def output(self) -> bytes: ...
+    @abstractmethod
+    def metadata(self) -> object: ...
+
+    def send(self, data: Buffer, /) -> bytes:
+        """Pass on what `encode` has made."""
+        return bytes(data)
+
+    def send_early(self, data: Buffer, /) -> int:
+        return 0
+
+    def decided(self, accepted: bool, error: BaseException | None = None) -> bytes:
+        raise RuntimeError(f"{self.name} has nothing to be decided")
+
+    def timeout(self, *, reading: bool) -> None:
+        """The deadline has come. If we are not `reading`, the peer's silence says nothing. May raise NetworkError."""
+        self.deadline = None
+
+    def closed(self) -> None:
+        """The last call: the connection, or this attempt at one, is over."""
+        self.deadline = None
+
+
+class CarrierLayer:
+    """Messages as a byte stream, for a protocol that stands on them: their boundaries mean nothing to it."""
+
+    decision = None
+    early_data_accepted = False
+
+    def __init__(self, messages: MessageLayer) -> None:
+        self.messages = messages
+        self.name = messages.name
+
+    @property
+    def ready(self) -> bool:
+        return self.messages.ready
+
+    @property
+    def ended(self) -> bool:
+        return self.messages.ended
+
+    def start(self) -> bytes:
+        return self.messages.start()
+
+    def receive(self, data: Buffer, /) -> bytes:
+        self.messages.receive(data)
+        inbox = self.messages.inbox
+        if not len(inbox):
+            return b""
+        pieces: list[bytes] = []
+        while len(inbox):
+            content = inbox.take()[0]
+            pieces.append(content.encode() if isinstance(content, str) else bytes(content))
+        return b"".join(pieces)
+
+    def receive_end(self) -> None:
+        self.messages.receive_end()
+
+    def send(self, data: Buffer, /) -> bytes:
+        return self.messages.output() + (self.messages.encode(bytes(data)) if len(memoryview(data)) else b"")
+
+    def send_early(self, data: Buffer, /) -> int:
+        return 0
+
+    def end(self) -> bytes:
+        return self.messages.end()
+
+    def output(self) -> bytes:
+        return self.messages.output()
+
+    def decided(self, accepted: bool, error: BaseException | None = None) -> bytes:
+        return self.messages.decided(accepted, error)
+
+    def metadata(self) -> object:
+        return self.messages.metadata()
+
+
+class MessageCodec(Protocol):
+    """Between messages and records of a byte stream."""
+
+    def encode(self, content: Any, /) -> bytes: ...
+    def size(self, inbox: ByteInbox, /) -> int | None:
+        """Bytes of the next record, None while that cannot be told. Raises NetworkError if there can be none."""
+        ...
+
+    def decode(self, record: bytes, /) -> tuple[Any, Any]:
+        """Content and metadata. Raises NetworkError; the next record can be decoded."""
+        ...
+
+
+class RecordLayer(MessageLayer):
+    """A codec's records as a layer, for a protocol that stands on them."""
+
+    ready = True
+
+    def __init__(self, name: str, codec: MessageCodec) -> None:
+        super().__init__()
+        self.name = name
+        self._codec = codec
+        self._bytes = ByteInbox()
+        self._next: int | None = None
+
+    def start(self) -> bytes:
+        return b""
+
+    def receive(self, data: Buffer, /) -> bytes:
+        piece = bytes(data)
+        if piece:
+            self._bytes.append(piece)
+        while True:
+            if self._next is None:
+                self._next = self._codec.size(self._bytes)
+            if self._next is None or self._bytes.size < self._next:
+                return b""
+            record = self._bytes.take(self._next)
+            self._next = None
+            content, metadata = self._codec.decode(record)
+            self.inbox.append(content, metadata, len(record))
+
+    def receive_end(self) -> None:
+        self.inbox.partial = self._bytes.take(self._bytes.size)
+        self.inbox.ended = True
+
+    def encode(self, content: Any, /, **options: Any) -> bytes:
+        return self._codec.encode(content, **options)
+
+    def end(self) -> bytes:
+        return b""
+
+    def output(self) -> bytes:
+        return b""
+
+    def metadata(self) -> object:
+        return None
