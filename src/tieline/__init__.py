@@ -51,6 +51,10 @@ from tieline.paths import UnsatisfiedReason as UnsatisfiedReason
 from tieline.protocols.coder import Coder as Coder
 from tieline.protocols.coder import CoderMetadata as CoderMetadata
 from tieline.protocols.coder import NetworkCoder as NetworkCoder
+from tieline.protocols.framer import Framer as Framer
+from tieline.protocols.framer import FramerContext as FramerContext
+from tieline.protocols.framer import FramerMetadata as FramerMetadata
+from tieline.protocols.framer import FramerProtocol as FramerProtocol
 from tieline.protocols.integers import FixedWidthInteger as FixedWidthInteger
 from tieline.protocols.integers import Int8 as Int8
 from tieline.protocols.integers import Int16 as Int16
@@ -72,6 +76,7 @@ from tieline.protocols.quic import Directionality as Directionality
 from tieline.protocols.quic import Initiator as Initiator
 from tieline.protocols.quic import QUICDatagram as QUICDatagram
 from tieline.protocols.quic import QUICStream as QUICStream
+from tieline.protocols.roles import CarrierProtocol as CarrierProtocol
 from tieline.protocols.roles import DatagramProtocol as DatagramProtocol
 from tieline.protocols.roles import MessageProtocol as MessageProtocol
 from tieline.protocols.roles import MultiplexProtocol as MultiplexProtocol

@@ -10,13 +10,23 @@ from tieline.engines.states import State
 from tieline.engines.tlv import TLVCodec
 from tieline.flows.content import MisuseError, misuse
 from tieline.flows.datagram import DatagramFlow
+from tieline.flows.framer import FramerFlow
 from tieline.flows.messages import MessageFlow, TLVFlow
 from tieline.flows.stream import StreamFlow
+from tieline.flows.values import ValueFlow
 from tieline.parameters import Parameters
 from tieline.protocols.coder import Coder, CoderMetadata
+from tieline.protocols.framer import Framer, FramerMetadata
 from tieline.protocols.integers import FixedWidthInteger
 from tieline.protocols.message import DatagramMetadata, Message, StreamMetadata
-from tieline.protocols.roles import DatagramProtocol, MessageProtocol, MultiplexProtocol, NetworkProtocol, StreamProtocol
+from tieline.protocols.roles import (
+    CarrierProtocol,
+    DatagramProtocol,
+    MessageProtocol,
+    MultiplexProtocol,
+    NetworkProtocol,
+    StreamProtocol,
+)
 from tieline.protocols.security import TLSMetadata
 from tieline.protocols.tcp import TCP, TCPMetadata
 from tieline.protocols.tls import TLS
@@ -67,6 +77,8 @@ class Messages:
     @overload
     def __get__(self, channel: NetworkChannel[TLV], owner: type[Any]) -> MessageIterator[bytes, TLVMetadata]: ...
     @overload
+    def __get__(self, channel: NetworkChannel[Framer], owner: type[Any]) -> MessageIterator[bytes, FramerMetadata]: ...
+    @overload
     def __get__(
         self, channel: NetworkChannel[DatagramProtocol], owner: type[Any]
     ) -> MessageIterator[bytes, DatagramMetadata]: ...
@@ -110,13 +122,19 @@ class NetworkChannel(Generic[P_co]):
         self._receive = getattr(self._flow, "receive", None)
 
     def _stream_flow(self, stack: Any, owner: Any, endpoint: object) -> StreamFlow:
+        below = getattr(stack, "below", None)
         if issubclass(type(stack), Coder):  # of whatever types: isinstance would narrow to unknown ones
+            if isinstance(below, TLV):
+                records = TLVCodec(below, endpoint)
+                return MessageFlow(owner, self._parameters, endpoint, CoderOnTLVCodec(stack, records, endpoint))
             coder = CoderCodec(stack, endpoint)
-            if isinstance(stack.below, TLV):
-                coder = CoderOnTLVCodec(stack, TLVCodec(stack.below, endpoint), endpoint)
+            if isinstance(below, CarrierProtocol):
+                return ValueFlow(owner, self._parameters, endpoint, coder, {})
             return MessageFlow(owner, self._parameters, endpoint, coder)
         if isinstance(stack, TLV):
             return TLVFlow(owner, self._parameters, endpoint, TLVCodec(stack, endpoint))
+        if isinstance(stack, Framer):
+            return FramerFlow(owner, self._parameters, endpoint)
         return StreamFlow(owner, self._parameters, endpoint)
 
     @property
@@ -178,6 +196,10 @@ class NetworkChannel(Generic[P_co]):
     @overload
     def send(
         self: NetworkChannel[TLV], content: Buffer, *, type: int = 0, last_message: bool = False
+    ) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def send(
+        self: NetworkChannel[Framer], content: Buffer, *, metadata: dict[str, Any] | None = None, last_message: bool = False
     ) -> Coroutine[Any, Any, None]: ...
     def send(self, content: Any, **options: Any) -> Coroutine[Any, Any, None]:
         """Send bytes (anything with the buffer protocol), a fixed-width integer such as ``UInt32(7)``, or one datagram.
@@ -247,6 +269,8 @@ class NetworkChannel(Generic[P_co]):
     def receive(self: NetworkChannel[Coder[Any, R]]) -> Coroutine[Any, Any, Message[R, CoderMetadata]]: ...
     @overload
     def receive(self: NetworkChannel[TLV]) -> Coroutine[Any, Any, Message[bytes, TLVMetadata]]: ...
+    @overload
+    def receive(self: NetworkChannel[Framer]) -> Coroutine[Any, Any, Message[bytes, FramerMetadata]]: ...
     def receive(self, **options: Any) -> Coroutine[Any, Any, Message[Any, Any]]:
         """Receive from a stream: so many bytes, up to and including a separator, one integer, or what there is. Or one datagram.
 
@@ -297,6 +321,8 @@ class NetworkChannel(Generic[P_co]):
     def __aiter__(self: NetworkChannel[Coder[Any, R]]) -> AsyncIterator[Message[R, CoderMetadata]]: ...
     @overload
     def __aiter__(self: NetworkChannel[TLV]) -> AsyncIterator[Message[bytes, TLVMetadata]]: ...
+    @overload
+    def __aiter__(self: NetworkChannel[Framer]) -> AsyncIterator[Message[bytes, FramerMetadata]]: ...
     def __aiter__(self) -> AsyncIterator[Any]:
         """Pieces as they come, never an empty one from a stream; ends at a clean end."""
         next_piece = getattr(self._part("receive"), "next_piece", None)

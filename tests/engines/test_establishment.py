@@ -246,9 +246,15 @@ def test_a_certificate_speaks_for_all_addresses(
     network.hosts = {A1: Answer(), A2: Answer()}
 
     class Refusing:
+        messages = ()
+        handshaking = None
+
         def __init__(self, *_: object) -> None: ...
+
         def start(self) -> bytes:
             raise TLSError("no", reason=reason)
+
+        def closed(self) -> None: ...
 
     monkeypatch.setattr("tieline.establishment.establishment.client_pipeline", Refusing)
 

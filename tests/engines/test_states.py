@@ -365,9 +365,14 @@ def test_a_mistake_in_a_handshake_fails_the_connection(network: Network, monkeyp
     network.hosts[HOST] = Answer()
 
     class Broken:
+        messages = ()
+        handshaking = None
+
         def __init__(self, *_: object) -> None: ...
         def start(self) -> bytes:
             raise ZeroDivisionError("a bug")
+
+        def closed(self) -> None: ...
 
     monkeypatch.setattr("tieline.establishment.establishment.client_pipeline", Broken)
 

@@ -425,6 +425,9 @@ async def test_a_mistake_in_a_servers_handshake_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken:
+        messages = ()
+        handshaking = None
+
         def __init__(self, *_: object) -> None: ...
         def start(self) -> bytes:
             raise ZeroDivisionError

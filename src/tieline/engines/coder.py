@@ -31,10 +31,11 @@ class CoderCodec:
 
     def encode(self, content: Any) -> bytes:
         """The record of a value. Raises EncodingError, MessageTooLargeError."""
-        data = self._encoded(content)
+        data = self.encode_value(content)
         return LENGTH.pack(len(data)) + data
 
-    def _encoded(self, content: Any) -> bytes:
+    def encode_value(self, content: Any) -> bytes:
+        """The bytes of a value. Raises EncodingError, MessageTooLargeError."""
         try:
             data = self._encode(content)
         except Exception as error:
@@ -72,9 +73,10 @@ class CoderCodec:
 
     def decode(self, record: bytes) -> tuple[Any, CoderMetadata]:
         """The value of a record. Raises DecodingError, after which the next record can be decoded."""
-        return self._decoded(memoryview(record)[LENGTH.size :]), METADATA
+        return self.decode_value(memoryview(record)[LENGTH.size :]), METADATA
 
-    def _decoded(self, data: bytes | memoryview) -> Any:
+    def decode_value(self, data: bytes | memoryview) -> Any:
+        """The value of bytes. Raises DecodingError."""
         try:
             return self._decode(data)
         except Exception as error:
@@ -96,14 +98,14 @@ class CoderOnTLVCodec(CoderCodec):
         self._records = records
 
     def encode(self, content: Any) -> bytes:
-        return self._records.encode(self._encoded(content))
+        return self._records.encode(self.encode_value(content))
 
     def size(self, inbox: ByteInbox) -> int | None:
         return self._records.size(inbox)
 
     def decode(self, record: bytes) -> tuple[Any, CoderMetadata]:
         data, metadata = self._records.decode(record)
-        return self._decoded(data), CoderMetadata((metadata,))
+        return self.decode_value(data), CoderMetadata((metadata,))
 
 
 @lru_cache(256)

@@ -23,6 +23,8 @@ from tieline.engines.inbox import ByteInbox
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from tieline.errors import NetworkError
+
 __all__ = ["CarrierLayer", "MessageCodec", "MessageInbox", "MessageLayer", "RecordLayer"]
 
 OVERHEAD = 64  # bytes that an empty message counts for, or a peer could send them without end
@@ -83,6 +85,8 @@ class MessageLayer(ABC):
     """The endpoints that it stands between, set before `start`."""
     decision = None
     early_data_accepted = False
+    failure: NetworkError | None = None
+    """Why it cannot go on, if that was found while something was sent."""
 
     def __init__(self) -> None:
         self.inbox = MessageInbox()
@@ -95,6 +99,11 @@ class MessageLayer(ABC):
     def may_end(self) -> bool:
         """After `end`: whether the stream below may be ended, too, or something of the peer's has to come first."""
         return True
+
+    @property
+    def unsaid(self) -> int:
+        """Bytes that wait for `output`. Where that has no bound of its own, nothing is read while they are many."""
+        return 0
 
     @abstractmethod
     def start(self) -> bytes: ...

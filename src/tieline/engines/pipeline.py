@@ -116,20 +116,13 @@ class Pipeline:
         self._early = b""  # early data for a layer that has not been started
         self._waiting = b""  # first flights of upper layers
         self._handshakes: list[str] = []
+        carried = (layer.messages if isinstance(layer, CarrierLayer) else layer for layer in self.layers)
+        self.messages = tuple(layer for layer in carried if isinstance(layer, MessageLayer))  # they act by themselves
 
-    @classmethod
-    def of_ready(cls, layers: Sequence[Layer]) -> Pipeline:
-        """Of layers whose handshakes are done."""
-        pipeline = cls(layers)
-        pipeline.ready = True
-        pipeline._current = len(pipeline.layers)
-        return pipeline
-
-    @property
-    def messages(self) -> tuple[MessageLayer, ...]:
-        """The layers of messages, which act by themselves."""
-        layers = (layer.messages if isinstance(layer, CarrierLayer) else layer for layer in self.layers)
-        return tuple(layer for layer in layers if isinstance(layer, MessageLayer))
+    def be_ready(self) -> None:
+        """The handshakes of all layers have been done elsewhere."""
+        self.ready = True
+        self._current = len(self.layers)
 
     @property
     def handshaking(self) -> Layer | None:
@@ -164,6 +157,10 @@ class Pipeline:
         for layer in self.layers:
             data = layer.receive(data)
         return bytes(data)
+
+    def woken(self) -> bytes:
+        """A layer of messages has been called at its deadline: it may be ready by that."""
+        return b"" if self.ready else self._rise(b"", self._current)
 
     def decided(self, accepted: bool, error: BaseException | None = None) -> bytes:
         level = self._current
@@ -220,6 +217,11 @@ class Pipeline:
         for layer in self.layers[self._current :: -1] if not self.ready else self._downwards:
             data = layer.send(data) if data else layer.output()
         return self._take_waiting() + data if self._waiting else data
+
+    def closed(self) -> None:
+        """The connection, or this attempt at one, is over."""
+        for layer in self.messages:
+            layer.closed()
 
     def _take_waiting(self) -> bytes:
         waiting, self._waiting = self._waiting, b""

@@ -13,8 +13,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tieline.engines.framing import CarrierLayer, MessageLayer
 from tieline.errors import HandshakeTimeoutError, NetworkError, PeerResetError, Phase, translate
 from tieline.establishment.guard import guarded
+from tieline.flows.alarm import Alarm
 from tieline.protocols.security import SecurityOptions
 from tieline.protocols.tcp import TCP
 from tieline.reports import Handshake, TransportCounters
@@ -80,6 +82,9 @@ class StreamAttempt(Attempt):
         self._flight: float | None = None  # when our first one left, until something is heard after it
         self._rtt: float | None = None
         self._opening: bytes | None = None
+        self._alarm: Alarm | None = None
+        if pipeline is not None and pipeline.messages:
+            self._alarm = Alarm(driver, pipeline.messages, self._rung)
         self.begun = self._mark
         self.phase = Phase.CONNECTING
         self.handshakes: list[Handshake] = []
@@ -114,6 +119,7 @@ class StreamAttempt(Attempt):
     def cancel(self) -> None:
         """Give up, and tell nobody."""
         self._stop_timer()
+        self._dismiss()
         if self._decision is not None:
             self._decision.cancel()
             self._decision = None
@@ -129,6 +135,8 @@ class StreamAttempt(Attempt):
         """Give socket and pipeline to the flow that goes on with them."""
         socket, self._socket = self._socket, None
         assert socket is not None  # it succeeded
+        if self._alarm is not None:
+            self._alarm.stop()  # the flow has its own
         flow.attach(socket, self._pipeline, b"".join(self._plaintext), self._wire, self._early)
         return socket
 
@@ -147,10 +155,11 @@ class StreamAttempt(Attempt):
         self.phase = Phase.HANDSHAKE
         if self._progressed is not None:
             self._progressed()
-        security: SecurityOptions | None = self._parameters.stack.find(SecurityOptions)
-        timeout = None if security is None else security.handshake_timeout
-        if timeout is not None:
-            self._start_timer(timeout, self._handshake_expired, timeout)
+        for layer in pipeline.messages:
+            layer.local, layer.remote = socket.local_address, socket.remote_address
+        if self._alarm is not None:
+            self._alarm.tell()
+        self._limit_handshake(pipeline)
         self._write(self._open(pipeline, b"") if self._opening is None else self._opening[socket.early :])
         self._advance()
 
@@ -160,6 +169,8 @@ class StreamAttempt(Attempt):
         assert pipeline is not None  # without one, being connected is all there is to it
         if self._flight is not None and self._rtt is None:
             self._rtt = self._driver.time() - self._flight
+        if self._alarm is not None:
+            self._alarm.tell()
         try:
             piece = pipeline.receive(data)
         except NetworkError as error:
@@ -232,6 +243,9 @@ class StreamAttempt(Attempt):
             return
         for name in pipeline.handshakes():
             self._note(name, self._rtt)
+            self._limit_handshake(pipeline)
+        if self._alarm is not None:
+            self._alarm.look()
         if self._decision is not None:
             return
         decision = pipeline.decision
@@ -244,6 +258,42 @@ class StreamAttempt(Attempt):
         if self._early and not pipeline.early_data_accepted:
             self._early = 0  # the peer threw them away: the flow sends them again
         self._succeed()
+
+    def _limit_handshake(self, pipeline: Pipeline) -> None:
+        """The layer whose turn it is has its time."""
+        layer = pipeline.handshaking
+        timeout: float | None = None
+        if isinstance(layer, MessageLayer):
+            timeout = layer.handshake_timeout
+        elif isinstance(layer, CarrierLayer):
+            timeout = layer.messages.handshake_timeout
+        elif layer is not None:
+            security: SecurityOptions | None = self._parameters.stack.find(SecurityOptions)
+            timeout = None if security is None else security.handshake_timeout
+        self._stop_timer()
+        if timeout is not None:
+            self._start_timer(timeout, self._handshake_expired, timeout)
+
+    @guarded
+    def _rung(self) -> None:
+        pipeline = self._pipeline
+        if self._alarm is None or pipeline is None or self._socket is None:
+            return
+        try:
+            self._alarm.wake(reading=self._decision is None)
+        except NetworkError as error:
+            self._write(pipeline.output())
+            self._fail(error)
+            return
+        self._keep(pipeline.woken())
+        self._write(pipeline.output())
+        self._advance()
+
+    def _dismiss(self) -> None:
+        """The layers are not needed any more."""
+        if self._alarm is not None and self._pipeline is not None:
+            self._alarm.stop()
+            self._pipeline.closed()
 
     async def _decide(self, pipeline: Pipeline, decision: Any) -> None:
         try:
@@ -286,6 +336,7 @@ class StreamAttempt(Attempt):
 
     def _fail(self, error: Exception) -> None:
         self._stop_timer()
+        self._dismiss()
         if self._decision is not None:
             self._decision.cancel()
             self._decision = None

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tieline.endpoints import Endpoint, HostPort, ServiceEndpoint, UnixEndpoint, URLEndpoint
+from tieline.engines.framing import CarrierLayer, MessageLayer, RecordLayer
 from tieline.engines.pipeline import Pipeline
+from tieline.engines.tlv import TLVCodec
 from tieline.errors import UnexpectedEndpointTypeError
+from tieline.protocols.coder import Coder
+from tieline.protocols.framer import Framer
 from tieline.protocols.ip import IP, IPVersion
 from tieline.protocols.quic import QUICDatagram, QUICOptions, QUICStream
 from tieline.protocols.roles import MultiplexProtocol, NetworkProtocol, OneToOneProtocol
 from tieline.protocols.security import SecurityOptions
 from tieline.protocols.tls import TLS
+from tieline.protocols.tlv import TLV
 from tieline.protocols.udp import UDP
 
 if TYPE_CHECKING:
+    from tieline.engines.pipeline import Layer
     from tieline.parameters import Parameters
 
 __all__ = [
@@ -73,12 +80,53 @@ def _require_local(target: HostPort | UnixEndpoint, wanted: IPVersion, parameter
 
 def client_pipeline(stack: NetworkProtocol, endpoint: Endpoint) -> Pipeline | None:
     """The layers above the transport for a connection that we open; None for a bare transport."""
-    tls: TLS | None = stack.find(TLS)
-    if tls is None:
-        return None
-    from tieline.engines.tls import client_layer
+    return _pipeline(stack, lambda protocol: _client_layer(protocol, endpoint), endpoint)
 
-    return Pipeline([client_layer(tls, endpoint_name=_host_name(transport_endpoint(endpoint)), endpoint=endpoint)])
+
+def server_pipeline(stack: NetworkProtocol, endpoint: object) -> Pipeline | None:
+    """The same for a connection that a listener accepted."""
+    return _pipeline(stack, lambda protocol: _server_layer(protocol, endpoint), endpoint)
+
+
+def _pipeline(stack: NetworkProtocol, make: Callable[[Any], Layer], endpoint: object) -> Pipeline | None:
+    layers: list[Layer] = []
+    *upper, _transport = [layer for layer in stack.layers if not isinstance(layer, IP)]
+    while upper:
+        protocol: Any = upper.pop()
+        if issubclass(type(protocol), Coder) or (isinstance(protocol, TLV) and all(issubclass(type(p), Coder) for p in upper)):
+            break  # the flow itself makes records of bytes
+        layer = make(protocol)
+        if isinstance(layer, MessageLayer) and upper and not issubclass(type(upper[-1]), Coder):
+            layer = CarrierLayer(layer)
+        layers.append(layer)
+    return Pipeline(layers) if layers else None
+
+
+def _client_layer(protocol: Any, endpoint: Endpoint) -> Layer:
+    if isinstance(protocol, TLS):
+        from tieline.engines.tls import client_layer
+
+        return client_layer(protocol, endpoint_name=_host_name(transport_endpoint(endpoint)), endpoint=endpoint)
+    return _message_layer(protocol, endpoint, lambda upper: _client_layer(upper, endpoint))
+
+
+def _server_layer(protocol: Any, endpoint: object) -> Layer:
+    if isinstance(protocol, TLS):
+        from tieline.engines.tls import server_layer
+
+        return server_layer(protocol, endpoint=endpoint)
+    return _message_layer(protocol, endpoint, lambda upper: _server_layer(upper, endpoint))
+
+
+def _message_layer(protocol: Any, endpoint: object, make: Callable[[Any], Layer]) -> Layer:
+    """One that is the same on both sides."""
+    if isinstance(protocol, Framer):
+        from tieline.engines.framer import FramerLayer
+
+        return FramerLayer(protocol, endpoint, make)
+    if isinstance(protocol, TLV):
+        return RecordLayer(protocol.name, TLVCodec(protocol, endpoint))
+    raise TypeError(f"{protocol.name} is no layer of a connection's stack")
 
 
 def _host_name(target: HostPort | UnixEndpoint) -> str | None:
@@ -121,13 +169,3 @@ def prepare_server(stack: NetworkProtocol) -> None:
         from tieline.engines.tls import server_config
 
         server_config(stack.find(QUICOptions))
-
-
-def server_pipeline(stack: NetworkProtocol, endpoint: object) -> Pipeline | None:
-    """The same for a connection that a listener accepted."""
-    tls: Any = stack.find(TLS)
-    if tls is None:
-        return None
-    from tieline.engines.tls import server_layer
-
-    return Pipeline([server_layer(tls, endpoint=endpoint)])

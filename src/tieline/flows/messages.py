@@ -6,6 +6,7 @@ a stream, too, but a message that has begun to leave leaves whole, whatever beco
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tieline.engines.framing import MessageCodec
@@ -25,7 +26,28 @@ __all__ = ["MessageFlow", "TLVFlow"]
 
 
 class MessageReceiving(StreamReceiving):
-    """The inbound half."""
+    """The inbound half, wherever whole messages come from."""
+
+    __slots__ = ()
+
+    async def next_piece(self) -> Message[Any, Any]:
+        try:
+            return await self.receive()
+        except EndOfStreamError as error:
+            if type(error) is EndOfStreamError:
+                raise StopAsyncIteration from None
+            raise
+
+    def _is_whole(self) -> bool:
+        """Whether there is a whole message."""
+        raise NotImplementedError
+
+    def _answerable(self, minimum: int, separator: bytes | None) -> bool:
+        return self._is_whole() or self.inbox.ended
+
+
+class RecordReceiving(MessageReceiving):
+    """The inbound half of records: they stay bytes until a call takes one."""
 
     __slots__ = ("_codec", "_next")
 
@@ -55,15 +77,9 @@ class MessageReceiving(StreamReceiving):
         self._next = None
         self._taken(len(record))
         content, metadata = self._codec.decode(record)
+        if self.inbox.ended and not self.inbox.size:
+            metadata = replace(metadata, last_message=True)
         return Message(content, metadata)
-
-    async def next_piece(self) -> Message[Any, Any]:
-        try:
-            return await self.receive()
-        except EndOfStreamError as error:
-            if type(error) is EndOfStreamError:
-                raise StopAsyncIteration from None
-            raise
 
     def _is_whole(self) -> bool:
         """Whether the inbox begins with a whole message."""
@@ -77,9 +93,6 @@ class MessageReceiving(StreamReceiving):
                 self.error = error
                 return False
         return self._next is not None and self.inbox.size >= self._next
-
-    def _answerable(self, minimum: int, separator: bytes | None) -> bool:
-        return self._is_whole() or self.inbox.ended
 
     def _room(self) -> int:
         return max(self._limit, self._next or 0)
@@ -162,7 +175,7 @@ class MessageFlow(StreamFlow):
 
     def __init__(self, owner: FlowOwner, parameters: Parameters[Any], endpoint: object, codec: MessageCodec) -> None:
         super().__init__(owner, parameters, endpoint)
-        self.receiving = MessageReceiving(self, parameters.receive_limit, codec)
+        self.receiving = RecordReceiving(self, parameters.receive_limit, codec)
         self.sending = MessageSending(self, parameters.send_limit, codec)
 
 

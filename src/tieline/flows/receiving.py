@@ -287,6 +287,11 @@ class StreamReceiving:
             if not waiter.done():
                 waiter.set_exception(raisable(error))
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether the peer is being pushed back."""
+        return self._paused
+
     def _room(self) -> int:
         """Bytes that may wait for a reader: more than the limit if one call needs more."""
         return max(self._limit, self._calls[0][1] if self._calls else 0)

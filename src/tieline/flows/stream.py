@@ -23,6 +23,7 @@ from tieline.errors import (
     raisable,
     translate,
 )
+from tieline.flows.alarm import Alarm, AttendedPipeline
 from tieline.flows.receiving import StreamReceiving
 from tieline.flows.sending import StreamSending
 
@@ -58,7 +59,7 @@ class StreamFlow:
     """Moves bytes both ways for one connection."""
 
     __slots__ = (
-        "__weakref__", "_discarded", "_failure", "_news", "_owner", "_parameters",
+        "__weakref__", "_alarm", "_discarded", "_failure", "_news", "_owner", "_parameters",
         "closed", "endpoint", "machine", "name", "pipeline", "receiving", "sending", "socket", "usable", "waiter",
     )  # fmt: skip
 
@@ -79,6 +80,7 @@ class StreamFlow:
         self.waiter: Callable[[], Waiter]  # the driver's, as soon as there is one
         self.receiving = StreamReceiving(self, parameters.receive_limit)
         self.sending = StreamSending(self, parameters.send_limit)
+        self._alarm: Alarm | None = None  # of layers that act by themselves
         self._failure: NetworkError | None = None
         self.closed = False
         self.usable = False  # there is a socket, and nothing was closed
@@ -112,13 +114,21 @@ class StreamFlow:
         owner = present(self._owner)
         self.waiter = owner.driver.waiter
         self.socket, self.pipeline = socket, pipeline
-        self.machine = pipeline.layers[0] if pipeline is not None and len(pipeline.layers) == 1 else pipeline
+        if pipeline is not None and pipeline.messages:
+            self._alarm = Alarm(owner.driver, pipeline.messages, self._rung)
+        self.machine = None if pipeline is None else self._lower(pipeline)
         self.usable = True
         socket.handler = self
         self.receiving.attached(plaintext)
         self.sending.attached(wire, early)
         if pipeline is not None and pipeline.ended:
             self.receiving.ended()
+
+    def _lower(self, pipeline: Pipeline) -> Pipeline | Layer | None:
+        """What the application's bytes go through."""
+        if self._alarm is not None:
+            return AttendedPipeline(pipeline, self._alarm)
+        return pipeline.layers[0] if len(pipeline.layers) == 1 else pipeline
 
     def detach(self) -> None:
         """Give up the socket; the calls go on waiting for the next."""
@@ -131,6 +141,9 @@ class StreamFlow:
     def _no_socket(self) -> None:
         self.socket = None
         self.usable = False
+        if self._alarm is not None and self.pipeline is not None:
+            self._alarm.stop()
+            self.pipeline.closed()
 
     def raise_pending(self, error: NetworkError) -> None:
         """What waits raises, but the flow can still be attached later."""
@@ -295,14 +308,35 @@ class StreamFlow:
             # The kernel tells of a reset once. A send was told, so this is not the end that it looks like.
             self._fail(broken)
             return
-        if self.machine is not None:
-            try:
-                self.machine.receive_end()
-            except NetworkError as error:
-                if not self.closed:
-                    self.violated(error)
-                    return
+        try:
+            self._receive_end()
+        except NetworkError as error:
+            if not self.closed:
+                self.violated(error)
+                return
         self._end_received()
+
+    def _receive_end(self) -> None:
+        """Tell the layers. Raises NetworkError if that cuts one short."""
+        if self.machine is not None:
+            self.machine.receive_end()
+
+    def _rung(self) -> None:
+        """A layer wanted to be woken now."""
+        if self._alarm is None or self.socket is None:
+            return
+        try:
+            self._alarm.wake(reading=not self.receiving.is_paused)
+        except NetworkError as error:
+            self.violated(error)
+            return
+        self._after()
+        self._alarm.look()
+
+    def _after(self) -> None:
+        """Layers have done something of their own: send what they say."""
+        if self.machine is not None and (output := self.machine.output()):
+            self.sending.emit(output)
 
     def _end_received(self) -> None:
         self.receiving.ended()

@@ -1,4 +1,4 @@
-"""Coder: typed messages over a byte stream, or in records."""
+"""Coder: typed messages over a byte stream, in other messages, or in datagrams."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cas
 
 from tieline.protocols.checks import require_range
 from tieline.protocols.message import MessageMetadata
-from tieline.protocols.roles import MessageProtocol, NetworkProtocol, StreamProtocol
-from tieline.protocols.tlv import TLV
+from tieline.protocols.roles import CarrierProtocol, DatagramProtocol, MessageProtocol, NetworkProtocol, StreamProtocol
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -36,14 +35,17 @@ class NetworkCoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CoderMetadata(MessageMetadata):
-    """Of one message: it is always complete."""
+    """Of one message: it is always complete. `last_message` tells that no more follow, if the peer's end has come already."""
 
     is_complete: bool = True
+    last_message: bool = False
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class Coder(MessageProtocol, Generic[S_contra, R_co]):
-    """Values instead of bytes: each is encoded, and sent behind its length (32 bits, big-endian), or over `TLV` as one record.
+    """Values instead of bytes: each is encoded, and sent behind its length (32 bits, big-endian).
+
+    Over messages such as `TLV` and over datagrams each is one of those instead.
 
     ``Coder(T, below)`` sends and receives values of one type, ``Coder(below, sending=S, receiving=R)`` of two. Types are
     dataclasses, `msgspec.Struct`, attrs classes, `TypedDict`, unions of tagged ones, and plain containers.
@@ -55,9 +57,11 @@ class Coder(MessageProtocol, Generic[S_contra, R_co]):
     """
 
     name: ClassVar[str] = "Coder"
-    stands_on: ClassVar[str] = "a byte stream such as TCP, TLS or a QUIC stream, or on TLV"
+    stands_on: ClassVar[str] = (
+        "a byte stream such as TCP, TLS or a QUIC stream, on messages (TLV, WebSocket, Framer), or on datagrams such as UDP"
+    )
 
-    below: StreamProtocol | TLV
+    below: StreamProtocol | CarrierProtocol | DatagramProtocol
     sending: Any
     receiving: Any
     using: str | NetworkCoder = "json"
@@ -67,7 +71,7 @@ class Coder(MessageProtocol, Generic[S_contra, R_co]):
     def __init__(
         self: Coder[T, T],
         type: TypeForm[T],
-        below: StreamProtocol | TLV,
+        below: StreamProtocol | CarrierProtocol | DatagramProtocol,
         /,
         *,
         using: str | NetworkCoder = "json",
@@ -76,7 +80,7 @@ class Coder(MessageProtocol, Generic[S_contra, R_co]):
     @overload
     def __init__(
         self: Coder[S, R],
-        below: StreamProtocol | TLV,
+        below: StreamProtocol | CarrierProtocol | DatagramProtocol,
         /,
         *,
         sending: TypeForm[S],
@@ -113,7 +117,7 @@ class Coder(MessageProtocol, Generic[S_contra, R_co]):
         self._check()
 
     def _check(self) -> None:
-        self._require_below(self.below, StreamProtocol, TLV)
+        self._require_below(self.below, StreamProtocol, CarrierProtocol, DatagramProtocol)
         for option in ("sending", "receiving"):
             value = getattr(self, option)
             if isinstance(value, NetworkProtocol):

@@ -1,7 +1,8 @@
 """What a protocol is to the ones above it: the role decides which calls a channel has.
 
 StreamProtocol      ordered bytes without boundaries           TCP, TLS
-MessageProtocol     whole messages                             (and every datagram protocol)
+MessageProtocol     whole messages                             Coder (and the two below)
+CarrierProtocol     messages that carry other protocols        TLV, WebSocket, Framer
 DatagramProtocol    messages that may be lost and have a limit UDP
 MultiplexProtocol   no data of its own, gives rise to channels
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 __all__ = [
+    "CarrierProtocol",
     "DatagramProtocol",
     "MessageProtocol",
     "MultiplexProtocol",
@@ -60,6 +62,12 @@ class StreamProtocol(OneToOneProtocol):
 
 class MessageProtocol(OneToOneProtocol):
     """Whole messages."""
+
+    __slots__ = ()
+
+
+class CarrierProtocol(MessageProtocol):
+    """Messages of bytes or text, which arrive all and in order, so that any other protocol can stand on them."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""TLV: records of a type, a length and a value over a byte stream."""
+"""TLV: records of a type, a length and a value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from tieline.protocols.checks import require_range
 from tieline.protocols.integers import FixedWidthInteger, UInt32
 from tieline.protocols.message import MessageMetadata
-from tieline.protocols.roles import MessageProtocol, StreamProtocol
+from tieline.protocols.roles import CarrierProtocol, StreamProtocol
 
 __all__ = ["TLV", "TLVMetadata"]
 
@@ -17,15 +17,19 @@ LARGEST_SIZE = 2**32 - 1
 
 @dataclass(frozen=True, slots=True)
 class TLVMetadata(MessageMetadata):
-    """Of one record: its type, and its length, which is that of the value in bytes. A record is always complete."""
+    """Of one record: its type, and its length, which is that of the value in bytes. A record is always complete.
+
+    `last_message` tells that no more follow, if the peer's end has come already.
+    """
 
     type: int = 0
     length: int = 0
     is_complete: bool = True
+    last_message: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class TLV(MessageProtocol):
+class TLV(CarrierProtocol):
     """Type, length, value: each message is bytes with a number that says what they are.
 
     - `type_`, `length`: the unsigned integers of both fields, such as `UInt16`. The length counts the value only.
@@ -34,9 +38,9 @@ class TLV(MessageProtocol):
     """
 
     name: ClassVar[str] = "TLV"
-    stands_on: ClassVar[str] = "a byte stream such as TCP, TLS or a QUIC stream"
+    stands_on: ClassVar[str] = "a byte stream such as TCP, TLS or a QUIC stream, or on WebSocket, Framer or another TLV"
 
-    below: StreamProtocol
+    below: StreamProtocol | CarrierProtocol
     _: KW_ONLY
     type_: type[FixedWidthInteger] = UInt32
     length: type[FixedWidthInteger] = UInt32
@@ -44,7 +48,7 @@ class TLV(MessageProtocol):
     maximum_message_size: int = 16 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        self._require_below(self.below, StreamProtocol)
+        self._require_below(self.below, StreamProtocol, CarrierProtocol)
         for option in ("type_", "length"):
             width = getattr(self, option)
             if not isinstance(width, type) or not issubclass(width, FixedWidthInteger) or width is FixedWidthInteger:

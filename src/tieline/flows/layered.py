@@ -1,0 +1,369 @@
+"""Whole messages where a layer finds them as the bytes arrive, and has things to say of its own: WebSocket, a user's framer.
+
+    receive() ◀── its inbox ◀── message layer ◀── layers below ◀── received()
+                                     │  ▲                                       socket
+                          own output ▼  │ alarm
+    send()    ──▶ writers ──▶ encode ──────────▶ layers below ──▶ send()
+
+A message is encoded when its turn has come and not before: a compression that builds on what was sent earlier then sees the
+messages in their order, and a call that is cancelled while it waits leaves no trace. Once encoded, it leaves whole. What the
+layer says by itself goes between messages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from tieline.engines.framing import MessageInbox, MessageLayer
+from tieline.engines.pipeline import Pipeline
+from tieline.errors import EndOfStreamError, IncompleteReceiveError, NetworkError, Phase, raisable
+from tieline.flows.messages import MessageReceiving
+from tieline.flows.sending import STREAK, StreamSending
+from tieline.flows.stream import FlowOwner, StreamFlow
+from tieline.flows.writer import End, Writer
+from tieline.protocols.message import Message
+
+if TYPE_CHECKING:
+    from tieline.drivers.port import Buffer, StreamSocket
+    from tieline.engines.pipeline import Layer
+    from tieline.parameters import Parameters
+
+__all__ = ["LayeredFlow", "LayeredReceiving", "LayeredSending"]
+
+UNSAID = 64 * 1024  # bytes that a layer may have to say while the peer takes nothing
+
+
+class LayeredReceiving(MessageReceiving):
+    """The inbound half: messages wait in the layer's inbox, which comes and goes with the socket."""
+
+    __slots__ = ()
+
+    _flow: LayeredFlow
+    inbox: MessageInbox  # type: ignore[assignment]  # what the base does with one of bytes, a layer does here
+
+    def __init__(self, flow: LayeredFlow, limit: int) -> None:
+        super().__init__(flow, limit)
+        self.inbox = MessageInbox()
+
+    async def receive(self) -> Message[Any, Any]:  # type: ignore[override]
+        inbox = self.inbox
+        if self._calls or not len(inbox):
+            call = self._enter(1, None)
+            try:
+                await call[0]
+            except BaseException:
+                self._leave(call)
+                raise
+            inbox = self.inbox
+        if not len(inbox):
+            self._taken(0)
+            raise self._nothing(inbox)
+        content, metadata, size = inbox.take()
+        if inbox.ended and not len(inbox):
+            metadata = replace(metadata, last_message=True)
+        self._taken(size)
+        return self._made(content, metadata)
+
+    def _made(self, content: Any, metadata: Any) -> Message[Any, Any]:
+        return Message(content, metadata)
+
+    def _nothing(self, inbox: MessageInbox) -> NetworkError:
+        """Why there is no message."""
+        if self.error is not None:
+            return raisable(self.error)
+        partial, inbox.partial = inbox.partial, b""
+        if partial:
+            return IncompleteReceiveError(
+                "the peer ended the stream within a message",
+                partial=partial,
+                expected_bytes=None,
+                endpoint=self._flow.endpoint,
+                phase=Phase.TRANSFER,
+                expected="a whole message",
+                got=f"{len(partial):,} bytes of one",
+            )
+        return EndOfStreamError("the peer has sent its last message", endpoint=self._flow.endpoint, phase=Phase.TRANSFER)
+
+    def _is_whole(self) -> bool:
+        return len(self.inbox) > 0
+
+    def _room(self) -> int:
+        """A message that is not whole yet is the layer's, which has a limit of its own for it."""
+        return self._limit
+
+    def _adjust(self) -> None:
+        """Do not read either while the peer does not take what the layer answers."""
+        socket = self._flow.socket
+        if socket is None or self.inbox.ended:
+            return
+        unsaid = self._flow.layer.unsaid
+        if self._paused and self.inbox.size < self._limit and unsaid <= UNSAID:
+            self._paused = False
+            socket.resume()
+        elif not self._paused and (self.inbox.size > self._limit or unsaid > UNSAID):
+            self._paused = True
+            socket.pause()
+
+    def balance(self) -> None:
+        """The peer may have taken something."""
+        if self._paused:
+            self._adjust()
+
+    def found(self) -> None:
+        """The layer may have found messages: the last thing that is done with what came, as the program may run in here."""
+        inbox = self.inbox
+        if self._calls and len(inbox) and not self._calls[0][0].done():
+            self._calls[0][0].resume()
+        if self._paused or inbox.size > self._limit or self._flow.layer.unsaid > UNSAID:
+            self._adjust()
+
+
+class MessageWriter(Writer):
+    """One message that waits for its turn: `message` is its content and options until it is encoded."""
+
+    __slots__ = ("message",)
+
+    def __init__(self, content: Any, options: dict[str, Any], end: bool) -> None:
+        super().__init__(memoryview(b""), end, whole=True)
+        self.message: tuple[Any, dict[str, Any]] | None = (content, options)
+
+    def begun(self, record: bytes) -> MessageWriter:
+        """It is encoded, and leaves whole from here on."""
+        self.message = None
+        self.rest = memoryview(record)
+        return self
+
+    def withdraw(self) -> bool:
+        if self.message is None:
+            self.promised = True
+            return False
+        return True
+
+
+class LayeredSending(StreamSending):
+    """The outbound half."""
+
+    __slots__ = ("_ended_layer",)
+
+    _flow: LayeredFlow
+
+    def __init__(self, flow: LayeredFlow, limit: int) -> None:
+        super().__init__(flow, limit)
+        self._ended_layer = False
+
+    async def message(self, content: Any, options: dict[str, Any], *, last_message: bool = False) -> None:
+        """Send one message whose content is bytes or what else the layer encodes."""
+        flow = self._flow
+        socket, machine = flow.socket, flow.machine
+        if socket is None or self._accepted or self._writers or self.ended or last_message:
+            await self._queue(MessageWriter(content, options, last_message))
+            return
+        record = flow.encode(content, options)
+        if len(record) > self._slice:
+            await self._queue(MessageWriter(content, options, False).begun(record))
+            return
+        wire = record if machine is None else machine.send(record)
+        try:
+            taken = socket.send(wire)
+        except OSError as error:
+            raise self._told(self._broken(error)) from error
+        self.count += len(record)
+        if taken < len(wire):
+            self._full = True
+            self._accept(memoryview(wire)[taken:])
+        flow.looked()
+        if self._streak + 1 < STREAK:
+            self._streak += 1
+        else:
+            await self._gone()
+
+    def send_file(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("it has no send_file()")
+
+    def send_idempotent(self, *_: Any, **__: Any) -> None:
+        raise TypeError("it has no send_idempotent()")
+
+    # What the layer says by itself
+
+    def say(self) -> None:
+        """Send what the layer has to say, as soon as it does not cut a message in two."""
+        self.pump()
+
+    def pump(self) -> None:
+        self._say()
+        super().pump()
+        if self._say():  # a message that was in the way has gone
+            super().pump()
+        self._flow.receiving.balance()
+
+    def _say(self) -> bool:
+        """Take what the layer has to say, if the kernel has had what was said before."""
+        flow = self._flow
+        if flow.socket is None or self.is_within_message:
+            return False
+        said = flow.layer.output()
+        if said:
+            self._accept(said if flow.machine is None else flow.machine.send(said))
+        return bool(said)
+
+    @property
+    def is_within_message(self) -> bool:
+        """Whether the kernel has not had everything of a message that was begun."""
+        if self._accepted:
+            return True
+        head = self._writers[0] if self._writers else None
+        return isinstance(head, MessageWriter) and head.message is None
+
+    # Messages in their order
+
+    def _write(self, writer: Writer) -> bool:
+        if isinstance(writer, MessageWriter) and writer.message is not None:
+            if self._say() and not self._flush():
+                return self._fits(writer)
+            if not self._begin(writer, writer.message):
+                return True
+        return super()._write(writer)
+
+    def _fits(self, writer: Writer) -> bool:
+        if isinstance(writer, MessageWriter) and writer.message is not None:
+            content = writer.message[0]
+            if self._size + len(content) > self._limit:
+                return False
+            if not self._begin(writer, writer.message):
+                return True
+        return super()._fits(writer)
+
+    def _begin(self, writer: MessageWriter, message: tuple[Any, dict[str, Any]]) -> bool:
+        """Encode a message whose turn has come; if that fails, its caller is told, and it is done with."""
+        try:
+            record = self._flow.encode(*message)
+        except Exception as error:
+            self._done(error)
+            return False
+        writer.begun(record)
+        return True
+
+    # Ending
+
+    def _finish(self) -> None:
+        layer = self._flow.layer
+        if self._end is End.DUE:
+            if not self._ended_layer:
+                self._ended_layer = True
+                last, machine = layer.end(), self._flow.machine
+                self._accept(last if machine is None or not last else machine.send(last))
+                self._flow.looked()
+                if not self._flush():
+                    return
+            if not layer.may_end:
+                return  # `say` comes back here after each piece of input
+        super()._finish()
+
+    def detached(self) -> None:
+        super().detached()
+        self._ended_layer = False
+
+
+class LayeredFlow(StreamFlow):
+    """Moves messages both ways for one connection or stream."""
+
+    __slots__ = ("layer",)
+
+    receiving: LayeredReceiving
+    sending: LayeredSending
+
+    def __init__(self, owner: FlowOwner, parameters: Parameters[Any], endpoint: object) -> None:
+        super().__init__(owner, parameters, endpoint)
+        self.layer: MessageLayer  # as soon as there is a socket
+        self.receiving = LayeredReceiving(self, parameters.receive_limit)
+        self.sending = LayeredSending(self, parameters.send_limit)
+
+    def attach(self, socket: StreamSocket, pipeline: Pipeline | None, plaintext: bytes, wire: bytes, early: int) -> None:
+        assert pipeline is not None  # its top layer makes the messages
+        layer = pipeline.layers[-1]
+        assert isinstance(layer, MessageLayer)
+        self.layer = layer
+        self.receiving.inbox = layer.inbox
+        super().attach(socket, pipeline, plaintext, wire, early)
+        self.looked()
+
+    def _lower(self, pipeline: Pipeline) -> Pipeline | Layer | None:
+        below = pipeline.layers[:-1]
+        if len(below) < 2:
+            return below[0] if below else None
+        lower = Pipeline(below)
+        lower.be_ready()
+        return lower
+
+    # The layer
+
+    def encode(self, content: Any, options: dict[str, Any]) -> bytes:
+        """The bytes of a message whose turn it is. Raises NetworkError."""
+        if self._alarm is not None:
+            self._alarm.tell()
+        layer = self.layer
+        try:
+            return layer.encode(content, **options)
+        except NetworkError:
+            if layer.failure is not None:
+                self.violated(layer.failure)
+            raise
+
+    def looked(self) -> None:
+        """After an interaction with the layer."""
+        if self._alarm is not None:
+            self._alarm.look()
+
+    def _after(self) -> None:
+        layer, machine, sending = self.layer, self.machine, self.sending
+        if machine is not None and (below := machine.output()):
+            sending.emit(below)
+        sending.say()
+        self.looked()
+        if self.closed and len(layer.inbox):
+            self._discarded = True
+            layer.inbox.clear()
+        self.receiving.found()
+
+    # For the socket
+
+    def received(self, data: Buffer) -> None:
+        alarm, layer, machine = self._alarm, self.layer, self.machine
+        if alarm is not None:
+            alarm.tell()
+        was_ended = layer.ended
+        socket = self.socket
+        try:
+            if machine is None:
+                layer.receive(data)
+            else:
+                piece = machine.receive(data)
+                if piece:
+                    layer.receive(piece)
+                if machine.ended and not was_ended:
+                    layer.receive_end()
+        except NetworkError as error:
+            self.violated(error)
+            return
+        self._after()
+        if self.socket is socket and layer.ended and not was_ended:
+            self._end_received()
+
+    def _receive_end(self) -> None:
+        if self.machine is not None:
+            self.machine.receive_end()
+        self.layer.receive_end()
+        self._after()
+
+    def violated(self, error: NetworkError) -> None:
+        socket, layer, machine = self.socket, self.layer, self.machine
+        if socket is not None and not self.sending.is_within_message:
+            try:
+                said = layer.output()
+                if said:
+                    socket.send(said if machine is None else machine.send(said))
+            except OSError:
+                said = b""  # the peer is gone: nobody is left to be told
+        super().violated(error)
+        self.receiving.found()
