@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from tieline.channel import NetworkChannel
 from tieline.engines.states import State
 from tieline.errors import ChannelClosedError, NetworkError, PeerResetError, Phase
+from tieline.establishment.attempt import StreamAttempt
+from tieline.establishment.stacks import stream_pipeline
 from tieline.parameters import Parameters
 from tieline.protocols.checks import require_range
 from tieline.protocols.quic import LARGEST_INTEGER, Directionality, Initiator, QUICOptions
 from tieline.protocols.roles import OneToOneProtocol
 
 if TYPE_CHECKING:
-    from tieline.drivers.port import Driver, Waiter
+    from tieline.drivers.port import Driver, StreamSocket, Waiter
+    from tieline.flows.sending import StreamSending
     from tieline.multiplex.datagrams import QUICDatagramSocket
     from tieline.multiplex.stream import QUICStreamSocket
     from tieline.multiplexed import MultiplexedChannel
@@ -78,6 +81,26 @@ class _Child(NetworkChannel[P_co], Generic[P_co]):
             self._state, self._error = State.CANCELLED if error is None else State.FAILED, error
 
 
+class StreamHandshake(StreamAttempt):
+    """What the layers on a stream agree on before it may be used."""
+
+    sending: StreamSending
+
+    def receive_failed(self, error: NetworkError) -> None:
+        """The peer has broken its direction off."""
+        self._fail(error)
+
+
+def handshake_mistake(error: Exception, endpoint: object) -> NetworkError:
+    failure = NetworkError(
+        f"the handshake on the stream ended in {error!r}, which is a mistake in the program",
+        endpoint=endpoint,
+        phase=Phase.HANDSHAKE,
+    )
+    failure.__cause__ = error
+    return failure
+
+
 class QUICStreamChannel(_Child[P_co]):
     """A stream of a QUIC connection. `NetworkConnection.open_stream` and `inbound_streams` give them.
 
@@ -88,14 +111,44 @@ class QUICStreamChannel(_Child[P_co]):
         self._socket = socket
         self._closing: list[Waiter] | None = None  # tasks that wait for another one to close the stream
         super().__init__(parent, parameters, "s")
-        self._flow.attach(socket, None, b"", b"", 0)
-        if not socket.may_send:
+        pipeline = stream_pipeline(parameters.stack, parent._name, is_ours=socket.is_ours)
+        self._handshake: StreamHandshake | None = None
+        if pipeline is None:
+            self._flow.attach(socket, None, b"", b"", 0)
+            self._attached()
+        else:
+            self._state = State.PREPARING
+            handshake = self._handshake = StreamHandshake(
+                self.driver, parameters, parent._name, pipeline, succeeded=self._ready, failed=self._handshake_failed
+            )
+            handshake.sending = self._flow.sending
+            handshake.accept(cast("StreamSocket", socket))  # its handler is more than a stream socket's
+        socket.start()
+
+    def _attached(self) -> None:
+        if not self._socket.may_send:
             what = "the stream has one direction, and it is the peer's"
             self._flow.sending.ended = True
-            self._flow.sending.error = ChannelClosedError(what, endpoint=parent._name, phase=Phase.TRANSFER)
-        if not socket.may_receive:
+            self._flow.sending.error = ChannelClosedError(what, endpoint=self._parent._name, phase=Phase.TRANSFER)
+        if not self._socket.may_receive:
             self._flow.receiving.ended()
-        socket.start()
+
+    def _ready(self) -> None:
+        handshake, self._handshake = self._handshake, None
+        assert handshake is not None  # it says so once
+        self._state = State.READY
+        handshake.hand_over(self._flow)
+        self._attached()
+
+    def _handshake_failed(self, error: Exception) -> None:
+        self._handshake = None
+        failure = error
+        if not isinstance(failure, NetworkError):
+            what = f"the stream's handshake ended in {error!r}, which is a mistake in the program"
+            failure = NetworkError(what, endpoint=self._parent._name, phase=Phase.HANDSHAKE)
+            failure.__cause__ = error
+        self._flow.fail(failure)
+        self.flow_failed(failure)
 
     @property
     def stream_id(self) -> int:
@@ -187,6 +240,9 @@ class QUICStreamChannel(_Child[P_co]):
         """Reset both directions at once, with `application_error_code`. Idempotent."""
         if not self._state.is_final:
             self._state = State.CANCELLED
+        if self._handshake is not None:
+            self._handshake.cancel()
+            self._handshake = None
         self._flow.abort()
 
     async def __aenter__(self) -> Self:

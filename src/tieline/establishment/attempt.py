@@ -156,7 +156,7 @@ class StreamAttempt(Attempt):
         if self._progressed is not None:
             self._progressed()
         for layer in pipeline.messages:
-            layer.local, layer.remote = socket.local_address, socket.remote_address
+            layer.local, layer.remote = socket.local_address, socket.remote_address or self._endpoint
         if self._alarm is not None:
             self._alarm.tell()
         self._limit_handshake(pipeline)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "client_pipeline", "prepare_client", "prepare_server", "require_reachable", "server_name", "server_pipeline",
-    "transport_endpoint",
+    "stream_pipeline", "transport_endpoint",
 ]  # fmt: skip
 
 
@@ -80,15 +80,20 @@ def _require_local(target: HostPort | UnixEndpoint, wanted: IPVersion, parameter
 
 def client_pipeline(stack: NetworkProtocol, endpoint: Endpoint) -> Pipeline | None:
     """The layers above the transport for a connection that we open; None for a bare transport."""
-    return _pipeline(stack, lambda protocol: _client_layer(protocol, endpoint), endpoint)
+    return _pipeline(stack, lambda protocol: _client_layer(protocol, endpoint))
 
 
 def server_pipeline(stack: NetworkProtocol, endpoint: object) -> Pipeline | None:
     """The same for a connection that a listener accepted."""
-    return _pipeline(stack, lambda protocol: _server_layer(protocol, endpoint), endpoint)
+    return _pipeline(stack, lambda protocol: _server_layer(protocol, endpoint))
 
 
-def _pipeline(stack: NetworkProtocol, make: Callable[[Any], Layer], endpoint: object) -> Pipeline | None:
+def stream_pipeline(stack: NetworkProtocol, endpoint: object, *, is_ours: bool) -> Pipeline | None:
+    """The same for a stream of a QUIC connection: who opened it speaks first."""
+    return _pipeline(stack, lambda protocol: (_client_layer if is_ours else _server_layer)(protocol, endpoint))
+
+
+def _pipeline(stack: NetworkProtocol, make: Callable[[Any], Layer]) -> Pipeline | None:
     layers: list[Layer] = []
     *upper, _transport = [layer for layer in stack.layers if not isinstance(layer, IP)]
     while upper:
@@ -102,7 +107,7 @@ def _pipeline(stack: NetworkProtocol, make: Callable[[Any], Layer], endpoint: ob
     return Pipeline(layers) if layers else None
 
 
-def _client_layer(protocol: Any, endpoint: Endpoint) -> Layer:
+def _client_layer(protocol: Any, endpoint: Any) -> Layer:
     if isinstance(protocol, TLS):
         from tieline.engines.tls import client_layer
 

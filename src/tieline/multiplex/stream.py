@@ -38,8 +38,6 @@ NOTHING = TransportCounters()
 class QUICStreamHandler(StreamHandler, Protocol):
     """The owner of a stream, which can be broken off in one direction alone."""
 
-    endpoint: object
-
     @property
     def sending(self) -> StreamSending: ...
     def receive_failed(self, error: NetworkError) -> None: ...
@@ -50,7 +48,7 @@ class QUICStreamSocket:
 
     __slots__ = (
         "_broken", "_closed", "_connection", "_done", "_end_sent", "_ended", "_failure", "_gathered", "_news", "_reading",
-        "_session", "_soon", "early", "error_code", "handler", "may_receive", "may_send", "number", "priority",
+        "_session", "_soon", "early", "error_code", "handler", "is_ours", "may_receive", "may_send", "number", "priority",
     )  # fmt: skip
 
     def __init__(self, session: Session, number: int) -> None:
@@ -59,7 +57,7 @@ class QUICStreamSocket:
         self._reading = self._closed = False
         self._soon = True  # whoever takes the stream calls `start`
         self.number = number
-        is_ours = bool(number & 1) != session.is_client  # RFC 9000 section 2.1: the last bit says who opened it
+        self.is_ours = is_ours = bool(number & 1) != session.is_client  # RFC 9000 section 2.1: the last bit says who opened it
         self.may_send = is_ours or not number & 2
         self.may_receive = not is_ours or not number & 2
         self._news = not is_ours  # the engine has said so, or did not have to: there may be something to read
