@@ -13,7 +13,7 @@ from tieline.flows.datagram import DatagramFlow
 from tieline.flows.framer import FramerFlow
 from tieline.flows.messages import MessageFlow, TLVFlow
 from tieline.flows.stream import StreamFlow
-from tieline.flows.values import ValueFlow
+from tieline.flows.values import ValueDatagramFlow, ValueFlow
 from tieline.parameters import Parameters
 from tieline.protocols.coder import Coder, CoderMetadata
 from tieline.protocols.framer import Framer, FramerMetadata
@@ -110,6 +110,8 @@ class NetworkChannel(Generic[P_co]):
         owner = cast("Any", self)  # every channel owns its flow
         if isinstance(stack, DatagramProtocol):
             self._flow = DatagramFlow(owner, self._parameters, endpoint)
+        elif stack.is_datagrams:
+            self._flow = ValueDatagramFlow(owner, self._parameters, endpoint, CoderCodec(stack, endpoint))
         elif isinstance(stack, MultiplexProtocol):
             from tieline.multiplex.flow import MultiplexFlow  # takes in the engine, which other stacks do not need
 

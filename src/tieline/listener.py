@@ -18,7 +18,7 @@ from tieline.inbound.datagrams import DatagramSide
 from tieline.inbound.streams import StreamSide
 from tieline.parameters import Parameters
 from tieline.protocols.checks import require_at_least, require_range
-from tieline.protocols.roles import DatagramProtocol, MultiplexProtocol, NetworkProtocol
+from tieline.protocols.roles import MultiplexProtocol, NetworkProtocol
 from tieline.updates import UpdateIterator, Updates
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class NetworkListener(Generic[P]):
             from tieline.inbound.sessions import SessionSide  # takes in QUIC's engine
 
             return SessionSide
-        return DatagramSide if isinstance(stack, DatagramProtocol) else StreamSide
+        return DatagramSide if stack.is_datagrams else StreamSide
 
     def _accepted(self, connection: NetworkConnection[P]) -> None:
         if self._limit is not None:

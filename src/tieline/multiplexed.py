@@ -167,28 +167,41 @@ class MultiplexedChannel(NetworkChannel[P_co]):
             tasks.pop(stream, None)
 
     def _stream_parameters(self, using: Any) -> Parameters[Any]:
-        """What a stream is made with: a bare stack has the connection's limits."""
+        """What a stream is made with."""
         if using is None:
             if self._plain_streams is None:
                 self._plain_streams = replace(self._parameters, stack=QUICStream())
             return self._plain_streams
+        return self._child_parameters(using, QUICStream, "a stream")
+
+    def _child_parameters(self, using: Any, bottom: type[Any], what: str) -> Parameters[Any]:
+        """A bare stack has the connection's limits."""
+        if using is None:
+            using = bottom()
         parameters: Parameters[Any] = replace(self._parameters, stack=using) if isinstance(using, NetworkProtocol) else using
         if not isinstance(parameters, Parameters):
-            raise TypeError(f"using wants a stack that ends in QUICStream(), or Parameters with one, got {parameters!r}")
-        if parameters.stack.find(QUICStream) is None:
-            raise TypeError(f"a stack on a stream ends in QUICStream(), got {parameters.stack.name}")
+            raise TypeError(f"using wants a stack that ends in {bottom.__name__}(), or Parameters with one, got {parameters!r}")
+        if parameters.stack.find(bottom) is None:
+            raise TypeError(f"a stack on {what} ends in {bottom.__name__}(), got {parameters.stack.name}")
         return parameters
 
     # Datagrams
 
-    async def datagrams(self: MultiplexedChannel[MultiplexProtocol]) -> QUIC.Datagrams[QUICDatagram]:
+    @overload
+    async def datagrams(self: MultiplexedChannel[MultiplexProtocol]) -> QUIC.Datagrams[QUICDatagram]: ...
+    @overload
+    async def datagrams(self: MultiplexedChannel[MultiplexProtocol], *, using: S | Parameters[S]) -> QUIC.Datagrams[S]: ...
+    async def datagrams(self, *, using: Any = None) -> QUIC.Datagrams[Any]:
         """Start, wait until ready, and give the channel of the connection's datagrams, the same one each time.
 
-        Raises `NetworkError` as `ready` does, and `RuntimeError` if one of both sides accepts none (`max_datagram_frame_size`).
+        `using` is a stack that ends in ``QUICDatagram()``, such as a `Coder`, or `Parameters` with one. Raises `NetworkError` as
+        `ready` does, and `RuntimeError` if one of both sides accepts none (`max_datagram_frame_size`), or if the channel was made
+        with another stack before.
 
         Cancelling: nothing has been done.
         """
         flow = self._multiplex("datagrams")
+        parameters = self._child_parameters(using, QUICDatagram, "datagrams")
         channel = self._datagram_channel
         if channel is None or (channel.state.is_final and not flow.is_over):
             session = await self._open_session(flow)
@@ -197,9 +210,11 @@ class MultiplexedChannel(NetworkChannel[P_co]):
             if not self._parameters.stack.max_datagram_frame_size:
                 raise RuntimeError("this side accepts no datagrams, so it cannot send any: set max_datagram_frame_size")
             if self._datagram_channel is channel:
-                parameters = replace(self._parameters, stack=QUICDatagram())
                 self._datagram_channel = QUICDatagramChannel(self, session.datagrams(), parameters)
-        return self._datagram_channel  # type: ignore[no-any-return]  # made above, or by another task meanwhile
+        made = self._datagram_channel
+        if using is not None and made.parameters.stack != parameters.stack:
+            raise RuntimeError(f"the datagrams of this connection are in use with another stack, {made.parameters.stack.name}")
+        return made  # type: ignore[no-any-return]  # made above, or by another task meanwhile
 
     @property
     def usable_datagram_frame_size(self: MultiplexedChannel[MultiplexProtocol]) -> int:

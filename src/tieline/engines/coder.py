@@ -76,7 +76,7 @@ class CoderCodec:
         return self.decode_value(memoryview(record)[LENGTH.size :]), METADATA
 
     def decode_value(self, data: bytes | memoryview) -> Any:
-        """The value of bytes. Raises DecodingError."""
+        """The value of bytes. Raises DecodingError, after which the next can be decoded."""
         try:
             return self._decode(data)
         except Exception as error:

@@ -23,7 +23,7 @@ from tieline.establishment.ordering import interleave, sort_destinations
 from tieline.establishment.routes import route_refusal, unusable_path
 from tieline.establishment.stacks import client_pipeline, prepare_client, server_name, transport_endpoint
 from tieline.protocols.ip import IP, IPVersion
-from tieline.protocols.roles import DatagramProtocol, MultiplexProtocol
+from tieline.protocols.roles import MultiplexProtocol
 from tieline.reports import DNSProtocol, Handshake, Resolution, ResolutionSource
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Establishment:
         self._target = transport_endpoint(endpoint)
         self._parameters = parameters
         self._owner = weakref.ref(owner)
-        self._datagrams = isinstance(parameters.stack, DatagramProtocol)
+        self._datagrams = parameters.stack.is_datagrams
         self._multiplexed = isinstance(parameters.stack, MultiplexProtocol)
         self._attempts: dict[int, Attempt | DatagramSocket] = {}
         self._phases: dict[int, Phase] = {}

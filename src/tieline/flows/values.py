@@ -1,9 +1,10 @@
-"""Values of a Coder that stands on messages: one for each."""
+"""Values of a Coder that stands on messages or datagrams: one for each."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tieline.flows.datagram import DatagramFlow
 from tieline.flows.layered import LayeredFlow, LayeredReceiving, LayeredSending
 from tieline.protocols.coder import CoderMetadata
 from tieline.protocols.message import Message
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from tieline.flows.stream import FlowOwner
     from tieline.parameters import Parameters
 
-__all__ = ["ValueFlow"]
+__all__ = ["ValueDatagramFlow", "ValueFlow"]
 
 
 class ValueReceiving(LayeredReceiving):
@@ -62,3 +63,23 @@ class ValueFlow(LayeredFlow):
         super().__init__(owner, parameters, endpoint)
         self.receiving = ValueReceiving(self, parameters.receive_limit, values)
         self.sending = ValueSending(self, parameters.send_limit, values, options)
+
+
+class ValueDatagramFlow(DatagramFlow):
+    """Moves values, each in a datagram of its own."""
+
+    __slots__ = ("_values",)
+
+    calls = "send(value), receive(), messages and iteration"
+    send_many = receive_many = None  # type: ignore[assignment]  # one value that is no good would hide the others
+
+    def __init__(self, owner: FlowOwner, parameters: Parameters[Any], endpoint: object, values: CoderCodec) -> None:
+        super().__init__(owner, parameters, endpoint)
+        self._values = values
+
+    async def send(self, content: Any) -> None:
+        await super().send_many((self._values.encode_value(content),))
+
+    async def receive(self) -> Message[Any, Any]:
+        datagram, metadata = await super().receive()
+        return Message(self._values.decode_value(datagram), CoderMetadata((metadata,)))

@@ -37,6 +37,11 @@ class NetworkProtocol:
         below: Any = getattr(self, "below", None)
         return (self,) if below is None else (self, *below.layers)
 
+    @property
+    def is_datagrams(self) -> bool:
+        """Whether each message of this stack is one datagram."""
+        return False
+
     def find(self, protocol: type[Any]) -> Any:
         """The layer of this stack that is an instance of `protocol`, or None."""
         return next((layer for layer in self.layers if isinstance(layer, protocol)), None)
@@ -76,6 +81,10 @@ class DatagramProtocol(MessageProtocol):
     """Messages that may be lost, and that must fit a size."""
 
     __slots__ = ()
+
+    @property
+    def is_datagrams(self) -> bool:
+        return True
 
 
 class MultiplexProtocol(NetworkProtocol):

@@ -24,7 +24,7 @@ from tieline.establishment.attempt import StreamAttempt
 from tieline.establishment.stacks import client_pipeline, require_reachable, server_pipeline
 from tieline.parameters import Parameters
 from tieline.protocols.checks import require_at_least
-from tieline.protocols.roles import DatagramProtocol, NetworkProtocol
+from tieline.protocols.roles import NetworkProtocol
 from tieline.reports import TransportCounters
 from tieline.updates import Waiters
 
@@ -73,8 +73,8 @@ async def memory_pair(using: Any, peer: Any = None, *, capacity: int = CAPACITY)
     for side in (client, server):
         require_reachable(CALLED, side)
     driver = drivers.current()
-    datagrams = isinstance(client.stack, DatagramProtocol)
-    if datagrams is not isinstance(server.stack, DatagramProtocol):
+    datagrams = client.stack.is_datagrams
+    if datagrams is not server.stack.is_datagrams:
         raise ValueError(f"a pair has streams or datagrams on both sides, got {client.stack.name} and {server.stack.name}")
     if datagrams:
         return _datagram_pair(driver, client, server, capacity)
