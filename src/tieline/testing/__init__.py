@@ -26,4 +26,5 @@ from tieline.testing.certificates import certificates as certificates
 from tieline.testing.events import ConnectionEvent as ConnectionEvent
 from tieline.testing.events import EventRecorder as EventRecorder
 from tieline.testing.events import record_events as record_events
+from tieline.testing.framer import FramerTester as FramerTester
 from tieline.testing.memory import memory_pair as memory_pair
