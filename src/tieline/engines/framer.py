@@ -44,7 +44,8 @@ class FramerLayer(MessageLayer):
         self._upper: Layer | None = None  # what was prepended
         self._marked = False
         self._stopping = self._stopped = False
-        self._rises = False  # and is shaking hands
+        self._rises = False  # and has started
+        self._delivered: list[bytes] = []  # for it
         self._closed = False
 
     # For the context
@@ -69,14 +70,26 @@ class FramerLayer(MessageLayer):
             self._upper.local, self._upper.remote = self.local, self.remote
 
     def deliver(self, content: bytes, metadata: dict[str, Any] | None) -> None:
-        upper = self._upper
-        if upper is None:
+        if self._upper is None:
             self.inbox.append(content, FramerMetadata(framer={} if metadata is None else metadata), len(content))
+        else:
+            self._delivered.append(content)
+
+    def _feed(self) -> None:
+        """What was prepended hears what was delivered, as soon as it has started."""
+        upper = self._upper
+        if upper is None or not self._rises or not self._delivered:
             return
-        piece = upper.receive(content)
+        data = b"".join(self._delivered)
+        self._delivered.clear()
+        piece = b""
+        try:
+            piece = upper.receive(data)
+        finally:
+            self._run(lambda _: self._lower(upper.output()))
         if piece:
             self.inbox.append(piece, FramerMetadata(), len(piece))
-        self._lower(upper.output())
+        self._rise()
 
     def _lower(self, data: bytes) -> None:
         """What was prepended sends through the framer."""
@@ -116,12 +129,11 @@ class FramerLayer(MessageLayer):
         if not self._marked or self.ready:
             return
         upper = self._upper
-        if upper is None or upper.ready:
-            self.ready = True
-        elif not self._rises:
+        if upper is not None and not self._rises:
             self._rises = True
             self._run(lambda _: self._lower(upper.start()))
-            self.ready = upper.ready
+            self._feed()
+        self.ready = upper is None or upper.ready
 
     def receive(self, data: Buffer, /) -> bytes:
         piece = bytes(data)
@@ -133,6 +145,7 @@ class FramerLayer(MessageLayer):
     def _handle_input(self) -> None:
         self._run(self._parse)
         self._rise()
+        self._feed()
         if self._context.unread > self.limit + SLACK:
             raise self._failed(
                 self.error(
@@ -146,6 +159,7 @@ class FramerLayer(MessageLayer):
     def _parse(self, framer: FramerProtocol) -> None:
         if self._context.deliver_pending():
             framer.handle_input(self._context)
+        self._context.deliver_passing()
 
     def receive_end(self) -> None:
         context = self._context
@@ -223,9 +237,14 @@ class FramerLayer(MessageLayer):
 
     def timeout(self, *, reading: bool) -> None:
         self.deadline = None
-        self._run(lambda framer: framer.wakeup(self._context))
+        self._run(self._wake)
         self._rise()
+        self._feed()
         self._stop_again()
+
+    def _wake(self, framer: FramerProtocol) -> None:
+        framer.wakeup(self._context)
+        self._context.deliver_passing()
 
     def closed(self) -> None:
         super().closed()

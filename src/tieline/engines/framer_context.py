@@ -52,7 +52,6 @@ class Context(FramerContext):
     def deliver_pending(self) -> bool:
         """Whether the framer may read: a delivery that was waiting for its bytes has had them."""
         if self._passes_input:
-            self._pass()
             return False
         if self._pending is not None:
             length, metadata, is_complete = self._pending
@@ -62,8 +61,9 @@ class Context(FramerContext):
             self.deliver_input(self._take(length), metadata, is_complete=is_complete)
         return self._input.size > 0
 
-    def _pass(self) -> None:
-        if self._input.size:
+    def deliver_passing(self) -> None:
+        """Hand up what passes through."""
+        if self._passes_input and self._input.size:
             self._layer.deliver(self._take(self._input.size), None)
 
     def _take(self, count: int) -> bytes:
@@ -147,7 +147,6 @@ class Context(FramerContext):
 
     def pass_through_input(self) -> None:
         self._passes_input = True
-        self._pass()
 
     def write_output(self, data: Buffer) -> None:
         self.written.append(bytes(data))

@@ -6,7 +6,16 @@ import errno
 from collections.abc import Iterable, Sequence
 
 from tieline.endpoints import Endpoint
-from tieline.errors import Attempt, ConnectError, ConnectResetError, DNSError, NetworkError, Phase, TLSError
+from tieline.errors import (
+    Attempt,
+    ConnectError,
+    ConnectResetError,
+    DNSError,
+    NetworkError,
+    Phase,
+    ProtocolViolationError,
+    TLSError,
+)
 
 __all__ = ["decisive", "is_final", "mistake", "not_connected", "not_resolved", "nothing_left", "unusable"]
 
@@ -20,7 +29,12 @@ FINAL_ERRNOS = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOPROT
 
 def decisive(error: Exception) -> bool:
     """Whether one address that fails so speaks for all of them."""
-    return isinstance(error, TLSError) and error.reason not in MENDABLE
+    return type(error) is NetworkError or (isinstance(error, TLSError) and error.reason not in MENDABLE)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """An exchange that was completed and said no, or a layer of the program's own that did."""
+    return type(error) is NetworkError or isinstance(error, (TLSError, ProtocolViolationError))
 
 
 def is_final(error: NetworkError) -> bool:
@@ -35,10 +49,12 @@ def is_final(error: NetworkError) -> bool:
 
 def not_connected(attempts: Sequence[Attempt], fatal: BaseException | None, endpoint: Endpoint) -> NetworkError:
     """Every address failed, or one did so for all (`fatal`)."""
-    security = [one.error for one in attempts if isinstance(one.error, TLSError)]
-    if security and (fatal is not None or len(security) == len(attempts)):
-        error = fatal if isinstance(fatal, TLSError) else security[0]
-        error.attempts = tuple(attempts)
+    refusals = [one.error for one in attempts if _is_refusal(one.error)]
+    if refusals and (fatal is not None or len(refusals) == len(attempts)):
+        error = fatal if fatal is not None and _is_refusal(fatal) else refusals[0]
+        assert isinstance(error, NetworkError)  # refusals are
+        if isinstance(error, TLSError):
+            error.attempts = tuple(attempts)
         return error
     return ConnectError.of(attempts, endpoint=endpoint)
 

@@ -80,7 +80,7 @@ class StreamSide:
     def _handshake_failed(self, attempt: StreamAttempt, remote: Address | None, error: Exception) -> None:
         self._handshakes.pop(attempt, None)
         self.failed_handshakes += 1
-        if isinstance(error, (OSError, NetworkError)):
+        if isinstance(error, (OSError, NetworkError)) and type(error) is not NetworkError:
             logger.debug("handshake with %s failed: %s", remote, error)
         else:
             logger.error("the handshake with %s ended in a mistake of the program", remote, exc_info=error)
