@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import connecting, datagrams, idle, peers, quic, report, workloads
+from benchmarks import connecting, datagrams, framed, idle, peers, quic, report, workloads
 from benchmarks.measuring import COLD, LOOPS, WARM, Row, Side, measure
 
 PINGPONG: dict[str, Side] = {
@@ -47,6 +47,10 @@ IDLE: dict[str, Side] = {
     "tieline": (idle.tieline_idle, idle.hold),
     "streams": (idle.streams_idle, idle.hold),
 }
+FRAMED: dict[str, Side] = {
+    "tieline": (framed.tieline_framed, framed.tieline_orders),
+    "streams": (framed.streams_framed, framed.streams_orders),
+}
 STREAMS = frozenset({"streams"})
 BOTH = (WARM, COLD)
 PINGPONG_BARS: dict[str, float | dict[str, float]] = {
@@ -71,6 +75,8 @@ ROWS = [
     Row("tls-connect-100", True, 64, 800, "connections/s", AT_ONCE, bars={"streams": 1.3}),
     Row("udp-one-way", False, 1200, 640_000, "datagrams/s", ONE_WAY, {"asyncio": 8}, bars={"asyncio": 8.0}),
     Row("udp-pingpong", False, 64, 20_000, "round trips/s", BACK_AND_FORTH, bars={"asyncio": 1.2}),
+    Row("framed-json-1", False, 1, 15_000, "round trips/s", FRAMED, bars={"streams": 1.5}),
+    Row("framed-json-32", False, 32, 60_000, "round trips/s", FRAMED, bars={"streams": 1.5}),
     Row("tcp-memory", False, 0, 5_000, "KiB/connection", IDLE, bars={"streams": 1.0}, less=True, best=STREAMS, rounds=3),
     Row("tls-memory", True, 0, 5_000, "KiB/connection", IDLE, bars={"streams": 1.0}, less=True, best=STREAMS, rounds=1),
     Row("import", False, 0, 11, "ms", {"tieline": (idle.nobody, idle.imports)}, less=True, limit=100.0, rounds=1),
