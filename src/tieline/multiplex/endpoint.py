@@ -121,6 +121,11 @@ class QUICEndpoint:
         if self._socket_failed is not None:
             self._socket_failed(error)
 
+    def local_address_gone(self, error: OSError) -> None:
+        for session in tuple(self._sessions.values()) if self._to is not None else ():  # a listener's clients come to it
+            if session.owner is not None:
+                session.owner.local_address_gone(error)
+
     # A turn
 
     def _turn(self) -> None:
