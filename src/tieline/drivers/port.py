@@ -170,7 +170,7 @@ class PacketHandler(Protocol):
         ...
 
     def local_address_gone(self, error: OSError) -> None:
-        """Packets cannot leave: the local address, its interface or every route to the peer is gone; the socket goes on trying."""
+        """Packets cannot leave: the local address, its interface or every route to the peer is gone; the socket goes on."""
         ...
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MultiplexFlow", "MultiplexOwner"]
 
+
 class MultiplexOwner(Protocol):
     """The connection, as its flow sees it. The flow does not keep it alive."""
 
@@ -43,8 +44,8 @@ class MultiplexFlow:
 
     __slots__ = (
         "__weakref__", "_arrived", "_close_socket", "_closed", "_counted", "_failure", "_inbound", "_keepalive", "_migration",
-        "_owner", "_parameters", "_received_count", "_sent_count", "application_error", "endpoint", "name", "peer_closed", "server_name",
-        "session",
+        "_owner", "_parameters", "_received_count", "_sent_count", "application_error", "endpoint", "name", "peer_closed",
+        "server_name", "session",
     )  # fmt: skip
 
     calls = "open_stream(), inbound_streams() and datagrams()"
