@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tieline import QUIC, HostPort, NetworkConnection, NetworkListener
+from tieline import QUIC, HostPort, NetworkConnection, NetworkListener, Parameters
 
 from ..quic import IDENTITY, client_of, collect, echo_streams, server_of
 
@@ -71,7 +71,7 @@ async def balanced() -> AsyncIterator[Balancer]:
     async with contextlib.AsyncExitStack() as stack:
         servers: list[tuple[bytes, HostPort]] = []
         for server_id in SERVER_IDS:
-            using = server_of(server_id=server_id, server_id_rotation=ROTATION)
+            using = Parameters(server_of(server_id=server_id, server_id_rotation=ROTATION), grace_period=0.0)
             listener = await stack.enter_async_context(NetworkListener(using, on="127.0.0.1:0").serving(echo_streams))
             assert isinstance(listener.endpoint, HostPort)
             servers.append((server_id, listener.endpoint))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tieline import QUIC, NetworkConnection, NetworkListener, PeerResetError, State
+from tieline import QUIC, NetworkConnection, NetworkListener, Parameters, PeerResetError, State
 from tieline.protocols.security import PeerAuthentication
 
 from ..peers import free_port
@@ -94,7 +94,7 @@ async def test_without_the_same_key_only_the_idle_timeout_tells() -> None:
 
 async def test_the_listeners_of_a_process_share_a_key() -> None:
     """One goes, and the next one at this address speaks for it: of many workers, any one may get a late packet."""
-    first = NetworkListener(server_of(), on="127.0.0.1:0")
+    first = NetworkListener(Parameters(server_of(), grace_period=0.0), on="127.0.0.1:0")
     block = first.serving(echo_streams)
     await block.__aenter__()
     port = first.port
