@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +19,7 @@ from tieline.errors import (
     Phase,
     ProtocolViolationError,
 )
-from tieline.protocols.quic import QUICOptions
+from tieline.protocols.quic import RESET_KEY_LENGTH, QUICOptions
 
 __all__ = ["client", "client_endpoint", "close_error", "server_endpoint"]
 
@@ -63,6 +64,9 @@ def client_endpoint(options: QUICOptions, seed: bytes | None = None) -> engine.Q
 def server_endpoint(options: QUICOptions, maximum_handshakes: int, seed: bytes | None = None) -> engine.QuicEndpoint:
     """The machine of one listening socket. Raises ValueError without an identity."""
     return engine.QuicEndpoint(
+        reset_key=options.stateless_reset_key or (_process_reset_key() if seed is None else None),
+        server_id=options.server_id,
+        server_id_rotation=options.server_id_rotation,
         server=server_config(options),
         transport=_shared(_transport, options),
         maximum_connections=options.maximum_connections,
@@ -71,6 +75,12 @@ def server_endpoint(options: QUICOptions, maximum_handshakes: int, seed: bytes |
         maximum_udp_payload=options.max_udp_payload_size,
         seed=seed,
     )
+
+
+@lru_cache(1)
+def _process_reset_key() -> bytes:
+    """What the listeners of this process share, so that each can speak for the others."""
+    return secrets.token_bytes(RESET_KEY_LENGTH)
 
 
 def _shared(make: Any, options: QUICOptions) -> Any:

@@ -125,6 +125,12 @@ class SessionHandshake(Attempt):
 
     def peer_moved(self) -> None: ...
 
+    @guarded
+    def local_address_gone(self, error: OSError) -> None:
+        """Only what is ready can move (RFC 9000 section 9): another attempt may do better than wait here."""
+        if not self._over:
+            self._fail(error)
+
     # Ending
 
     def _succeed(self) -> None:

@@ -5,7 +5,6 @@ It has been there since the connection was constructed, so a call can wait in it
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +13,7 @@ from tieline.endpoints import HostPort
 from tieline.engines.quic import close_error
 from tieline.engines.tls import tls_metadata
 from tieline.errors import ChannelClosedError, CloseTimeoutError, NetworkError, Phase, raisable
+from tieline.multiplex.migration import Migration
 from tieline.protocols.quic import ApplicationError, QUICOptions
 from tieline.protocols.security import SecurityOptions
 from tieline.reports import TransportCounters
@@ -27,11 +27,6 @@ if TYPE_CHECKING:
     from tieline.protocols.security import TLSMetadata
 
 __all__ = ["MultiplexFlow", "MultiplexOwner"]
-
-SHORTEST_TRIAL = (
-    1.0  # seconds that a new path gets, at least: three times the first round trip that RFC 9002 section 6.2.2 assumes
-)
-TRIAL_ROUND_TRIPS = 6
 
 
 class MultiplexOwner(Protocol):
@@ -48,9 +43,9 @@ class MultiplexFlow:
     """The streams and datagrams of one connection."""
 
     __slots__ = (
-        "__weakref__", "_arrived", "_close_socket", "_closed", "_counted", "_failure", "_inbound", "_keepalive", "_owner",
-        "_parameters", "_received_count", "_sent_count", "application_error", "endpoint", "name", "peer_closed", "server_name",
-        "session",
+        "__weakref__", "_arrived", "_close_socket", "_closed", "_counted", "_failure", "_inbound", "_keepalive", "_migration",
+        "_owner", "_parameters", "_received_count", "_sent_count", "application_error", "endpoint", "name", "peer_closed",
+        "server_name", "session",
     )  # fmt: skip
 
     calls = "open_stream(), inbound_streams() and datagrams()"
@@ -67,6 +62,7 @@ class MultiplexFlow:
         self._close_socket: Callable[[], None] = lambda: None
         self._failure: NetworkError | None = None
         self._closed = False
+        self._migration: Migration | None = None  # of a client's session
         self._inbound: Waiter | None = None
         self._arrived: list[QUICStreamSocket] = []  # when the session ended, and nobody had taken them
         options: QUICOptions = parameters.stack
@@ -83,6 +79,8 @@ class MultiplexFlow:
         self.server_name = server_name
         session.owner = self
         session.peer_name = self.endpoint
+        if session.is_client:
+            self._migration = Migration(session, self._left_from)
         if session.connection.keepalive != self._keepalive:
             self.keepalive = self._keepalive
         if session.close_reason is not None:  # lost in the very turn in which it became ready
@@ -100,6 +98,9 @@ class MultiplexFlow:
             self._leave(session)
 
     def _leave(self, session: Session) -> None:
+        if self._migration is not None:
+            self._migration.cancel()
+            self._migration = None
         session.endpoint.flush()
         self._close_socket()
         self._close_socket = lambda: None
@@ -243,30 +244,14 @@ class MultiplexFlow:
             self.session.endpoint.touched()
 
     def migrate(self, local: HostPort | None) -> None:
-        """Go on from another local address: break before make. Raises OSError, and nothing has changed."""
-        session = self.session
-        assert session is not None  # the caller looked
-        before = session.endpoint.local_address
-        self._rebind(session, local)
-        received, rtt = session.progress()[0], session.connection.statistics().rtt
-        session.connection.ping()  # so that something is to be heard
-        patience = max(SHORTEST_TRIAL, TRIAL_ROUND_TRIPS * rtt)
-        session.endpoint.driver.call_later(patience, _look_back, weakref.ref(self), session, before, received)
+        """Go on from another local address. Raises OSError, and nothing has changed."""
+        assert self._migration is not None  # the caller looked: this side is the client, and there is a session
+        self._migration.move(local)
 
-    def _rebind(self, session: Session, local: HostPort | None) -> None:
-        endpoint = session.endpoint
-        endpoint.rebind(local)
-        session.connection.migrate(endpoint.now)
-        endpoint.touched()
+    def _left_from(self, local: HostPort) -> None:
         owner = self._owner()
         if owner is not None:
-            owner.moved(endpoint.local_address, None)
-
-    def look_back(self, session: Session, local: HostPort, received: int) -> None:
-        """The new path has had its time: if nothing has come on it, try the old address again, if it is still there."""
-        if self.session is session and session.is_open and session.progress()[0] == received:
-            with contextlib.suppress(OSError):
-                self._rebind(session, local)
+            owner.moved(local, None)
 
     # For the session
 
@@ -280,6 +265,10 @@ class MultiplexFlow:
         owner = self._owner()
         if self.session is not None and owner is not None:
             owner.moved(None, self.session.remote)
+
+    def local_address_gone(self, error: OSError) -> None:
+        if self._migration is not None:
+            self._migration.local_address_gone()
 
     def ended(self, close: QuicClose) -> None:
         """The session has ended by itself."""
@@ -322,13 +311,6 @@ class MultiplexFlow:
 
     def counters(self) -> TransportCounters | None:
         return self._counted if self.session is None else session_counters(self.session)
-
-
-def _look_back(reference: weakref.ref[MultiplexFlow], session: Session, local: HostPort, received: int) -> None:
-    """For a timer: it does not keep what has been dropped."""
-    flow = reference()
-    if flow is not None:
-        flow.look_back(session, local, received)
 
 
 def session_counters(session: Session) -> TransportCounters | None:

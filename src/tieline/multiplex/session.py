@@ -31,6 +31,9 @@ class SessionOwner(Protocol):
     def peer_moved(self) -> None:
         """The peer speaks from another address now."""
 
+    def local_address_gone(self, error: OSError) -> None:
+        """A client's packets cannot leave: its address, its interface or every route to the peer is gone."""
+
 
 class Session:
     """What the engine calls a connection, with the objects that stand for its parts."""
