@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tieline import NetworkConnection, NetworkListener, Parameters, State
-from tieline.testing import Fate, SimulatedNetwork
+from tieline.testing import Fate, Host, SimulatedNetwork
 
 from .programs import two_hosts
 from .test_quic import BAD_LINKS, CONTENT, LATENCY, client_of, server_of
@@ -156,3 +156,21 @@ async def test_a_race(simulated_network: SimulatedNetwork, alpn: str) -> None:
                 ]
             assert EARLY in silent
             assert sorted(server.received) == [(0, b"one"), (4, b"two")]
+
+
+@pytest.mark.parametrize("conditions", ["loss", "reorder"])
+def test_early_data_does_not_block_the_handshake(alpn: str, conditions: str) -> None:
+    """With these seeds a first flight full of early data left no room for what was lost of the handshake, which stood still."""
+    for seed in (6, 9, 13, 18, 19, 53, 55):
+        network = SimulatedNetwork(seed=seed)
+        host, client = two_hosts(network, latency=LATENCY, **BAD_LINKS[conditions])
+        network.run(visit_twice, host, client, f"{alpn} {seed}")
+        assert network.time < 5
+
+
+async def visit_twice(host: Host, client: Host, alpn: str) -> None:
+    host.start(Echo(alpn).run)
+    with client:
+        for _ in range(2):
+            async with connect(alpn) as connection:
+                await exchange(connection, b"small", CONTENT[:60_000], b"another", CONTENT[1000:3000])

@@ -31,18 +31,18 @@ impl InTheWay {
     }
 
     /// The server has confirmed the handshake (RFC 9001, section 4.1.2).
-    pub(super) fn is_over(&self) {
+    pub(super) fn end(&self) {
         self.0.store(false, Ordering::Relaxed);
     }
 }
 
 /// Makes controllers that have the room.
-pub(super) struct WithRoom<Factory> {
-    pub(super) factory: Arc<Factory>,
+pub(super) struct WithRoom {
+    pub(super) factory: Arc<dyn ControllerFactory + Send + Sync>,
     pub(super) early: InTheWay,
 }
 
-impl<Factory: ControllerFactory> ControllerFactory for WithRoom<Factory> {
+impl ControllerFactory for WithRoom {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
         Box::new(Roomy {
             controller: self.factory.clone().build(now, mtu),
