@@ -271,7 +271,8 @@ class NetworkConnection(MultiplexedChannel[P_co]):
     @property
     def accepted_early(self) -> Any:
         """What may ride on the first flight: bytes of the flow's, or early streams of a session's."""
-        return self._flow.accepted_early
+        sending = getattr(self._flow, "sending", None)  # only what moves bytes has one
+        return getattr(self._flow, "accepted_early", b"") if sending is None else bytes(sending.first)
 
     def _establish(self, event: Event) -> None:
         assert self._endpoint is not None

@@ -63,7 +63,6 @@ class DatagramFlow:
 
     farewell: NetworkError | None = None  # datagrams have no end
     lost = False  # a datagram goes to the kernel at once
-    accepted_early = b""
     calls = "send(data), send_many(list), receive(), receive_many(at_most=), messages and iteration"
 
     def __init__(self, owner: FlowOwner, parameters: Parameters[Any], endpoint: object) -> None:

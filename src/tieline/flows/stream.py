@@ -249,11 +249,6 @@ class StreamFlow:
             self._news.set_result(None)
 
     @property
-    def accepted_early(self) -> bytes:
-        """What may ride on the first flight: idempotent bytes that were accepted before there was a socket."""
-        return bytes(self.sending.first)
-
-    @property
     def lost(self) -> bool:
         """Whether something that was accepted did not get to the peer, and no call has said so."""
         return self.sending.lost

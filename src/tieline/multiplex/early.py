@@ -36,11 +36,13 @@ class EarlyStream:
         flow: StreamFlow,
         bidirectional: bool,
         *,
+        rides: bool,
         opened: Callable[[QUICStreamSocket, int], None],
         failed: Callable[[NetworkError], None],
     ) -> None:
         self._early = early  # those of its connection, in the order of the calls; it is among them until it is opened
         self._flow = flow
+        self._rides = rides  # what is accepted is what leaves: no layer is between them
         self._opened = opened
         self._failed = failed
         self._reset: int | None = None
@@ -113,7 +115,7 @@ class EarlyStream:
         """Send what may leave before the handshake is done; returns how many bytes that was."""
         socket.set_priority(self.priority)
         sending = self._flow.sending
-        first = bytes(sending.first)
+        first = bytes(sending.first) if self._rides else b""
         taken = socket.send(first) if first else 0
         # An end alone would be lost if the server wants to see our address first (Retry): quinn-proto repeats only bytes.
         if first and taken == len(first) and sending.ends_early:
