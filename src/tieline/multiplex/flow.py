@@ -21,6 +21,7 @@ from tieline.reports import TransportCounters
 if TYPE_CHECKING:
     from tieline._engine.quic import QuicClose
     from tieline.drivers.port import Driver, Waiter
+    from tieline.multiplex.early import EarlyStream
     from tieline.multiplex.session import Session
     from tieline.multiplex.stream import QUICStreamSocket
     from tieline.parameters import Parameters
@@ -44,7 +45,8 @@ class MultiplexFlow:
 
     __slots__ = (
         "__weakref__", "_arrived", "_close_socket", "_closed", "_counted", "_failure", "_inbound", "_keepalive", "_migration",
-        "_owner", "_parameters", "_received_count", "_sent_count", "application_error", "endpoint", "name", "peer_closed",
+        "_owner", "_parameters", "_received_count", "_sent_count", "application_error", "early", "endpoint", "name",
+        "peer_closed",
         "server_name", "session",
     )  # fmt: skip
 
@@ -56,6 +58,7 @@ class MultiplexFlow:
         self.name = parameters.stack.name
         self.endpoint = endpoint
         self.session: Session | None = None
+        self.early: dict[EarlyStream, None] = {}  # not opened yet, in the order of the calls
         self.application_error = ApplicationError(0)  # what a close says; after the peer's close, what that said
         self.peer_closed = False
         self.server_name: str | None = None
@@ -83,6 +86,7 @@ class MultiplexFlow:
             self._migration = Migration(session, self._left_from)
         if session.connection.keepalive != self._keepalive:
             self.keepalive = self._keepalive
+        session.take_over(self.early)
         if session.close_reason is not None:  # lost in the very turn in which it became ready
             self.ended(session.close_reason)
         self._wake_inbound()
@@ -106,7 +110,9 @@ class MultiplexFlow:
         self._close_socket = lambda: None
 
     def raise_pending(self, error: NetworkError) -> None:
-        """Calls wait for the connection itself, which tells them; here nobody waits before there is a session."""
+        """Who waits for the connection itself is told by it; streams that were opened early have calls of their own."""
+        for stream in tuple(self.early):
+            stream.raise_pending(error)
 
     def fail(self, error: NetworkError) -> None:
         """It is over."""
@@ -136,11 +142,14 @@ class MultiplexFlow:
         self._closed = True
         session.fail_openers(self._closed_error())
         self._wake_inbound()
-        wanted = session.is_unfinished
-        while session.is_unfinished:
+        wanted = self._is_unfinished(session)
+        while self._is_unfinished(session):
             await self._progress(session)
         if wanted:
             self._require_taken()
+
+    def _is_unfinished(self, session: Session) -> bool:
+        return session.is_unfinished or (session.is_open and any(stream.is_promised for stream in self.early))
 
     def _require_taken(self) -> None:
         """Raise what has ended the session, unless the peer's application said with code 0 that it wants no more."""
@@ -191,9 +200,16 @@ class MultiplexFlow:
                 self._arrived = session.arrived
             session.fail(error, is_clean=is_clean)
             self._leave(session)
+        for stream in tuple(self.early):
+            stream.fail(error)
         self._wake_inbound()
 
     # For the calls
+
+    @property
+    def accepted_early(self) -> tuple[EarlyStream, ...]:
+        """All streams that were opened before there is a session, if something was accepted on one of them."""
+        return tuple(self.early) if any(stream.is_promised for stream in self.early) else ()
 
     @property
     def is_over(self) -> bool:
