@@ -55,7 +55,7 @@ class WebSocketCodec:
         threshold: int = 0,  # messages of fewer bytes are sent as they are
     ) -> WebSocketCodec: ...
     def receive(self, data: Buffer, /) -> list[str | bytes | WebSocketEvent]:
-        """Take what arrived; returns the messages in it, and what else came, in order. Raises WebSocketFailure, then each time."""
+        """Take what arrived; returns the messages in it, and what else came, in order. Raises WebSocketFailure, from then on."""
 
     @property
     def has_more(self) -> bool:

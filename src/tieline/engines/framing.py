@@ -85,6 +85,8 @@ class MessageLayer(ABC):
     """The endpoints that it stands between, set before `start`."""
     decision = None
     early_data_accepted = False
+    held: bool = False
+    """More was received than was found: ``receive(b"")`` finds more of it, when the inbox has room again."""
     failure: NetworkError | None = None
     """Why it cannot go on, if that was found while something was sent."""
 
@@ -163,14 +165,17 @@ class CarrierLayer:
         return self.messages.start()
 
     def receive(self, data: Buffer, /) -> bytes:
-        self.messages.receive(data)
-        inbox = self.messages.inbox
+        messages = self.messages
+        inbox = messages.inbox
+        messages.receive(data)
         if not len(inbox):
             return b""
         pieces: list[bytes] = []
         while len(inbox):
             content = inbox.take()[0]
             pieces.append(content.encode() if isinstance(content, str) else bytes(content))
+            if messages.held and not len(inbox):
+                messages.receive(b"")
         return b"".join(pieces)
 
     def receive_end(self) -> None:

@@ -20,6 +20,7 @@ from tieline.protocols.security import SecurityOptions
 from tieline.protocols.tls import TLS
 from tieline.protocols.tlv import TLV
 from tieline.protocols.udp import UDP
+from tieline.protocols.websocket import WebSocket
 
 if TYPE_CHECKING:
     from tieline.engines.pipeline import Layer
@@ -112,6 +113,10 @@ def _client_layer(protocol: Any, endpoint: Any) -> Layer:
         from tieline.engines.tls import client_layer
 
         return client_layer(protocol, endpoint_name=_host_name(transport_endpoint(endpoint)), endpoint=endpoint)
+    if isinstance(protocol, WebSocket):
+        from tieline.engines.websocket import client_layer as websocket_client
+
+        return websocket_client(protocol, endpoint)
     return _message_layer(protocol, endpoint, lambda upper: _client_layer(upper, endpoint))
 
 
@@ -120,6 +125,10 @@ def _server_layer(protocol: Any, endpoint: object) -> Layer:
         from tieline.engines.tls import server_layer
 
         return server_layer(protocol, endpoint=endpoint)
+    if isinstance(protocol, WebSocket):
+        from tieline.engines.websocket import server_layer as websocket_server
+
+        return websocket_server(protocol, endpoint)
     return _message_layer(protocol, endpoint, lambda upper: _server_layer(upper, endpoint))
 
 

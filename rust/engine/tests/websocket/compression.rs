@@ -24,7 +24,7 @@ fn messages_round_trip_with_every_agreement() {
             let mut client = Encoder::new(Role::Client, Some((compressor, 6)), threshold);
             let mut server = Decoder::new(Role::Server, LIMITS, Some(compressor));
             for size in [0, 1, 5, 64, 1000, 4096, 70_000, 5, 0] {
-                let message: Vec<u8> = (0..size).map(|at: u32| (at * at >> 5) as u8).collect();
+                let message: Vec<u8> = (0..size).map(|at: u32| ((at * at) >> 5) as u8).collect();
                 let wire = sent(&mut client, Opcode::Binary, &message, true);
                 let compressed = wire[0] & 0x40 != 0;
                 assert_eq!(compressed, message.len() >= threshold);
@@ -55,7 +55,7 @@ fn fragments_are_one_compressed_message() {
 
 #[test]
 fn takeover_makes_a_repeated_message_smaller() {
-    let message: Vec<u8> = (0..2000).map(|at: u32| (at * at >> 3) as u8).collect();
+    let message: Vec<u8> = (0..2000).map(|at: u32| ((at * at) >> 3) as u8).collect();
     for takeover in [true, false] {
         let direction = Direction { takeover, ..FULL };
         let mut server = Encoder::new(Role::Server, Some((direction, 6)), 0);

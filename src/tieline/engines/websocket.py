@@ -1,0 +1,455 @@
+"""The machine of `WebSocket`: the handshake, then messages, pings and the close, over whatever carries bytes.
+
+    shaking hands ──▶ open ──▶ closing: our close frame has gone ──▶ over: both have, or the stream below has ended
+                        └────────────── the peer's came first ────────▲
+
+Frames are found and made by Rust (`tieline._engine.websocket`); what they mean to a connection is decided here.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tieline._engine.websocket import WebSocketCodec, WebSocketEvent, WebSocketFailure
+from tieline.endpoints import HostPort, URLEndpoint
+from tieline.engines.framing import MessageLayer
+from tieline.errors import (
+    ConnectionAbortedByPeerError,
+    EncodingError,
+    IdleTimeoutError,
+    NetworkError,
+    Phase,
+    ProtocolViolationError,
+)  # fmt: skip
+from tieline.protocols.security import SecurityOptions
+from tieline.protocols.websocket import (
+    CLEAN,
+    CloseCode,
+    Deflate,
+    Opcode,
+    WebSocket,
+    WebSocketMetadata,
+    WebSocketSession,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from tieline.engines.upgrade import Agreed, ClientUpgrade, ServerUpgrade
+
+__all__ = ["RoundTrip", "WebSocketLayer", "client_layer", "server_layer"]
+
+BATCH = 256 * 1024  # bytes of messages that are found at once; a little input can stand for a lot of them
+UNSAID = 16 * 1024  # of pongs that wait to be sent; beyond, only the last ping is answered (RFC 6455 section 5.5.3)
+
+CROWD = 16  # pings under way, from which on it is looked whether anybody still waits for their answers
+
+TEXT = WebSocketMetadata(opcode=Opcode.TEXT)
+BINARY = WebSocketMetadata(opcode=Opcode.BINARY)
+TEXT_PIECE = WebSocketMetadata(opcode=Opcode.TEXT, is_complete=False)
+BINARY_PIECE = WebSocketMetadata(opcode=Opcode.BINARY, is_complete=False)
+PING = WebSocketMetadata(opcode=Opcode.PING)
+
+
+class RoundTrip(Protocol):
+    """What wants to know how long the answer to a ping took."""
+
+    def answered(self, seconds: float) -> None: ...
+
+
+class WebSocketLayer(MessageLayer):
+    """One connection's WebSocket, of the client or the server; `upgrade` is None where there is no handshake."""
+
+    name = WebSocket.name
+
+    def __init__(
+        self, options: WebSocket, endpoint: object, *, client: bool, upgrade: ClientUpgrade | ServerUpgrade | None
+    ) -> None:
+        super().__init__()
+        self.handshake_timeout = options.handshake_timeout
+        self._options = options
+        self._endpoint = endpoint
+        self._client = client
+        self._upgrade = upgrade
+        self._agreed: Agreed | None = None
+        self._codec: WebSocketCodec | None = None
+        self._said: list[bytes] = []
+        self._unsaid = 0
+        self._heard = 0.0
+        self._pinged: float | None = None  # when the keepalive's ping went out that is not answered yet
+        self._pings: deque[tuple[bytes, float, weakref.ref[RoundTrip]]] = deque()
+        self._crowd = CROWD
+        self._count = 0
+        self._closing: tuple[int | None, str] = (CloseCode.NORMAL_CLOSURE, "")
+        self._close_sent = False
+        self._over = False  # the peer's close frame came, or its end
+        self._close_code: int | None = None
+        self._close_reason = ""
+
+    # Shaking hands
+
+    def start(self) -> bytes:
+        if self._upgrade is None:
+            self._open(None)
+            return b""
+        return self._upgrade.start()
+
+    def _open(self, agreed: Agreed | None) -> None:
+        options = self._options
+        compression = None if agreed is None else agreed.compression
+        deflate = options.compression or Deflate()
+        largest = options.maximum_message_size
+        self._codec = WebSocketCodec(
+            client=self._client,
+            maximum_message_size=largest,
+            maximum_frame_size=largest if options.maximum_frame_size is None else options.maximum_frame_size,
+            batch=BATCH,
+            sending=None if compression is None else compression.sending,
+            receiving=None if compression is None else compression.receiving,
+            level=deflate.level,
+            threshold=deflate.threshold,
+        )
+        self._agreed = agreed
+        self.ready = True
+        self._heard = self.now
+        if options.keepalive is not None:
+            self.deadline = self.now + options.keepalive
+
+    def _shake(self, data: Buffer) -> bytes:
+        """Take a piece of the handshake; what came behind it is frames."""
+        assert self._upgrade is not None  # `start` opens where there is none
+        try:
+            agreed = self._upgrade.receive(data)
+        finally:
+            self._say(self._upgrade.output())
+        if agreed is None:
+            return b""
+        self._upgrade = None
+        self._open(agreed)
+        return agreed.rest
+
+    # Receiving
+
+    def receive(self, data: Buffer, /) -> bytes:
+        self._heard = self.now
+        codec = self._codec
+        if codec is None:
+            data = self._shake(data)
+            codec = self._codec
+            if codec is None or not data:
+                return b""
+        self._read(codec, data)
+        while self.held and self.inbox.size <= BATCH:
+            self._read(codec, b"")
+        return b""
+
+    def _read(self, codec: WebSocketCodec, data: Buffer) -> None:
+        inbox = self.inbox
+        try:
+            found = codec.receive(data)
+        except WebSocketFailure as failure:
+            self.held = False
+            for item in failure.received:
+                self._take(item)
+            raise self._violated(failure) from None
+        for item in found:
+            kind = type(item)
+            if kind is bytes:
+                inbox.append(item, BINARY, len(item))  # type: ignore[arg-type]  # a type checker does not see what it is
+            elif kind is str:
+                inbox.append(item, TEXT, len(item))  # type: ignore[arg-type]
+            else:
+                self._take(item)
+        self.held = codec.has_more
+
+    def _take(self, item: str | bytes | WebSocketEvent) -> None:
+        if isinstance(item, str):
+            self.inbox.append(item, TEXT, len(item))
+        elif isinstance(item, bytes):
+            self.inbox.append(item, BINARY, len(item))
+        elif item.opcode == Opcode.CONTINUATION:
+            whole, piece = (TEXT, TEXT_PIECE) if isinstance(item.content, str) else (BINARY, BINARY_PIECE)
+            self.inbox.append(item.content, whole if item.last else piece, len(item.content))
+        elif isinstance(item.content, bytes):
+            self._controlled(item.opcode, item.content)
+        else:
+            self._closed_by_peer(item.code, item.content)
+
+    def _controlled(self, opcode: int, payload: bytes) -> None:
+        codec = self._codec
+        assert codec is not None  # it found this
+        if opcode == Opcode.PONG:
+            self._answered(payload)
+        elif not self._options.auto_reply_ping:
+            self.inbox.append(payload, PING, len(payload))
+        elif not self._close_sent:
+            if self._unsaid > UNSAID:
+                self._unsaid -= len(self._said.pop())
+            self._say(codec.control(Opcode.PONG, payload))
+
+    def _closed_by_peer(self, code: int | None, reason: str) -> None:
+        ours = self._close_sent
+        self._close_code = CloseCode.NO_STATUS_RECEIVED if code is None else code
+        self._close_reason = reason
+        self._close(code, "")
+        self._over = True
+        self.deadline = None
+        if ours or self._close_code in CLEAN:
+            self.inbox.ended = True
+            return
+        raise ConnectionAbortedByPeerError(
+            f"the peer closed the WebSocket with {described(self._close_code)}",
+            reason=reason,
+            code=self._close_code,
+            endpoint=self._endpoint,
+            phase=Phase.TRANSFER,
+            got=repr(reason) if reason else None,
+        )
+
+    def receive_end(self) -> None:
+        if self._upgrade is not None:
+            self._upgrade.receive_end()
+        self.deadline = None
+        if self._over or self._close_sent:
+            self._over = self.inbox.ended = True
+            return
+        self._over = True
+        self._close_code = CloseCode.ABNORMAL_CLOSURE
+        raise ConnectionAbortedByPeerError(
+            f"the peer ended the stream without a close frame, which is {described(CloseCode.ABNORMAL_CLOSURE)}",
+            code=CloseCode.ABNORMAL_CLOSURE,
+            endpoint=self._endpoint,
+            phase=Phase.TRANSFER,
+        )
+
+    # Failing
+
+    def _violated(self, failure: WebSocketFailure) -> NetworkError:
+        summary = str(failure)
+        self._fail(failure.code, summary)
+        return ProtocolViolationError(
+            f"{summary} (RFC 6455 section {failure.section}); the WebSocket was closed with {described(failure.code)}",
+            endpoint=self._endpoint,
+            phase=Phase.TRANSFER,
+            expected=failure.expected,
+            got=failure.got,
+            code=failure.code,
+        )
+
+    def _fail(self, code: int, reason: str) -> None:
+        if not self._close_sent:
+            self._close_code, self._close_reason = code, reason
+        self._close(code, reason)
+        self._over = True
+        self.deadline = None
+
+    def abandon(self, reason: str) -> NetworkError:
+        """A message that was begun will not be ended, so nothing can follow it: close with 1011."""
+        self._fail(CloseCode.INTERNAL_SERVER_ERROR, reason)
+        self.failure = NetworkError(
+            f"{reason}; the WebSocket was closed with {described(CloseCode.INTERNAL_SERVER_ERROR)}",
+            endpoint=self._endpoint,
+            phase=Phase.TRANSFER,
+            code=CloseCode.INTERNAL_SERVER_ERROR,
+        )
+        return self.failure
+
+    # Sending
+
+    def encode(
+        self, content: Any, /, *, opcode: int | None = None, last: bool = True, trip: RoundTrip | None = None, **_: Any
+    ) -> bytes:
+        codec = self._codec
+        assert codec is not None  # nothing is sent before ready
+        try:
+            if opcode is None:
+                return codec.send(content, last)
+            if trip is not None:
+                self._expect(content, trip)
+            return codec.control(opcode, content)
+        except UnicodeEncodeError as error:
+            raise EncodingError(
+                "the text cannot be sent",
+                endpoint=self._endpoint,
+                phase=Phase.TRANSFER,
+                expected="characters that UTF-8 has",
+                got=f"{error.object[error.start]!r} at {error.start}: {error.reason}",
+            ) from error
+
+    def _say(self, data: bytes) -> None:
+        if data:
+            self._said.append(data)
+            self._unsaid += len(data)
+
+    def output(self) -> bytes:
+        if not self._said:
+            return b""
+        said = b"".join(self._said)
+        self._said.clear()
+        self._unsaid = 0
+        return said
+
+    # Pings
+
+    def _expect(self, payload: bytes, trip: RoundTrip) -> None:
+        """A ping goes out now. Those that nobody waits for any more are forgotten."""
+        if len(self._pings) >= self._crowd:
+            self._pings = deque(ping for ping in self._pings if ping[2]() is not None)
+            self._crowd = max(CROWD, 2 * len(self._pings))
+        self._pings.append((payload, self.now, weakref.ref(trip)))
+
+    def _answered(self, payload: bytes) -> None:
+        """A pong answers the ping whose payload it has, and those before it (RFC 6455 section 5.5.3)."""
+        if not any(sent == payload for sent, _, _ in self._pings):
+            return
+        while self._pings:
+            sent, when, reference = self._pings.popleft()
+            trip = reference()
+            if trip is not None:
+                trip.answered(self.now - when)
+            if sent == payload:
+                return
+
+    def next_payload(self) -> bytes:
+        """For a ping whose payload is all the same: no other has it."""
+        self._count += 1
+        return b"%x" % self._count
+
+    def timeout(self, *, reading: bool) -> None:
+        """The keepalive: look whether anything was heard meanwhile."""
+        silence, patience = self._options.keepalive, self._options.keepalive_timeout
+        self.deadline = None
+        if silence is None or self._over or self._codec is None:
+            return
+        pinged = self._pinged
+        if pinged is not None and self._heard < pinged:
+            if reading and self.now >= pinged + patience:
+                raise IdleTimeoutError(
+                    "the peer is silent",
+                    endpoint=self._endpoint,
+                    phase=Phase.TRANSFER,
+                    expected=f"an answer to a ping within keepalive_timeout={patience:g} s",
+                    got=f"nothing for {self.now - self._heard:.1f} s",
+                )
+            if not reading:
+                self._pinged = self.now  # what came is still in the kernel: the time begins when it has been read
+            self.deadline = self._pinged + patience if self._pinged is not None else None
+            return
+        self._pinged = None
+        if self.now < self._heard + silence:
+            self.deadline = self._heard + silence
+            return
+        if self._close_sent:
+            return
+        self._say(self._codec.control(Opcode.PING, b"keepalive"))
+        self._pinged = self.now
+        self.deadline = self.now + patience
+
+    # Closing
+
+    def close_with(self, code: int | None, reason: str) -> None:
+        """What `end` will say."""
+        self._closing = (code, reason)
+
+    def _close(self, code: int | None, reason: str) -> None:
+        if self._close_sent or self._codec is None:
+            return
+        self._close_sent = True
+        self._say(self._codec.close(code, reason))
+
+    def end(self) -> bytes:
+        if self._codec is not None and not self._close_sent:
+            code, reason = self._closing
+            if self._close_code is None:
+                self._close_code = CloseCode.NO_STATUS_RECEIVED if code is None else code
+                self._close_reason = reason
+            self._close(code, reason)
+        return self.output()
+
+    @property
+    def may_end(self) -> bool:
+        return self._over or not self._close_sent
+
+    @property
+    def is_over(self) -> bool:
+        """Both close frames have gone, or nothing more can come."""
+        return self._over
+
+    def stream(self, streaming: bool) -> None:
+        """Give messages to the inbox in pieces, or whole: first what has come of the next."""
+        if self._codec is not None and not self._over:
+            self._codec.set_streaming(streaming)
+            if streaming:
+                self._read(self._codec, b"")
+
+    def peer_closed(self) -> ConnectionAbortedByPeerError | None:
+        """For a call that wants to send after the peer has closed."""
+        if not self._over or self._close_code is None:
+            return None
+        return ConnectionAbortedByPeerError(
+            f"nothing can be sent any more: the peer closed the WebSocket with {described(self._close_code)}",
+            reason=self._close_reason,
+            code=self._close_code,
+            endpoint=self._endpoint,
+            phase=Phase.TRANSFER,
+        )
+
+    def metadata(self) -> WebSocketSession:
+        agreed = self._agreed
+        closed: dict[str, Any] = {"close_code": self._close_code, "close_reason": self._close_reason}
+        if agreed is None:
+            if not self.ready:
+                raise RuntimeError("the handshake is not done")
+            return WebSocketSession(path=self._options.path, **closed)
+        return WebSocketSession(
+            path=agreed.request.target,
+            subprotocol=agreed.subprotocol,
+            request_headers=agreed.request.headers,
+            response_headers=agreed.response_headers,
+            compression=agreed.compression is not None,
+            **closed,
+        )
+
+
+def described(code: int) -> str:
+    """A code in words."""
+    try:
+        return f"{int(code)} ({CloseCode(code).name.replace('_', ' ').lower()})"
+    except ValueError:
+        return str(int(code))
+
+
+def client_layer(options: WebSocket, endpoint: object) -> WebSocketLayer:
+    """The client's, which asks for what its endpoint names."""
+    if options.skip_handshake:
+        return WebSocketLayer(options, endpoint, client=True, upgrade=None)
+    from tieline.engines.upgrade import ClientUpgrade  # takes in HTTP, which other stacks do not need
+
+    target = endpoint.target if isinstance(endpoint, URLEndpoint) else options.path
+    upgrade = ClientUpgrade(options, endpoint, authority=authority(options, endpoint), target=target)
+    return WebSocketLayer(options, endpoint, client=True, upgrade=upgrade)
+
+
+def server_layer(options: WebSocket, endpoint: object) -> WebSocketLayer:
+    """The server's."""
+    if options.skip_handshake:
+        return WebSocketLayer(options, endpoint, client=False, upgrade=None)
+    from tieline.engines.upgrade import ServerUpgrade
+
+    return WebSocketLayer(options, endpoint, client=False, upgrade=ServerUpgrade(options, endpoint))
+
+
+def authority(options: WebSocket, endpoint: object) -> str:
+    """What the Host header says (RFC 6455 section 4.1): without the port that the scheme has anyway."""
+    target = endpoint.host_port if isinstance(endpoint, URLEndpoint) else endpoint
+    if not isinstance(target, HostPort):
+        return "localhost"  # a Unix socket has no name in the network
+    host = target.host.partition("%")[0]
+    if ":" in host:
+        host = f"[{host}]"
+    elif not host.isascii():
+        host = host.encode("idna").decode()
+    usual = 443 if options.find(SecurityOptions) is not None else 80
+    return host if target.port == usual else f"{host}:{target.port}"
