@@ -181,16 +181,23 @@ impl WebSocketCodec {
         Ok(())
     }
 
+    /// A message has been begun with `send`, and not ended.
+    #[getter]
+    fn unfinished(&self) -> PyResult<bool> {
+        Ok(self.lock()?.encoder.is_between())
+    }
+
     /// The frame of a message, text or binary, or of the next part of one: `last` ends it.
-    #[pyo3(signature = (content, last = true, /))]
+    #[pyo3(signature = (content, last = true, text = false, /))]
     fn send<'py>(
         &self,
         py: Python<'py>,
         content: &Bound<'py, PyAny>,
         last: bool,
+        text: bool,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let mut halves = self.lock()?;
-        encode(py, &mut halves.encoder, content, last)
+        encode(py, &mut halves.encoder, content, last, text)
     }
 
     /// The frame of a ping (9) or pong (10) of at most 125 bytes.
@@ -258,6 +265,7 @@ fn encode<'py>(
     encoder: &mut Encoder,
     content: &Bound<'py, PyAny>,
     last: bool,
+    text: bool,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let mut write = |opcode, data: &[u8]| {
         let outgoing = encoder.encode(opcode, data, last);
@@ -268,7 +276,10 @@ fn encode<'py>(
     };
     match content.cast::<PyString>() {
         Ok(text) => write(Opcode::Text, text.to_str()?.as_bytes()),
-        Err(_) => write(Opcode::Binary, Input::new(content)?.as_bytes()),
+        Err(_) => {
+            let opcode = if text { Opcode::Text } else { Opcode::Binary };
+            write(opcode, Input::new(content)?.as_bytes())
+        }
     }
 }
 
@@ -276,5 +287,11 @@ fn encode<'py>(
 #[pyfunction]
 #[pyo3(signature = (content, /))]
 fn frame<'py>(py: Python<'py>, content: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-    encode(py, &mut Encoder::new(Role::Server, None, 0), content, true)
+    encode(
+        py,
+        &mut Encoder::new(Role::Server, None, 0),
+        content,
+        true,
+        false,
+    )
 }

@@ -68,8 +68,15 @@ class WebSocketCodec:
     def set_streaming(self, streaming: bool, /) -> None:
         """From the next call of `receive` on, give messages in parts as they come, or whole."""
 
-    def send(self, content: str | Buffer, last: bool = True, /) -> bytes:
-        """The frame of a message, text or binary, or of the next part of one: `last` ends it. Raises UnicodeEncodeError."""
+    @property
+    def unfinished(self) -> bool:
+        """A message has been begun with `send`, and not ended."""
+
+    def send(self, content: str | Buffer, last: bool = True, text: bool = False, /) -> bytes:
+        """The frame of a message, or of the next part of one: `last` ends it. Bytes are binary, or with `text` UTF-8.
+
+        Raises UnicodeEncodeError.
+        """
 
     def control(self, opcode: int, data: Buffer, /) -> bytes:
         """The frame of a ping (9) or pong (10) of at most 125 bytes."""

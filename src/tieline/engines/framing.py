@@ -52,6 +52,11 @@ class MessageInbox:
         self._messages.append((content, metadata, size + OVERHEAD))
         self.size += size + OVERHEAD
 
+    def put_back(self, content: Any, metadata: Any, size: int) -> None:
+        """Undo `take`."""
+        self._messages.appendleft((content, metadata, size + OVERHEAD))
+        self.size += size + OVERHEAD
+
     def take(self) -> tuple[Any, Any, int]:
         """Remove and return the first: content, metadata, and the bytes of its content."""
         content, metadata, size = self._messages.popleft()
@@ -87,6 +92,8 @@ class MessageLayer(ABC):
     early_data_accepted = False
     held: bool = False
     """More was received than was found: ``receive(b"")`` finds more of it, when the inbox has room again."""
+    closed_by_peer: NetworkError | None = None
+    """For calls that send after the peer has ended both directions, where a protocol lets it."""
     failure: NetworkError | None = None
     """Why it cannot go on, if that was found while something was sent."""
 

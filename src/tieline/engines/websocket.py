@@ -71,7 +71,7 @@ class WebSocketLayer(MessageLayer):
         self.handshake_timeout = options.handshake_timeout
         self._options = options
         self._endpoint = endpoint
-        self._client = client
+        self.is_client = client
         self._upgrade = upgrade
         self._agreed: Agreed | None = None
         self._codec: WebSocketCodec | None = None
@@ -102,7 +102,7 @@ class WebSocketLayer(MessageLayer):
         deflate = options.compression or Deflate()
         largest = options.maximum_message_size
         self._codec = WebSocketCodec(
-            client=self._client,
+            client=self.is_client,
             maximum_message_size=largest,
             maximum_frame_size=largest if options.maximum_frame_size is None else options.maximum_frame_size,
             batch=BATCH,
@@ -198,6 +198,13 @@ class WebSocketLayer(MessageLayer):
         self.deadline = None
         if ours or self._close_code in CLEAN:
             self.inbox.ended = True
+            self.closed_by_peer = ConnectionAbortedByPeerError(
+                f"nothing can be sent any more: the peer closed the WebSocket with {described(self._close_code)}",
+                reason=reason,
+                code=self._close_code,
+                endpoint=self._endpoint,
+                phase=Phase.TRANSFER,
+            )
             return
         raise ConnectionAbortedByPeerError(
             f"the peer closed the WebSocket with {described(self._close_code)}",
@@ -245,27 +252,27 @@ class WebSocketLayer(MessageLayer):
         self._over = True
         self.deadline = None
 
-    def abandon(self, reason: str) -> NetworkError:
-        """A message that was begun will not be ended, so nothing can follow it: close with 1011."""
-        self._fail(CloseCode.INTERNAL_SERVER_ERROR, reason)
+    def abandon(self, reason: str, code: int = CloseCode.INTERNAL_SERVER_ERROR) -> NetworkError:
+        """This side cannot go on, as after a message that was begun and will not be ended: close at once."""
+        self._fail(code, reason)
         self.failure = NetworkError(
-            f"{reason}; the WebSocket was closed with {described(CloseCode.INTERNAL_SERVER_ERROR)}",
+            f"{reason}; the WebSocket was closed with {described(code)}",
             endpoint=self._endpoint,
             phase=Phase.TRANSFER,
-            code=CloseCode.INTERNAL_SERVER_ERROR,
+            code=code,
         )
         return self.failure
 
     # Sending
 
     def encode(
-        self, content: Any, /, *, opcode: int | None = None, last: bool = True, trip: RoundTrip | None = None, **_: Any
+        self, content: Any, /, *, opcode: int | None = None, last: bool = True, text: bool = False, trip: RoundTrip | None = None
     ) -> bytes:
         codec = self._codec
         assert codec is not None  # nothing is sent before ready
         try:
             if opcode is None:
-                return codec.send(content, last)
+                return codec.send(content, last, text)
             if trip is not None:
                 self._expect(content, trip)
             return codec.control(opcode, content)
@@ -384,17 +391,10 @@ class WebSocketLayer(MessageLayer):
             if streaming:
                 self._read(self._codec, b"")
 
-    def peer_closed(self) -> ConnectionAbortedByPeerError | None:
-        """For a call that wants to send after the peer has closed."""
-        if not self._over or self._close_code is None:
-            return None
-        return ConnectionAbortedByPeerError(
-            f"nothing can be sent any more: the peer closed the WebSocket with {described(self._close_code)}",
-            reason=self._close_reason,
-            code=self._close_code,
-            endpoint=self._endpoint,
-            phase=Phase.TRANSFER,
-        )
+    @property
+    def is_within_message(self) -> bool:
+        """Whether a message was begun in parts, and its last has not been made."""
+        return self._codec is not None and self._codec.unfinished
 
     def metadata(self) -> WebSocketSession:
         agreed = self._agreed

@@ -100,7 +100,10 @@ class LayeredReceiving(MessageReceiving):
         unsaid = self._flow.layer.unsaid
         if self._paused and self.inbox.size < self._limit and unsaid <= UNSAID:
             self._paused = False
-            socket.resume()
+            if self._flow.layer.held:
+                self._flow.find_more()  # and that may be too much again
+            if not self._paused:
+                socket.resume()
         elif not self._paused and (self.inbox.size > self._limit or unsaid > UNSAID):
             self._paused = True
             socket.pause()
@@ -264,6 +267,13 @@ class LayeredSending(StreamSending):
         super().detached()
         self._ended_layer = False
 
+    def over(self, error: NetworkError) -> None:
+        """The peer has ended both directions: end ours of the stream below, and let nothing more be sent."""
+        self.raise_pending(error)
+        self.end()
+        self.error = error
+        self.lost = False
+
 
 class LayeredFlow(StreamFlow):
     """Moves messages both ways for one connection or stream."""
@@ -321,12 +331,37 @@ class LayeredFlow(StreamFlow):
             sending.emit(below)
         sending.say()
         self.looked()
+        self._found()
+        while layer.held and self.socket is not None and not self.receiving.is_paused:
+            self.find_more()
+
+    def _found(self) -> None:
+        layer = self.layer
         if self.closed and len(layer.inbox):
             self._discarded = True
             layer.inbox.clear()
         self.receiving.found()
 
+    def find_more(self) -> None:
+        """The layer holds input back until there is room for what it stands for."""
+        if self._alarm is not None:
+            self._alarm.tell()
+        try:
+            self.layer.receive(b"")
+        except NetworkError as error:
+            self.violated(error)
+            return
+        self.sending.say()
+        self.looked()
+        self._found()
+
     # For the socket
+
+    def _end_received(self) -> None:
+        closed = self.layer.closed_by_peer
+        if closed is not None:
+            self.sending.over(closed)
+        super()._end_received()
 
     def received(self, data: Buffer) -> None:
         alarm, layer, machine = self._alarm, self.layer, self.machine
