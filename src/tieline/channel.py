@@ -81,7 +81,9 @@ class Messages:
     @overload
     def __get__(self, channel: NetworkChannel[Framer], owner: type[Any]) -> MessageIterator[bytes, FramerMetadata]: ...
     @overload
-    def __get__(self, channel: NetworkChannel[WebSocket], owner: type[Any]) -> MessageIterator[str | bytes, WebSocketMetadata]: ...
+    def __get__(
+        self, channel: NetworkChannel[WebSocket], owner: type[Any]
+    ) -> MessageIterator[str | bytes, WebSocketMetadata]: ...
     @overload
     def __get__(
         self, channel: NetworkChannel[DatagramProtocol], owner: type[Any]

@@ -166,8 +166,10 @@ class WebSocketChannel(Generic[P_co]):
         """Close the WebSocket, after what was sent before, and wait for the peer's close frame.
 
         `code` is one of `CloseCode` that may be sent, or 3000 to 4999; None sends none. The reason is at most 123 bytes of UTF-8.
-        Messages that the peer sends meanwhile can be received. Idempotent. Raises `CloseTimeoutError` if the peer does not answer
-        within `close_timeout` seconds (the connection is then aborted), `ValueError` for a bad code or reason, and `NetworkError`.
+        Messages that the peer sends meanwhile can be received. Idempotent.
+
+        Raises `CloseTimeoutError` if the peer does not answer within `close_timeout` seconds (the connection is then aborted),
+        `ValueError` for a bad code or reason, and `NetworkError`.
 
         Cancelling: a close frame that has left has left; leave the connection's block next.
         """
@@ -195,7 +197,7 @@ class WebSocketChannel(Generic[P_co]):
     @overload
     def receiving_message(self: WebSocketChannel[WebSocket], kind: type[bytes]) -> IncomingMessage[bytes]: ...
     def receiving_message(self: WebSocketChannel[WebSocket], kind: type[Any]) -> IncomingMessage[Any]:
-        """The next message in parts, as they come: ``async with connection.receiving_message(str) as part: async for piece in part:``.
+        """The next message in parts, as they come: ``async with connection.receiving_message(str) as part``, then iterate `part`.
 
         Other calls that receive wait until the block is left. What is left of the message then is skipped.
         """
@@ -211,7 +213,7 @@ def broadcast(
     """Send one message to many connections without waiting for any. Returns those that did not get it.
 
     The frame is made once, without compression, and copied into each connection's buffer. A connection is slow if that has no
-    room for it within `send_limit`, or calls of its own wait for room, or a message is being sent in parts: ``slow="skip"`` leaves
+    room for it within `send_limit`, or calls of its own wait for room, or it sends a message in parts: ``slow="skip"`` leaves
     it out this time, ``slow="close"`` closes it with 1013 (try again later). One that is not ready, or has ended, is left out.
     Those that a client opened are masked one by one.
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from tieline import HostPort, UnixEndpoint, URLEndpoint
 from tieline.engines import deflate
-from tieline.engines.upgrade import ClientUpgrade, ServerUpgrade, accept_key
-from tieline.engines.websocket import authority
+from tieline.engines.upgrade import ClientUpgrade, ServerUpgrade, accept_key, authority
 from tieline.errors import ConnectionAbortedByPeerError, PeerResetError, ProtocolViolationError
 from tieline.protocols.http import HTTPRequest, HTTPResponse, header
 from tieline.protocols.tls import TLS

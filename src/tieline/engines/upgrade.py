@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import h11
 
+from tieline.endpoints import HostPort, URLEndpoint
 from tieline.engines import deflate
 from tieline.errors import ConnectionAbortedByPeerError, NetworkError, PeerResetError, Phase, ProtocolViolationError
 from tieline.protocols.http import Headers, HTTPRequest, HTTPResponse, header
+from tieline.protocols.security import SecurityOptions
 from tieline.protocols.websocket import WebSocket
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Agreed", "ClientUpgrade", "ServerUpgrade"]
+__all__ = ["Agreed", "ClientUpgrade", "ServerUpgrade", "authority"]
 
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 VERSION = "13"
@@ -59,6 +61,20 @@ def decoded(headers: Any) -> Headers:
 
 def encoded(headers: Headers) -> list[tuple[bytes, bytes]]:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+def authority(options: WebSocket, endpoint: object) -> str:
+    """What the Host header says (RFC 6455 section 4.1): without the port that the scheme has anyway."""
+    target = endpoint.host_port if isinstance(endpoint, URLEndpoint) else endpoint
+    if not isinstance(target, HostPort):
+        return "localhost"  # a Unix socket has no name in the network
+    host = target.host.partition("%")[0]
+    if ":" in host:
+        host = f"[{host}]"
+    elif not host.isascii():
+        host = host.encode("idna").decode()
+    usual = 443 if options.find(SecurityOptions) is not None else 80
+    return host if target.port == usual else f"{host}:{target.port}"
 
 
 class ClientUpgrade:

@@ -8,13 +8,12 @@ Frames are found and made by Rust (`tieline._engine.websocket`); what they mean 
 
 from __future__ import annotations
 
-import weakref
-from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from tieline._engine.websocket import WebSocketCodec, WebSocketEvent, WebSocketFailure
-from tieline.endpoints import HostPort, URLEndpoint
+from tieline.endpoints import URLEndpoint
 from tieline.engines.framing import MessageLayer
+from tieline.engines.pings import Keepalive, Pings, RoundTrip, SilentError
 from tieline.errors import (
     ConnectionAbortedByPeerError,
     EncodingError,
@@ -23,7 +22,6 @@ from tieline.errors import (
     Phase,
     ProtocolViolationError,
 )  # fmt: skip
-from tieline.protocols.security import SecurityOptions
 from tieline.protocols.websocket import (
     CLEAN,
     CloseCode,
@@ -39,24 +37,16 @@ if TYPE_CHECKING:
 
     from tieline.engines.upgrade import Agreed, ClientUpgrade, ServerUpgrade
 
-__all__ = ["RoundTrip", "WebSocketLayer", "client_layer", "server_layer"]
+__all__ = ["WebSocketLayer", "client_layer", "server_layer"]
 
 BATCH = 256 * 1024  # bytes of messages that are found at once; a little input can stand for a lot of them
 UNSAID = 16 * 1024  # of pongs that wait to be sent; beyond, only the last ping is answered (RFC 6455 section 5.5.3)
-
-CROWD = 16  # pings under way, from which on it is looked whether anybody still waits for their answers
 
 TEXT = WebSocketMetadata(opcode=Opcode.TEXT)
 BINARY = WebSocketMetadata(opcode=Opcode.BINARY)
 TEXT_PIECE = WebSocketMetadata(opcode=Opcode.TEXT, is_complete=False)
 BINARY_PIECE = WebSocketMetadata(opcode=Opcode.BINARY, is_complete=False)
 PING = WebSocketMetadata(opcode=Opcode.PING)
-
-
-class RoundTrip(Protocol):
-    """What wants to know how long the answer to a ping took."""
-
-    def answered(self, seconds: float) -> None: ...
 
 
 class WebSocketLayer(MessageLayer):
@@ -77,11 +67,8 @@ class WebSocketLayer(MessageLayer):
         self._codec: WebSocketCodec | None = None
         self._said: list[bytes] = []
         self._unsaid = 0
-        self._heard = 0.0
-        self._pinged: float | None = None  # when the keepalive's ping went out that is not answered yet
-        self._pings: deque[tuple[bytes, float, weakref.ref[RoundTrip]]] = deque()
-        self._crowd = CROWD
-        self._count = 0
+        self._keepalive = Keepalive(options.keepalive, options.keepalive_timeout)
+        self._pings = Pings()
         self._closing: tuple[int | None, str] = (CloseCode.NORMAL_CLOSURE, "")
         self._close_sent = False
         self._over = False  # the peer's close frame came, or its end
@@ -113,9 +100,7 @@ class WebSocketLayer(MessageLayer):
         )
         self._agreed = agreed
         self.ready = True
-        self._heard = self.now
-        if options.keepalive is not None:
-            self.deadline = self.now + options.keepalive
+        self.deadline = self._keepalive.begin(self.now)
 
     def _shake(self, data: Buffer) -> bytes:
         """Take a piece of the handshake; what came behind it is frames."""
@@ -133,7 +118,7 @@ class WebSocketLayer(MessageLayer):
     # Receiving
 
     def receive(self, data: Buffer, /) -> bytes:
-        self._heard = self.now
+        self._keepalive.heard = self.now
         codec = self._codec
         if codec is None:
             data = self._shake(data)
@@ -181,7 +166,7 @@ class WebSocketLayer(MessageLayer):
         codec = self._codec
         assert codec is not None  # it found this
         if opcode == Opcode.PONG:
-            self._answered(payload)
+            self._pings.answered(payload, self.now)
         elif not self._options.auto_reply_ping:
             self.inbox.append(payload, PING, len(payload))
         elif not self._close_sent:
@@ -265,7 +250,7 @@ class WebSocketLayer(MessageLayer):
 
     # Sending
 
-    def encode(
+    def encode(  # type: ignore[override]  # the options of WebSocket
         self, content: Any, /, *, opcode: int | None = None, last: bool = True, text: bool = False, trip: RoundTrip | None = None
     ) -> bytes:
         codec = self._codec
@@ -274,7 +259,7 @@ class WebSocketLayer(MessageLayer):
             if opcode is None:
                 return codec.send(content, last, text)
             if trip is not None:
-                self._expect(content, trip)
+                self._pings.went(content, self.now, trip)
             return codec.control(opcode, content)
         except UnicodeEncodeError as error:
             raise EncodingError(
@@ -298,61 +283,23 @@ class WebSocketLayer(MessageLayer):
         self._unsaid = 0
         return said
 
-    # Pings
-
-    def _expect(self, payload: bytes, trip: RoundTrip) -> None:
-        """A ping goes out now. Those that nobody waits for any more are forgotten."""
-        if len(self._pings) >= self._crowd:
-            self._pings = deque(ping for ping in self._pings if ping[2]() is not None)
-            self._crowd = max(CROWD, 2 * len(self._pings))
-        self._pings.append((payload, self.now, weakref.ref(trip)))
-
-    def _answered(self, payload: bytes) -> None:
-        """A pong answers the ping whose payload it has, and those before it (RFC 6455 section 5.5.3)."""
-        if not any(sent == payload for sent, _, _ in self._pings):
-            return
-        while self._pings:
-            sent, when, reference = self._pings.popleft()
-            trip = reference()
-            if trip is not None:
-                trip.answered(self.now - when)
-            if sent == payload:
-                return
-
-    def next_payload(self) -> bytes:
-        """For a ping whose payload is all the same: no other has it."""
-        self._count += 1
-        return b"%x" % self._count
-
     def timeout(self, *, reading: bool) -> None:
-        """The keepalive: look whether anything was heard meanwhile."""
-        silence, patience = self._options.keepalive, self._options.keepalive_timeout
+        """The keepalive looks whether anything was heard."""
         self.deadline = None
-        if silence is None or self._over or self._codec is None:
+        if self._over or self._close_sent or self._codec is None:
             return
-        pinged = self._pinged
-        if pinged is not None and self._heard < pinged:
-            if reading and self.now >= pinged + patience:
-                raise IdleTimeoutError(
-                    "the peer is silent",
-                    endpoint=self._endpoint,
-                    phase=Phase.TRANSFER,
-                    expected=f"an answer to a ping within keepalive_timeout={patience:g} s",
-                    got=f"nothing for {self.now - self._heard:.1f} s",
-                )
-            if not reading:
-                self._pinged = self.now  # what came is still in the kernel: the time begins when it has been read
-            self.deadline = self._pinged + patience if self._pinged is not None else None
-            return
-        self._pinged = None
-        if self.now < self._heard + silence:
-            self.deadline = self._heard + silence
-            return
-        if self._close_sent:
-            return
-        self._say(self._codec.control(Opcode.PING, b"keepalive"))
-        self._pinged = self.now
-        self.deadline = self.now + patience
+        try:
+            asks, self.deadline = self._keepalive.look(self.now, reading=reading)
+        except SilentError:
+            raise IdleTimeoutError(
+                "the peer is silent",
+                endpoint=self._endpoint,
+                phase=Phase.TRANSFER,
+                expected=f"an answer to a ping within keepalive_timeout={self._options.keepalive_timeout:g} s",
+                got=f"nothing for {self.now - self._keepalive.heard:.1f} s",
+            ) from None
+        if asks:
+            self._say(self._codec.control(Opcode.PING, b"keepalive"))
 
     # Closing
 
@@ -425,7 +372,7 @@ def client_layer(options: WebSocket, endpoint: object) -> WebSocketLayer:
     """The client's, which asks for what its endpoint names."""
     if options.skip_handshake:
         return WebSocketLayer(options, endpoint, client=True, upgrade=None)
-    from tieline.engines.upgrade import ClientUpgrade  # takes in HTTP, which other stacks do not need
+    from tieline.engines.upgrade import ClientUpgrade, authority  # takes in HTTP, which other stacks do not need
 
     target = endpoint.target if isinstance(endpoint, URLEndpoint) else options.path
     upgrade = ClientUpgrade(options, endpoint, authority=authority(options, endpoint), target=target)
@@ -439,17 +386,3 @@ def server_layer(options: WebSocket, endpoint: object) -> WebSocketLayer:
     from tieline.engines.upgrade import ServerUpgrade
 
     return WebSocketLayer(options, endpoint, client=False, upgrade=ServerUpgrade(options, endpoint))
-
-
-def authority(options: WebSocket, endpoint: object) -> str:
-    """What the Host header says (RFC 6455 section 4.1): without the port that the scheme has anyway."""
-    target = endpoint.host_port if isinstance(endpoint, URLEndpoint) else endpoint
-    if not isinstance(target, HostPort):
-        return "localhost"  # a Unix socket has no name in the network
-    host = target.host.partition("%")[0]
-    if ":" in host:
-        host = f"[{host}]"
-    elif not host.isascii():
-        host = host.encode("idna").decode()
-    usual = 443 if options.find(SecurityOptions) is not None else 80
-    return host if target.port == usual else f"{host}:{target.port}"

@@ -73,7 +73,7 @@ def _require_scheme(endpoint: Endpoint, stack: NetworkProtocol) -> None:
         secure = stack.find(SecurityOptions) is not None
         if secure is not SCHEMES[endpoint.scheme]:
             has = "has TLS" if secure else "has no TLS"
-            raise ValueError(f"{endpoint} and this stack contradict each other: the stack {has}; leave out what is below WebSocket")
+            raise ValueError(f"{endpoint} contradicts the stack, which {has}; leave out what is below WebSocket")
 
 
 def _require_local(target: HostPort | UnixEndpoint, wanted: IPVersion, parameters: Parameters[Any]) -> None:

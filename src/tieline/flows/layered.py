@@ -21,7 +21,7 @@ from tieline.errors import EndOfStreamError, IncompleteReceiveError, NetworkErro
 from tieline.flows.messages import MessageReceiving
 from tieline.flows.sending import STREAK, StreamSending
 from tieline.flows.stream import FlowOwner, StreamFlow
-from tieline.flows.writer import End, Writer
+from tieline.flows.writer import End, MessageWriter, Writer
 from tieline.protocols.message import Message
 
 if TYPE_CHECKING:
@@ -120,28 +120,6 @@ class LayeredReceiving(MessageReceiving):
             self._calls[0][0].resume()
         if self._paused or inbox.size > self._limit or self._flow.layer.unsaid > UNSAID:
             self._adjust()
-
-
-class MessageWriter(Writer):
-    """One message that waits for its turn: `message` is its content and options until it is encoded."""
-
-    __slots__ = ("message",)
-
-    def __init__(self, content: Any, options: dict[str, Any], end: bool) -> None:
-        super().__init__(memoryview(b""), end, whole=True)
-        self.message: tuple[Any, dict[str, Any]] | None = (content, options)
-
-    def begun(self, record: bytes) -> MessageWriter:
-        """It is encoded, and leaves whole from here on."""
-        self.message = None
-        self.rest = memoryview(record)
-        return self
-
-    def withdraw(self) -> bool:
-        if self.message is None:
-            self.promised = True
-            return False
-        return True
 
 
 class LayeredSending(StreamSending):
@@ -349,11 +327,11 @@ class LayeredFlow(StreamFlow):
         try:
             self.layer.receive(b"")
         except NetworkError as error:
-            self.violated(error)
-            return
-        self.sending.say()
-        self.looked()
-        self._found()
+            self._fault(error)
+        else:
+            self.sending.say()
+            self.looked()
+            self._found()
 
     # For the socket
 
@@ -379,7 +357,7 @@ class LayeredFlow(StreamFlow):
                 if machine.ended and not was_ended:
                     layer.receive_end()
         except NetworkError as error:
-            self.violated(error)
+            self._fault(error)
             return
         self._after()
         if self.socket is socket and layer.ended and not was_ended:
@@ -390,6 +368,13 @@ class LayeredFlow(StreamFlow):
             self.machine.receive_end()
         self.layer.receive_end()
         self._after()
+
+    def _fault(self, error: NetworkError) -> None:
+        """What came cannot be. Who waits for what came before may take it, and answer, first."""
+        socket = self.socket
+        self._found()
+        if self.socket is socket:
+            self.violated(error)
 
     def violated(self, error: NetworkError) -> None:
         socket, layer, machine = self.socket, self.layer, self.machine

@@ -16,10 +16,10 @@ from tieline.errors import (
     raisable,
 )
 from tieline.flows.content import misuse, octets
-from tieline.flows.layered import LayeredFlow, LayeredReceiving, LayeredSending, MessageWriter
+from tieline.flows.layered import LayeredFlow, LayeredReceiving, LayeredSending
 from tieline.flows.sending import STREAK
 from tieline.flows.turns import RoundTrip, Turn
-from tieline.flows.writer import Writer
+from tieline.flows.writer import MessageWriter, Writer
 from tieline.protocols.message import Message
 from tieline.protocols.websocket import CloseCode, Opcode, WebSocket, WebSocketMetadata, require_close
 
@@ -107,15 +107,15 @@ class WebSocketReceiving(LayeredReceiving):
                 self._skips = not metadata.is_complete
                 continue
             if kind is not None and not isinstance(content, kind):
-                return self._unexpected(content, metadata, kind)
+                raise self._unexpected(content, metadata, kind)
             return Message(content, metadata)
 
-    def _unexpected(self, content: Any, metadata: WebSocketMetadata, kind: type) -> Any:
+    def _unexpected(self, content: Any, metadata: WebSocketMetadata, kind: type) -> DecodingError:
         self._pieces.append(content)
         if metadata.is_complete:  # `_whole` goes on from here, and needs something that ends the message
             self._pieces.clear()
             self.inbox.put_back(content, metadata, len(content))
-        raise DecodingError(
+        return DecodingError(
             "the next message is of the other kind; receive() takes it",
             endpoint=self._flow.endpoint,
             phase=Phase.TRANSFER,
@@ -245,9 +245,7 @@ class WebSocketSending(LayeredSending):
     def _require_open(self) -> None:
         if self.error is None and self.ended:
             self._flow.need()
-            raise ChannelClosedError(
-                "nothing can be sent after close()", endpoint=self._flow.endpoint, phase=Phase.TRANSFER
-            )
+            raise ChannelClosedError("nothing can be sent after close()", endpoint=self._flow.endpoint, phase=Phase.TRANSFER)
         super()._require_open()
 
 
