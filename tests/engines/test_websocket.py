@@ -50,8 +50,17 @@ def test_frames_behind_the_handshake_are_messages() -> None:
     one, two = client_layer(WebSocket(), WHERE), server_layer(WebSocket(), None)
     two.start()
     two.receive(one.start())
-    one.receive(two.output() + two.encode("early"))
-    assert taken(one) == ["early"]
+    one.receive(two.output() + two.encode("early")[:3])
+    assert one.ready and one.held and taken(one) == []
+    one.receive(two.encode("early")[3:] + b"\x83\x00"[:1])
+    assert not one.held and taken(one) == ["early"]
+    one, two = client_layer(WebSocket(), WHERE), server_layer(WebSocket(), None)
+    two.start()
+    two.receive(one.start())
+    one.receive(two.output() + b"\x83\x00")  # a fault of the frames is none of the handshake
+    assert one.ready
+    with pytest.raises(ProtocolViolationError):
+        one.receive(b"")
 
 
 def test_without_a_handshake() -> None:

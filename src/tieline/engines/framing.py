@@ -175,6 +175,8 @@ class CarrierLayer:
         messages = self.messages
         inbox = messages.inbox
         messages.receive(data)
+        if messages.held and not len(inbox):
+            messages.receive(b"")
         if not len(inbox):
             return b""
         pieces: list[bytes] = []

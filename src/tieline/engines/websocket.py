@@ -65,6 +65,7 @@ class WebSocketLayer(MessageLayer):
         self._upgrade = upgrade
         self._agreed: Agreed | None = None
         self._codec: WebSocketCodec | None = None
+        self._rest = b""  # frames that came with the handshake
         self._said: list[bytes] = []
         self._unsaid = 0
         self._keepalive = Keepalive(options.keepalive, options.keepalive_timeout)
@@ -102,29 +103,30 @@ class WebSocketLayer(MessageLayer):
         self.ready = True
         self.deadline = self._keepalive.begin(self.now)
 
-    def _shake(self, data: Buffer) -> bytes:
-        """Take a piece of the handshake; what came behind it is frames."""
+    def _shake(self, data: Buffer) -> None:
+        """Take a piece of the handshake. Frames that came behind it are for when somebody is there who takes messages."""
         assert self._upgrade is not None  # `start` opens where there is none
         try:
             agreed = self._upgrade.receive(data)
         finally:
             self._say(self._upgrade.output())
-        if agreed is None:
-            return b""
-        self._upgrade = None
-        self._open(agreed)
-        return agreed.rest
+        if agreed is not None:
+            self._upgrade = None
+            self._open(agreed)
+            self._rest = agreed.rest
+            self.held = bool(agreed.rest)
 
     # Receiving
 
     def receive(self, data: Buffer, /) -> bytes:
-        self._keepalive.heard = self.now
+        if data:
+            self._keepalive.heard = self.now
         codec = self._codec
         if codec is None:
-            data = self._shake(data)
-            codec = self._codec
-            if codec is None or not data:
-                return b""
+            self._shake(data)
+            return b""
+        if self._rest:
+            data, self._rest = self._rest + bytes(data), b""
         self._read(codec, data)
         while self.held and self.inbox.size <= BATCH:
             self._read(codec, b"")
@@ -336,7 +338,7 @@ class WebSocketLayer(MessageLayer):
         if self._codec is not None and not self._over:
             self._codec.set_streaming(streaming)
             if streaming:
-                self._read(self._codec, b"")
+                self.receive(b"")
 
     @property
     def is_within_message(self) -> bool:

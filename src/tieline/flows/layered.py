@@ -20,7 +20,7 @@ from tieline.engines.pipeline import Pipeline
 from tieline.errors import EndOfStreamError, IncompleteReceiveError, NetworkError, Phase, raisable
 from tieline.flows.messages import MessageReceiving
 from tieline.flows.sending import STREAK, StreamSending
-from tieline.flows.stream import FlowOwner, StreamFlow
+from tieline.flows.stream import FlowOwner, StreamFlow, present
 from tieline.flows.writer import End, MessageWriter, Writer
 from tieline.protocols.message import Message
 
@@ -275,6 +275,8 @@ class LayeredFlow(StreamFlow):
         self.receiving.inbox = layer.inbox
         super().attach(socket, pipeline, plaintext, wire, early)
         self.looked()
+        if layer.held:
+            present(self._owner).driver.call_soon(lambda: self.find_more() if self.layer is layer and layer.held else None)
 
     def _lower(self, pipeline: Pipeline) -> Pipeline | Layer | None:
         below = pipeline.layers[:-1]
@@ -322,6 +324,8 @@ class LayeredFlow(StreamFlow):
 
     def find_more(self) -> None:
         """The layer holds input back until there is room for what it stands for."""
+        if self.socket is None:
+            return
         if self._alarm is not None:
             self._alarm.tell()
         try:
