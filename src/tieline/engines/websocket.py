@@ -119,7 +119,7 @@ class WebSocketLayer(MessageLayer):
     # Receiving
 
     def receive(self, data: Buffer, /) -> bytes:
-        if data:
+        if data != b"":
             self._keepalive.heard = self.now
         codec = self._codec
         if codec is None:
@@ -273,7 +273,7 @@ class WebSocketLayer(MessageLayer):
             ) from error
 
     def _say(self, data: bytes) -> None:
-        if data:
+        if data != b"":
             self._said.append(data)
             self._unsaid += len(data)
 
