@@ -20,7 +20,7 @@ from typing import Any
 
 import uvloop
 
-from benchmarks import quic, workloads
+from benchmarks import quic, websocket, workloads
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.SelectorEventLoop,
@@ -56,6 +56,10 @@ ROWS = [
     Row("quic-streams", True, 64, 20_000, "requests/s", quic.programs("streams"), {"aioquic": 5, "qh3": 2}),
     Row("quic-handshakes", True, 0, 400, "handshakes/s", quic.programs("handshakes"), {"aioquic": 4, "qh3": 4}),
     Row("quic-datagrams", True, 1000, 50_000, "round trips/s", quic.programs("datagrams"), {"aioquic": 10, "qh3": 5}),
+    Row("websocket-echo-64B", False, 64, 20_000, "round trips/s", websocket.ECHO),
+    Row("websocket-echo-8KiB", False, 8192, 10_000, "round trips/s", websocket.ECHO),
+    Row("websocket-echo-1MiB", False, 2**20, 300, "round trips/s", websocket.ECHO),
+    Row("websocket-oneway", False, 64, 200_000, "messages/s", websocket.ONE_WAY, {"websockets": 4, "aiohttp": 4}),
     Row("quic-memory", True, 0, 200, "kB/connection", quic.programs("memory")),
 ]
 

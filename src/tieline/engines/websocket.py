@@ -273,7 +273,7 @@ class WebSocketLayer(MessageLayer):
             ) from error
 
     def _say(self, data: bytes) -> None:
-        if data != b"":
+        if data:
             self._said.append(data)
             self._unsaid += len(data)
 
