@@ -325,6 +325,10 @@ class WebSocketLayer(MessageLayer):
         return self.output()
 
     @property
+    def is_quiet(self) -> bool:
+        return not (self._said or self.held or self._over)
+
+    @property
     def may_end(self) -> bool:
         return self._over or not self._close_sent
 

@@ -115,9 +115,9 @@ class LayeredReceiving(MessageReceiving):
 
     def found(self) -> None:
         """The layer may have found messages: the last thing that is done with what came, as the program may run in here."""
-        inbox = self.inbox
-        if self._calls and len(inbox) and not self._calls[0][0].done():
-            self._calls[0][0].resume()
+        inbox, calls = self.inbox, self._calls
+        if calls and inbox.messages and not calls[0][0].done():
+            calls[0][0].resume()
         if self._paused or inbox.size > self._limit or self._flow.layer.unsaid > UNSAID:
             self._adjust()
 
@@ -309,6 +309,9 @@ class LayeredFlow(StreamFlow):
         layer, machine, sending = self.layer, self.machine, self.sending
         if machine is not None and (below := machine.output()):
             sending.emit(below)
+        if layer.is_quiet and not sending.ended and not self.closed:
+            self.receiving.found()
+            return
         sending.say()
         self.looked()
         self._found()

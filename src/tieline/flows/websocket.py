@@ -17,6 +17,7 @@ from tieline.errors import (
 )
 from tieline.flows.content import misuse, octets
 from tieline.flows.layered import LayeredFlow, LayeredReceiving, LayeredSending
+from tieline.flows.receiving import message
 from tieline.flows.sending import STREAK
 from tieline.flows.turns import RoundTrip, Turn
 from tieline.flows.writer import MessageWriter, Writer
@@ -55,7 +56,7 @@ class WebSocketReceiving(LayeredReceiving):
             finally:
                 self.turn.give()
         inbox = self.inbox
-        if self._calls or not len(inbox):
+        if self._calls or not inbox.messages:
             call = self._enter(1, None)
             try:
                 await call[0]
@@ -63,12 +64,12 @@ class WebSocketReceiving(LayeredReceiving):
                 self._leave(call)
                 raise
             inbox = self.inbox
-        if not len(inbox):
+        if not inbox.messages:
             self._taken(0)
             raise self._nothing(inbox)
         content, metadata, size = inbox.take()
         self._taken(size)
-        return Message(content, metadata)
+        return message(Message, (content, metadata))
 
     async def _whole(self) -> Message[Any, Any]:
         """Put the parts of a message together. What was taken before a cancellation is kept for the next call."""
