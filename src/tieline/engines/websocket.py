@@ -178,25 +178,27 @@ class WebSocketLayer(MessageLayer):
 
     def _closed_by_peer(self, code: int | None, reason: str) -> None:
         ours = self._close_sent
-        self._close_code = CloseCode.NO_STATUS_RECEIVED if code is None else code
-        self._close_reason = reason
+        told = CloseCode.NO_STATUS_RECEIVED if code is None else code
+        if not ours:
+            self._close_code, self._close_reason = told, reason
         self._close(code, "")
         self._over = True
         self.deadline = None
-        if ours or self._close_code in CLEAN:
+        if ours or told in CLEAN:
             self.inbox.ended = True
-            self.closed_by_peer = ConnectionAbortedByPeerError(
-                f"nothing can be sent any more: the peer closed the WebSocket with {described(self._close_code)}",
-                reason=reason,
-                code=self._close_code,
-                endpoint=self._endpoint,
-                phase=Phase.TRANSFER,
-            )
+            if not ours:
+                self.closed_by_peer = ConnectionAbortedByPeerError(
+                    f"nothing can be sent any more: the peer closed the WebSocket with {described(told)}",
+                    reason=reason,
+                    code=told,
+                    endpoint=self._endpoint,
+                    phase=Phase.TRANSFER,
+                )
             return
         raise ConnectionAbortedByPeerError(
-            f"the peer closed the WebSocket with {described(self._close_code)}",
+            f"the peer closed the WebSocket with {described(told)}",
             reason=reason,
-            code=self._close_code,
+            code=told,
             endpoint=self._endpoint,
             phase=Phase.TRANSFER,
             got=repr(reason) if reason else None,

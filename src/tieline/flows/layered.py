@@ -320,6 +320,8 @@ class LayeredFlow(StreamFlow):
 
     def _found(self) -> None:
         layer = self.layer
+        if layer.closed_by_peer is not None and self.sending.error is None:
+            self.sending.over(layer.closed_by_peer)  # before the program runs, which may want to send
         if self.closed and len(layer.inbox):
             self._discarded = True
             layer.inbox.clear()
@@ -331,22 +333,19 @@ class LayeredFlow(StreamFlow):
             return
         if self._alarm is not None:
             self._alarm.tell()
+        layer, socket, was_ended = self.layer, self.socket, self.layer.ended
         try:
-            self.layer.receive(b"")
+            layer.receive(b"")
         except NetworkError as error:
             self._fault(error)
-        else:
-            self.sending.say()
-            self.looked()
-            self._found()
+            return
+        self.sending.say()
+        self.looked()
+        self._found()
+        if self.socket is socket and layer.ended and not was_ended:
+            self._end_received()
 
     # For the socket
-
-    def _end_received(self) -> None:
-        closed = self.layer.closed_by_peer
-        if closed is not None:
-            self.sending.over(closed)
-        super()._end_received()
 
     def received(self, data: Buffer) -> None:
         alarm, layer, machine = self._alarm, self.layer, self.machine

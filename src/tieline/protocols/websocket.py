@@ -83,7 +83,7 @@ class WebSocketSession:
     - `subprotocol`: the one that was chosen, None without one.
     - `request_headers`, `response_headers`: of the handshake, as they came.
     - `compression`: whether messages may be compressed, in at least one direction.
-    - `close_code`, `close_reason`: of the peer's close frame, else of ours; None before. 1006 is an end without one.
+    - `close_code`, `close_reason`: of the close frame that came first, whose ever it was; None before. 1006: there was none.
     """
 
     path: str = "/"
