@@ -7,6 +7,8 @@ mod identity;
 mod quic;
 mod script;
 mod tls;
+mod websocket;
 
 pub use quic::quic;
 pub use tls::tls;
+pub use websocket::websocket;

@@ -52,3 +52,8 @@ fn quic() {
 fn tls() {
     drive(tieline_fuzz::tls, 5000);
 }
+
+#[test]
+fn websocket() {
+    drive(tieline_fuzz::websocket, 50_000);
+}

@@ -55,6 +55,8 @@ from tieline.protocols.framer import Framer as Framer
 from tieline.protocols.framer import FramerContext as FramerContext
 from tieline.protocols.framer import FramerMetadata as FramerMetadata
 from tieline.protocols.framer import FramerProtocol as FramerProtocol
+from tieline.protocols.http import HTTPRequest as HTTPRequest
+from tieline.protocols.http import HTTPResponse as HTTPResponse
 from tieline.protocols.integers import FixedWidthInteger as FixedWidthInteger
 from tieline.protocols.integers import Int8 as Int8
 from tieline.protocols.integers import Int16 as Int16
@@ -95,6 +97,12 @@ from tieline.protocols.tlv import TLV as TLV
 from tieline.protocols.tlv import TLVMetadata as TLVMetadata
 from tieline.protocols.udp import UDP as UDP
 from tieline.protocols.udp import UDPMetadata as UDPMetadata
+from tieline.protocols.websocket import CloseCode as CloseCode
+from tieline.protocols.websocket import Deflate as Deflate
+from tieline.protocols.websocket import Opcode as Opcode
+from tieline.protocols.websocket import WebSocket as WebSocket
+from tieline.protocols.websocket import WebSocketMetadata as WebSocketMetadata
+from tieline.protocols.websocket import WebSocketSession as WebSocketSession
 from tieline.quic import QUIC as QUIC
 from tieline.reporting import PendingDataTransferReport as PendingDataTransferReport
 from tieline.reports import DataTransferReport as DataTransferReport
@@ -106,3 +114,6 @@ from tieline.reports import RadioType as RadioType
 from tieline.reports import Resolution as Resolution
 from tieline.reports import ResolutionSource as ResolutionSource
 from tieline.updates import UpdateIterator as UpdateIterator
+from tieline.websocket import IncomingMessage as IncomingMessage
+from tieline.websocket import OutgoingMessage as OutgoingMessage
+from tieline.websocket import broadcast as broadcast

@@ -32,6 +32,8 @@ from tieline.protocols.tcp import TCP, TCPMetadata
 from tieline.protocols.tls import TLS
 from tieline.protocols.tlv import TLV, TLVMetadata
 from tieline.protocols.udp import UDP, UDPMetadata
+from tieline.protocols.websocket import WebSocket, WebSocketMetadata, WebSocketSession
+from tieline.websocket import WebSocketChannel
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -80,6 +82,10 @@ class Messages:
     def __get__(self, channel: NetworkChannel[Framer], owner: type[Any]) -> MessageIterator[bytes, FramerMetadata]: ...
     @overload
     def __get__(
+        self, channel: NetworkChannel[WebSocket], owner: type[Any]
+    ) -> MessageIterator[str | bytes, WebSocketMetadata]: ...
+    @overload
+    def __get__(
         self, channel: NetworkChannel[DatagramProtocol], owner: type[Any]
     ) -> MessageIterator[bytes, DatagramMetadata]: ...
     def __get__(self, channel: NetworkChannel[Any] | None, owner: type[Any]) -> Any:
@@ -92,7 +98,7 @@ class Messages:
         return messages
 
 
-class NetworkChannel(Generic[P_co]):
+class NetworkChannel(WebSocketChannel[P_co]):
     """Sends and receives over a protocol stack. Data calls start the connection and wait for it.
 
     Outstanding sends are carried out, and outstanding receives answered, in the order in which they were made.
@@ -131,12 +137,17 @@ class NetworkChannel(Generic[P_co]):
                 return MessageFlow(owner, self._parameters, endpoint, CoderOnTLVCodec(stack, records, endpoint))
             coder = CoderCodec(stack, endpoint)
             if isinstance(below, CarrierProtocol):
-                return ValueFlow(owner, self._parameters, endpoint, coder, {})
+                text = isinstance(below, WebSocket) and stack.using == "json"
+                return ValueFlow(owner, self._parameters, endpoint, coder, {"text": True} if text else {})
             return MessageFlow(owner, self._parameters, endpoint, coder)
         if isinstance(stack, TLV):
             return TLVFlow(owner, self._parameters, endpoint, TLVCodec(stack, endpoint))
         if isinstance(stack, Framer):
             return FramerFlow(owner, self._parameters, endpoint)
+        if isinstance(stack, WebSocket):
+            from tieline.flows.websocket import WebSocketFlow  # takes in the engine, which other stacks do not need
+
+            return WebSocketFlow(owner, self._parameters, endpoint)
         return StreamFlow(owner, self._parameters, endpoint)
 
     @property
@@ -203,6 +214,8 @@ class NetworkChannel(Generic[P_co]):
     def send(
         self: NetworkChannel[Framer], content: Buffer, *, metadata: dict[str, Any] | None = None, last_message: bool = False
     ) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def send(self: NetworkChannel[WebSocket], content: str | Buffer) -> Coroutine[Any, Any, None]: ...
     def send(self, content: Any, **options: Any) -> Coroutine[Any, Any, None]:
         """Send bytes (anything with the buffer protocol), a fixed-width integer such as ``UInt32(7)``, or one datagram.
 
@@ -273,6 +286,8 @@ class NetworkChannel(Generic[P_co]):
     def receive(self: NetworkChannel[TLV]) -> Coroutine[Any, Any, Message[bytes, TLVMetadata]]: ...
     @overload
     def receive(self: NetworkChannel[Framer]) -> Coroutine[Any, Any, Message[bytes, FramerMetadata]]: ...
+    @overload
+    def receive(self: NetworkChannel[WebSocket]) -> Coroutine[Any, Any, Message[str | bytes, WebSocketMetadata]]: ...
     def receive(self, **options: Any) -> Coroutine[Any, Any, Message[Any, Any]]:
         """Receive from a stream: so many bytes, up to and including a separator, one integer, or what there is. Or one datagram.
 
@@ -325,6 +340,8 @@ class NetworkChannel(Generic[P_co]):
     def __aiter__(self: NetworkChannel[TLV]) -> AsyncIterator[Message[bytes, TLVMetadata]]: ...
     @overload
     def __aiter__(self: NetworkChannel[Framer]) -> AsyncIterator[Message[bytes, FramerMetadata]]: ...
+    @overload
+    def __aiter__(self: NetworkChannel[WebSocket]) -> AsyncIterator[Message[str | bytes, WebSocketMetadata]]: ...
     def __aiter__(self) -> AsyncIterator[Any]:
         """Pieces as they come, never an empty one from a stream; ends at a clean end."""
         next_piece = getattr(self._part("receive"), "next_piece", None)
@@ -341,6 +358,8 @@ class NetworkChannel(Generic[P_co]):
     def metadata(self, protocol: type[TCP]) -> TCPMetadata: ...
     @overload
     def metadata(self, protocol: type[UDP]) -> UDPMetadata: ...
+    @overload
+    def metadata(self, protocol: type[WebSocket]) -> WebSocketSession: ...
     def metadata(self, protocol: type[NetworkProtocol]) -> Any:
         """What one protocol of the stack knows of this connection.
 

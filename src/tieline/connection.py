@@ -54,8 +54,8 @@ class NetworkConnection(MultiplexedChannel[P_co]):
     def __init__(self, to: EndpointLike, using: P_co | Parameters[P_co]) -> None:
         self._id = str(next(_ids))
         self._state = State.SETUP
-        self._parameters = Parameters.of(using)
         self._endpoint: Endpoint | None = to_endpoint(to)
+        self._parameters = Parameters.of(using).standing(self._endpoint)
         require_reachable(self._endpoint, self._parameters)
         self._prepare(self._endpoint)
 

@@ -53,7 +53,7 @@ class NetworkListener(Generic[P]):
         service: None = None,
         new_connection_limit: int | None = None,
     ) -> None:
-        self._parameters = Parameters.of(using)
+        self._parameters = Parameters.of(using).standing()
         self._on = listening_place(on, self._parameters)
         check_listening(self._on, self._parameters)
         if service is not None:

@@ -196,6 +196,7 @@ class MultiplexedChannel(NetworkChannel[P_co]):
         parameters: Parameters[Any] = replace(self._parameters, stack=using) if isinstance(using, NetworkProtocol) else using
         if not isinstance(parameters, Parameters):
             raise TypeError(f"using wants a stack that ends in {bottom.__name__}(), or Parameters with one, got {parameters!r}")
+        parameters = parameters.standing(bottom=bottom())
         if parameters.stack.find(bottom) is None:
             raise TypeError(f"a stack on {what} ends in {bottom.__name__}(), got {parameters.stack.name}")
         return parameters

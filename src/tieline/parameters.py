@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from types import NoneType
 from typing import Generic, TypeVar
 
-from tieline.endpoints import EndpointLike, HostPort, UnixEndpoint, to_endpoint
+from tieline.endpoints import EndpointLike, HostPort, UnixEndpoint, URLEndpoint, to_endpoint
 from tieline.errors import UnexpectedEndpointTypeError
 from tieline.paths import InterfaceType
 from tieline.protocols.checks import require_at_least, require_range, require_seconds
 from tieline.protocols.roles import NetworkProtocol
+from tieline.protocols.websocket import standing
 
 __all__ = ["Parameters", "ServiceClass"]
 
@@ -136,6 +137,11 @@ class Parameters(Generic[P]):
     def of(using: S | Parameters[S]) -> Parameters[S]:
         """`using` as parameters: a bare stack gets the defaults."""
         return using if isinstance(using, Parameters) else Parameters(using)
+
+    def standing(self, endpoint: object = None, bottom: NetworkProtocol | None = None) -> Parameters[P]:
+        """With what is below a `WebSocket` that was given nothing: `bottom`, or what the URL says."""
+        stack = standing(self.stack, endpoint.scheme if isinstance(endpoint, URLEndpoint) else None, bottom)
+        return self if stack is self.stack else replace(self, stack=stack)
 
     @property
     def restricts_interfaces(self) -> bool:

@@ -5,3 +5,4 @@
 
 pub mod quic;
 pub mod tls;
+pub mod websocket;

@@ -2,6 +2,7 @@
 
 mod quic;
 mod tls;
+mod websocket;
 
 use pyo3::prelude::*;
 
@@ -13,12 +14,14 @@ mod _engine {
     use crate::quic::quic;
     #[pymodule_export]
     use crate::tls::tls;
+    #[pymodule_export]
+    use crate::websocket::websocket;
 
     /// A submodule of an extension module is importable by name only if it is registered by hand.
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let modules = module.py().import("sys")?.getattr("modules")?;
-        for name in ["quic", "tls"] {
+        for name in ["quic", "tls", "websocket"] {
             modules.set_item(format!("tieline._engine.{name}"), module.getattr(name)?)?;
         }
         Ok(())

@@ -36,31 +36,36 @@ class MessageInbox:
     `size` counts their bytes. `ended` says that no more will come, and `partial` holds what the peer's end left unfinished.
     """
 
-    __slots__ = ("_messages", "ended", "partial", "size")
+    __slots__ = ("ended", "messages", "partial", "size")
 
     def __init__(self) -> None:
-        self._messages: deque[tuple[Any, Any, int]] = deque()
+        self.messages: deque[tuple[Any, Any, int]] = deque()
         self.size = 0
         self.ended = False
         self.partial = b""
 
     def __len__(self) -> int:
-        return len(self._messages)
+        return len(self.messages)
 
     def append(self, content: Any, metadata: Any, size: int) -> None:
         """Add a message whose content takes `size` bytes."""
-        self._messages.append((content, metadata, size + OVERHEAD))
+        self.messages.append((content, metadata, size + OVERHEAD))
+        self.size += size + OVERHEAD
+
+    def put_back(self, content: Any, metadata: Any, size: int) -> None:
+        """Undo `take`."""
+        self.messages.appendleft((content, metadata, size + OVERHEAD))
         self.size += size + OVERHEAD
 
     def take(self) -> tuple[Any, Any, int]:
         """Remove and return the first: content, metadata, and the bytes of its content."""
-        content, metadata, size = self._messages.popleft()
+        content, metadata, size = self.messages.popleft()
         self.size -= size
         return content, metadata, size - OVERHEAD
 
     def clear(self) -> None:
         """Forget everything that was not taken."""
-        self._messages.clear()
+        self.messages.clear()
         self.partial = b""
         self.size = 0
 
@@ -85,6 +90,10 @@ class MessageLayer(ABC):
     """The endpoints that it stands between, set before `start`."""
     decision = None
     early_data_accepted = False
+    held: bool = False
+    """More was received than was found: ``receive(b"")`` finds more of it, when the inbox has room again."""
+    closed_by_peer: NetworkError | None = None
+    """For calls that send after the peer has ended both directions, where a protocol lets it."""
     failure: NetworkError | None = None
     """Why it cannot go on, if that was found while something was sent."""
 
@@ -99,6 +108,11 @@ class MessageLayer(ABC):
     def may_end(self) -> bool:
         """After `end`: whether the stream below may be ended, too, or something of the peer's has to come first."""
         return True
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether what was received has led to messages at most: nothing to say, no other deadline, no end. False if unknown."""
+        return False
 
     @property
     def unsaid(self) -> int:
@@ -163,14 +177,19 @@ class CarrierLayer:
         return self.messages.start()
 
     def receive(self, data: Buffer, /) -> bytes:
-        self.messages.receive(data)
-        inbox = self.messages.inbox
+        messages = self.messages
+        inbox = messages.inbox
+        messages.receive(data)
+        if messages.held and not len(inbox):
+            messages.receive(b"")
         if not len(inbox):
             return b""
         pieces: list[bytes] = []
         while len(inbox):
             content = inbox.take()[0]
             pieces.append(content.encode() if isinstance(content, str) else bytes(content))
+            if messages.held and not len(inbox):
+                messages.receive(b"")
         return b"".join(pieces)
 
     def receive_end(self) -> None:

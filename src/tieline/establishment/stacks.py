@@ -20,6 +20,7 @@ from tieline.protocols.security import SecurityOptions
 from tieline.protocols.tls import TLS
 from tieline.protocols.tlv import TLV
 from tieline.protocols.udp import UDP
+from tieline.protocols.websocket import SCHEMES, WebSocket
 
 if TYPE_CHECKING:
     from tieline.engines.pipeline import Layer
@@ -56,6 +57,7 @@ def require_reachable(endpoint: Endpoint, parameters: Parameters[Any]) -> None:
             f"IP(version={wanted}) never reaches this address", endpoint=endpoint, expected=f"an IPv{wanted.value} address"
         )
     _require_local(target, wanted, parameters)
+    _require_scheme(endpoint, stack)
     tls: TLS | None = stack.find(TLS)
     if tls is not None and (tls.ssl_context is None or tls.ssl_context.check_hostname):
         from tieline.engines.tls import checked_name
@@ -63,6 +65,15 @@ def require_reachable(endpoint: Endpoint, parameters: Parameters[Any]) -> None:
         checked_name(tls, _host_name(target), endpoint)
     if stack.find(QUICOptions) is not None:
         server_name(stack, endpoint)
+
+
+def _require_scheme(endpoint: Endpoint, stack: NetworkProtocol) -> None:
+    """A URL says whether a WebSocket is secure, and so does the stack."""
+    if isinstance(endpoint, URLEndpoint) and endpoint.scheme in SCHEMES and stack.find(WebSocket) is not None:
+        secure = stack.find(SecurityOptions) is not None
+        if secure is not SCHEMES[endpoint.scheme]:
+            has = "has TLS" if secure else "has no TLS"
+            raise ValueError(f"{endpoint} contradicts the stack, which {has}; leave out what is below WebSocket")
 
 
 def _require_local(target: HostPort | UnixEndpoint, wanted: IPVersion, parameters: Parameters[Any]) -> None:
@@ -112,6 +123,10 @@ def _client_layer(protocol: Any, endpoint: Any) -> Layer:
         from tieline.engines.tls import client_layer
 
         return client_layer(protocol, endpoint_name=_host_name(transport_endpoint(endpoint)), endpoint=endpoint)
+    if isinstance(protocol, WebSocket):
+        from tieline.engines.websocket import client_layer as websocket_client
+
+        return websocket_client(protocol, endpoint)
     return _message_layer(protocol, endpoint, lambda upper: _client_layer(upper, endpoint))
 
 
@@ -120,6 +135,10 @@ def _server_layer(protocol: Any, endpoint: object) -> Layer:
         from tieline.engines.tls import server_layer
 
         return server_layer(protocol, endpoint=endpoint)
+    if isinstance(protocol, WebSocket):
+        from tieline.engines.websocket import server_layer as websocket_server
+
+        return websocket_server(protocol, endpoint)
     return _message_layer(protocol, endpoint, lambda upper: _server_layer(upper, endpoint))
 
 

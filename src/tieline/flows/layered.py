@@ -19,9 +19,10 @@ from tieline.engines.framing import MessageInbox, MessageLayer
 from tieline.engines.pipeline import Pipeline
 from tieline.errors import EndOfStreamError, IncompleteReceiveError, NetworkError, Phase, raisable
 from tieline.flows.messages import MessageReceiving, MessageSending
+from tieline.flows.owner import FlowOwner, present
 from tieline.flows.sending import STREAK
 from tieline.flows.stream import StreamFlow
-from tieline.flows.writer import End, Writer
+from tieline.flows.writer import End, MessageWriter, Writer
 from tieline.protocols.message import Message
 
 if TYPE_CHECKING:
@@ -101,7 +102,10 @@ class LayeredReceiving(MessageReceiving):
         unsaid = self._flow.layer.unsaid
         if self._paused and self.inbox.size < self._limit and unsaid <= UNSAID:
             self._paused = False
-            socket.resume()
+            if self._flow.layer.held:
+                self._flow.find_more()  # and that may be too much again
+            if not self._paused:
+                socket.resume()
         elif not self._paused and (self.inbox.size > self._limit or unsaid > UNSAID):
             self._paused = True
             socket.pause()
@@ -113,33 +117,11 @@ class LayeredReceiving(MessageReceiving):
 
     def found(self) -> None:
         """The layer may have found messages: the last thing that is done with what came, as the program may run in here."""
-        inbox = self.inbox
-        if self._calls and len(inbox) and not self._calls[0][0].done():
-            self._calls[0][0].resume()
+        inbox, calls = self.inbox, self._calls
+        if calls and inbox.messages and not calls[0][0].done():
+            calls[0][0].resume()
         if self._paused or inbox.size > self._limit or self._flow.layer.unsaid > UNSAID:
             self._adjust()
-
-
-class MessageWriter(Writer):
-    """One message that waits for its turn: `message` is its content and options until it is encoded."""
-
-    __slots__ = ("message",)
-
-    def __init__(self, content: Any, options: dict[str, Any], end: bool) -> None:
-        super().__init__(memoryview(b""), end, whole=True)
-        self.message: tuple[Any, dict[str, Any]] | None = (content, options)
-
-    def begun(self, record: bytes) -> MessageWriter:
-        """It is encoded, and leaves whole from here on."""
-        self.message = None
-        self.rest = memoryview(record)
-        return self
-
-    def withdraw(self) -> bool:
-        if self.message is None:
-            self.promised = True
-            return False
-        return True
 
 
 class LayeredSending(MessageSending):
@@ -250,6 +232,13 @@ class LayeredSending(MessageSending):
         super().detached()
         self._ended_layer = False
 
+    def over(self, error: NetworkError) -> None:
+        """The peer has ended both directions: end ours of the stream below, and let nothing more be sent."""
+        self.raise_pending(error)
+        self.end()
+        self.error = error
+        self.lost = False
+
 
 class LayeredFlow(StreamFlow):
     """Moves messages both ways for one connection or stream."""
@@ -273,6 +262,8 @@ class LayeredFlow(StreamFlow):
         self.receiving.inbox = layer.inbox
         super().attach(socket, pipeline, plaintext, wire, early)
         self.looked()
+        if layer.held:
+            present(self._owner).driver.call_soon(lambda: self.find_more() if self.layer is layer and layer.held else None)
 
     def _lower(self, pipeline: Pipeline) -> Pipeline | Layer | None:
         below = pipeline.layers[:-1]
@@ -305,12 +296,41 @@ class LayeredFlow(StreamFlow):
         layer, machine, sending = self.layer, self.machine, self.sending
         if machine is not None and (below := machine.output()):
             sending.emit(below)
+        if layer.is_quiet and not sending.ended and not self.closed:
+            self.receiving.found()
+            return
         sending.say()
         self.looked()
+        self._found()
+        while layer.held and self.socket is not None and not self.receiving.is_paused:
+            self.find_more()
+
+    def _found(self) -> None:
+        layer = self.layer
+        if layer.closed_by_peer is not None and self.sending.error is None:
+            self.sending.over(layer.closed_by_peer)  # before the program runs, which may want to send
         if self.closed and len(layer.inbox):
             self._discarded = True
             layer.inbox.clear()
         self.receiving.found()
+
+    def find_more(self) -> None:
+        """The layer holds input back until there is room for what it stands for."""
+        if self.socket is None:
+            return
+        if self._alarm is not None:
+            self._alarm.tell()
+        layer, socket, was_ended = self.layer, self.socket, self.layer.ended
+        try:
+            layer.receive(b"")
+        except NetworkError as error:
+            self._fault(error)
+            return
+        self.sending.say()
+        self.looked()
+        self._found()
+        if self.socket is socket and layer.ended and not was_ended:
+            self._end_received()
 
     # For the socket
 
@@ -330,7 +350,7 @@ class LayeredFlow(StreamFlow):
                 if machine.ended and not was_ended:
                     layer.receive_end()
         except NetworkError as error:
-            self.violated(error)
+            self._fault(error)
             return
         self._after()
         if self.socket is socket and layer.ended and not was_ended:
@@ -341,6 +361,13 @@ class LayeredFlow(StreamFlow):
             self.machine.receive_end()
         self.layer.receive_end()
         self._after()
+
+    def _fault(self, error: NetworkError) -> None:
+        """What came cannot be. Who waits for what came before may take it, and answer, first."""
+        socket = self.socket
+        self._found()
+        if self.socket is socket:
+            self.violated(error)
 
     def violated(self, error: NetworkError) -> None:
         socket, layer, machine = self.socket, self.layer, self.machine

@@ -41,6 +41,9 @@ class MessageReceiving(StreamReceiving):
                 raise StopAsyncIteration from None
             raise
 
+    def receive_into(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("it has no receive_into()")
+
     def _is_whole(self) -> bool:
         """Whether there is a whole message."""
         raise NotImplementedError

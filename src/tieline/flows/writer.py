@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Waiter
     from tieline.flows.files import FileSource
 
-__all__ = ["End", "Writer"]
+__all__ = ["End", "MessageWriter", "Writer"]
 
 
 class Writer:
@@ -56,3 +56,25 @@ class End(enum.Enum):
     DUE = 1  # once everything accepted has gone
     CLOSING = 2  # the pipeline's own end is on its way
     DONE = 3
+
+
+class MessageWriter(Writer):
+    """One message that waits for its turn: `message` is its content and options until it is encoded."""
+
+    __slots__ = ("message",)
+
+    def __init__(self, content: Any, options: dict[str, Any], end: bool) -> None:
+        super().__init__(memoryview(b""), end, whole=True)
+        self.message: tuple[Any, dict[str, Any]] | None = (content, options)
+
+    def begun(self, record: bytes) -> MessageWriter:
+        """It is encoded, and leaves whole from here on."""
+        self.message = None
+        self.rest = memoryview(record)
+        return self
+
+    def withdraw(self) -> bool:
+        if self.message is None:
+            self.promised = True
+            return False
+        return True

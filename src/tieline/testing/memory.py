@@ -68,8 +68,8 @@ async def memory_pair(using: Any, peer: Any = None, *, capacity: int = CAPACITY)
     Cancelling: nothing is left open.
     """
     require_at_least("capacity", capacity, 1)
-    client: Parameters[Any] = Parameters.of(using)
-    server: Parameters[Any] = client if peer is None else Parameters.of(peer)
+    client: Parameters[Any] = Parameters.of(using).standing()
+    server: Parameters[Any] = client if peer is None else Parameters.of(peer).standing()
     for side in (client, server):
         require_reachable(CALLED, side)
     driver = drivers.current()

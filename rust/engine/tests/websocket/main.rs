@@ -1,0 +1,8 @@
+//! WebSocket's frames against literals, against themselves, and against hostile bytes.
+#![allow(clippy::unwrap_used)]
+
+mod compression;
+mod hostile;
+mod literals;
+mod pair;
+mod properties;

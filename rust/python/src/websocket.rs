@@ -1,0 +1,297 @@
+//! `tieline._engine.websocket`. Its contract is src/tieline/_engine/websocket.pyi.
+
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+use pyo3::create_exception;
+use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyString};
+use tieline_engine::websocket::{
+    Content, Decoder, Direction, Encoder, Event, Limits, Opcode, Role, Violation, close_payload,
+};
+
+use crate::tls::Input;
+
+#[pymodule(submodule)]
+pub(crate) mod websocket {
+    use super::*;
+    #[pymodule_export]
+    use super::{WebSocketCodec, WebSocketEvent, frame};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        module.setattr("__name__", "tieline._engine.websocket")?;
+        let failure = py.get_type::<WebSocketFailure>();
+        failure.setattr("received", PyList::empty(py))?;
+        failure.setattr("code", 1002)?;
+        failure.setattr("expected", "")?;
+        failure.setattr("got", "")?;
+        failure.setattr("section", "")?;
+        module.add("WebSocketFailure", failure)
+    }
+}
+
+create_exception!(
+    tieline._engine.websocket,
+    WebSocketFailure,
+    PyException,
+    "The peer broke a rule. The close frame that says so is the caller's to send."
+);
+
+fn raise(received: &Bound<'_, PyList>, violation: Violation) -> PyErr {
+    let py = received.py();
+    let error = WebSocketFailure::new_err(violation.message);
+    let value = error.value(py);
+    let set = || {
+        value.setattr("received", received)?;
+        value.setattr("code", violation.code)?;
+        value.setattr("expected", violation.expected)?;
+        value.setattr("got", violation.got)?;
+        value.setattr("section", violation.section)
+    };
+    match set() {
+        Ok(()) => error,
+        Err(other) => other,
+    }
+}
+
+/// What was received, other than a whole message.
+#[pyclass(frozen, get_all, module = "tieline._engine.websocket")]
+pub(crate) struct WebSocketEvent {
+    /// 8 close, 9 ping, 10 pong; 0 part of a message.
+    opcode: u8,
+    /// Of a ping, a pong or a part; the reason of a close.
+    content: Py<PyAny>,
+    /// Of a close; None if there was none.
+    code: Option<u16>,
+    /// This part is the message's last.
+    last: bool,
+}
+
+fn content<'py>(py: Python<'py>, content: Content<'_>) -> Bound<'py, PyAny> {
+    match content {
+        Content::Text(text) => PyString::new(py, text).into_any(),
+        Content::Binary(data) => PyBytes::new(py, data).into_any(),
+    }
+}
+
+fn append(list: &Bound<'_, PyList>, event: Event<'_>) -> PyResult<()> {
+    let py = list.py();
+    let (opcode, what, code, last) = match event {
+        Event::Message(message) => return list.append(content(py, message)),
+        Event::Piece(piece, last) => (Opcode::Continuation, content(py, piece), None, last),
+        Event::Ping(data) => (Opcode::Ping, PyBytes::new(py, data).into_any(), None, true),
+        Event::Pong(data) => (Opcode::Pong, PyBytes::new(py, data).into_any(), None, true),
+        Event::Close(code, reason) => {
+            let reason = PyString::new(py, reason).into_any();
+            (Opcode::Close, reason, code, true)
+        }
+    };
+    list.append(WebSocketEvent {
+        opcode: opcode as u8,
+        content: what.unbind(),
+        code,
+        last,
+    })
+}
+
+struct Halves {
+    decoder: Decoder,
+    encoder: Encoder,
+}
+
+/// Both halves of one side.
+#[pyclass(frozen, module = "tieline._engine.websocket")]
+pub(crate) struct WebSocketCodec(Mutex<Halves>);
+
+#[pymethods]
+impl WebSocketCodec {
+    #[new]
+    #[pyo3(signature = (
+        *, client, maximum_message_size, maximum_frame_size, batch, sending = None, receiving = None, level = 6, threshold = 0,
+    ), text_signature = "(*, client, maximum_message_size, maximum_frame_size, batch, sending=None, receiving=None, level=6, threshold=0)")]
+    #[allow(clippy::too_many_arguments)] // keyword arguments in Python
+    fn new(
+        client: bool,
+        maximum_message_size: usize,
+        maximum_frame_size: usize,
+        batch: usize,
+        sending: Option<(u8, bool)>,
+        receiving: Option<(u8, bool)>,
+        level: u8,
+        threshold: usize,
+    ) -> Self {
+        let role = if client { Role::Client } else { Role::Server };
+        let direction = |(window_bits, takeover)| Direction {
+            window_bits,
+            takeover,
+        };
+        let limits = Limits {
+            message: maximum_message_size,
+            frame: maximum_frame_size,
+            batch,
+        };
+        let deflate = sending.map(|sending| (direction(sending), level));
+        Self(Mutex::new(Halves {
+            decoder: Decoder::new(role, limits, receiving.map(direction)),
+            encoder: Encoder::new(role, deflate, threshold),
+        }))
+    }
+
+    /// Take what arrived; returns the messages in it, and what else came, in order.
+    #[pyo3(signature = (data, /))]
+    fn receive<'py>(
+        &self,
+        py: Python<'py>,
+        data: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let data = Input::new(data)?;
+        let list = PyList::empty(py);
+        let mut halves = self.lock()?;
+        let mut outcome = Ok(());
+        let result = halves.decoder.receive(data.as_bytes(), &mut |event| {
+            if outcome.is_ok() {
+                outcome = append(&list, event);
+            }
+        });
+        outcome?;
+        match result {
+            Ok(()) => Ok(list),
+            Err(violation) => Err(raise(&list, violation)),
+        }
+    }
+
+    /// More was received than one call gives: the next call of `receive` gives more, whether or not more comes.
+    #[getter]
+    fn has_more(&self) -> PyResult<bool> {
+        Ok(self.lock()?.decoder.has_more())
+    }
+
+    /// Part of a message or of a frame has come, and the rest has not.
+    #[getter]
+    fn incomplete(&self) -> PyResult<bool> {
+        Ok(self.lock()?.decoder.is_between())
+    }
+
+    /// From the next call of `receive` on, give messages in parts as they come, or whole.
+    #[pyo3(signature = (streaming, /))]
+    fn set_streaming(&self, streaming: bool) -> PyResult<()> {
+        self.lock()?.decoder.set_streaming(streaming);
+        Ok(())
+    }
+
+    /// A message has been begun with `send`, and not ended.
+    #[getter]
+    fn unfinished(&self) -> PyResult<bool> {
+        Ok(self.lock()?.encoder.is_between())
+    }
+
+    /// The frame of a message, text or binary, or of the next part of one: `last` ends it.
+    #[pyo3(signature = (content, last = true, text = false, /))]
+    fn send<'py>(
+        &self,
+        py: Python<'py>,
+        content: &Bound<'py, PyAny>,
+        last: bool,
+        text: bool,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let mut halves = self.lock()?;
+        encode(py, &mut halves.encoder, content, last, text)
+    }
+
+    /// The frame of a ping (9) or pong (10) of at most 125 bytes.
+    #[pyo3(signature = (opcode, data, /))]
+    fn control<'py>(
+        &self,
+        py: Python<'py>,
+        opcode: u8,
+        data: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let data = Input::new(data)?;
+        let data = data.as_bytes();
+        let opcode = match opcode {
+            9 => Opcode::Ping,
+            10 => Opcode::Pong,
+            _ => return Err(PyValueError::new_err("a control frame is a ping or a pong")),
+        };
+        if data.len() > 125 {
+            let text = "the payload of a control frame has at most 125 bytes";
+            return Err(PyValueError::new_err(text));
+        }
+        let mut halves = self.lock()?;
+        let outgoing = halves.encoder.encode(opcode, data, true);
+        PyBytes::new_with(py, outgoing.size(), |target| {
+            outgoing.write(target);
+            Ok(())
+        })
+    }
+
+    /// The close frame.
+    #[pyo3(signature = (code, reason, /))]
+    fn close<'py>(
+        &self,
+        py: Python<'py>,
+        code: Option<u16>,
+        reason: &str,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let Some(payload) = close_payload(code, reason) else {
+            let text = "a close code is 1000 to 1003, 1007 to 1014 or 3000 to 4999, its reason at most 123 bytes";
+            return Err(PyValueError::new_err(text));
+        };
+        let mut halves = self.lock()?;
+        let outgoing = halves.encoder.encode(Opcode::Close, &payload, true);
+        PyBytes::new_with(py, outgoing.size(), |target| {
+            outgoing.write(target);
+            Ok(())
+        })
+    }
+}
+
+impl WebSocketCodec {
+    fn lock(&self) -> PyResult<MutexGuard<'_, Halves>> {
+        match self.0.try_lock() {
+            Ok(halves) => Ok(halves),
+            Err(TryLockError::Poisoned(poisoned)) => Ok(PoisonError::into_inner(poisoned)),
+            Err(TryLockError::WouldBlock) => Err(PyRuntimeError::new_err(
+                "this WebSocket codec is in use by another thread",
+            )),
+        }
+    }
+}
+
+fn encode<'py>(
+    py: Python<'py>,
+    encoder: &mut Encoder,
+    content: &Bound<'py, PyAny>,
+    last: bool,
+    text: bool,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let mut write = |opcode, data: &[u8]| {
+        let outgoing = encoder.encode(opcode, data, last);
+        PyBytes::new_with(py, outgoing.size(), |target| {
+            outgoing.write(target);
+            Ok(())
+        })
+    };
+    match content.cast::<PyString>() {
+        Ok(text) => write(Opcode::Text, text.to_str()?.as_bytes()),
+        Err(_) => {
+            let opcode = if text { Opcode::Text } else { Opcode::Binary };
+            write(opcode, Input::new(content)?.as_bytes())
+        }
+    }
+}
+
+/// A whole message's frame as any server sends it, without compression.
+#[pyfunction]
+#[pyo3(signature = (content, /))]
+fn frame<'py>(py: Python<'py>, content: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    encode(
+        py,
+        &mut Encoder::new(Role::Server, None, 0),
+        content,
+        true,
+        false,
+    )
+}
