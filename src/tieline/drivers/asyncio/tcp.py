@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, to_sockaddr
-from tieline.drivers.asyncio.counters import transport_counters
+from tieline.drivers.asyncio.counters import NOTHING, transport_counters
 from tieline.drivers.port import Address, Buffer, StreamHandler
 from tieline.endpoints import UnixEndpoint
 from tieline.protocols.tcp import TCP, TCPMetadata
@@ -50,7 +50,7 @@ class TCPSocket:
 
     __slots__ = (
         "_blocked", "_closed", "_fd", "_forgetful", "_largest", "_local", "_loop", "_quick", "_reading", "_remote",
-        "_size", "_sock", "_watch", "_writing", "early", "handler",
+        "_size", "_sock", "_unix", "_watch", "_writing", "early", "handler",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, remote: Any, parameters: Parameters[Any]) -> None:
@@ -63,7 +63,8 @@ class TCPSocket:
         self._largest = min(LARGEST_READ, max(parameters.receive_limit, FIRST_READ))
         self._size = FIRST_READ
         tcp: TCP | None = parameters.stack.find(TCP)
-        self._quick = tcp is not None and tcp.ack_stretching_disabled and sock.family != socket.AF_UNIX
+        self._unix = sock.family == socket.AF_UNIX
+        self._quick = tcp is not None and tcp.ack_stretching_disabled and not self._unix
         self._forgetful = forgets_at_error(loop)
         self._watch: weakref.ref[Any] | None = None  # on such a loop: the reader that it holds
         self.early = 0
@@ -210,11 +211,15 @@ class TCPSocket:
             self._loop.remove_writer(self._fd)
 
     def end(self) -> None:
-        try:
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            if error.errno != errno.ENOTCONN:  # the peer has reset: the reader tells
-                raise
+        self._loop.call_soon(self._shut)  # unless it is closed in this turn, as it mostly is: that ends our direction as well
+
+    def _shut(self) -> None:
+        if not self._closed:
+            try:
+                self._sock.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                if error.errno != errno.ENOTCONN:  # the peer has reset: the reader tells
+                    self._fail(error)
 
     # Ending
 
@@ -233,7 +238,7 @@ class TCPSocket:
         self._sock.close()
 
     def abort(self) -> None:
-        if not self._closed and self._sock.family != socket.AF_UNIX:
+        if not self._closed and not self._unix:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
@@ -243,10 +248,10 @@ class TCPSocket:
         return not self._closed and _queued(self._fd, SIOCINQ) > 0
 
     def counters(self) -> TransportCounters:
-        return transport_counters(self._sock)
+        return NOTHING if self._unix or self._closed else transport_counters(self._sock)
 
     def metadata(self) -> TCPMetadata | None:
-        if self._closed or self._sock.family == socket.AF_UNIX or not options.LINUX:
+        if self._closed or self._unix or not options.LINUX:
             return None
         information = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
         return TCPMetadata(
