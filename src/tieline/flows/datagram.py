@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, cast
 
@@ -57,10 +57,9 @@ class DatagramFlow:
     """Moves datagrams both ways for one connection."""
 
     __slots__ = (
-        "__weakref__", "_closed", "_ended", "_failure", "_inbox", "_limit", "_notice", "_owner", "_readers", "_senders", "_size",
-        "_streak",
-        "activity", "dropped", "endpoint", "name", "received_count", "received_datagrams", "remote", "sent_count",
-        "sent_datagrams", "socket",
+        "__weakref__", "_closed", "_ended", "_failure", "_inbox", "_limit", "_make_waiter", "_notice", "_owner", "_readers",
+        "_senders", "_size", "_streak", "activity", "dropped", "endpoint", "name", "received_count", "received_datagrams",
+        "remote", "sent_count", "sent_datagrams", "socket",
     )  # fmt: skip
 
     farewell: NetworkError | None = None  # datagrams have no end
@@ -79,6 +78,7 @@ class DatagramFlow:
         self._readers: deque[Waiter] = deque()
         self._senders: deque[Place] = deque()
         self._streak = 0
+        self._make_waiter: Callable[[], Waiter] | None = None  # the driver's
         self._failure: NetworkError | None = None
         self._notice: NetworkError | None = None  # what the network said of an earlier datagram, for the next call
         self._closed = self._ended = False
@@ -89,8 +89,14 @@ class DatagramFlow:
     # Called by the application
 
     async def receive(self) -> Message[bytes, DatagramMetadata]:
+        # Here and below each call awaits its waiter itself: a coroutine in between would be entered anew for each datagram.
         if self._readers or not self._inbox:
-            await self._turn()
+            waiter = self._enter()
+            try:
+                await waiter
+            except BaseException:
+                self._leave(waiter)
+                raise
         datagram = self._inbox.popleft()
         size = len(datagram)
         self._size -= size + OVERHEAD
@@ -104,7 +110,12 @@ class DatagramFlow:
         if at_most < 1:
             raise ValueError(f"at_most must be at least 1, got {at_most}")
         if self._readers or not self._inbox:
-            await self._turn()
+            waiter = self._enter()
+            try:
+                await waiter
+            except BaseException:
+                self._leave(waiter)
+                raise
         inbox = self._inbox
         if len(inbox) <= at_most:
             taken = list(inbox)
@@ -136,8 +147,16 @@ class DatagramFlow:
         limit = socket.maximum_size(self.remote)
         if len(datagram) > limit:
             self._too_large(len(datagram), limit)
-        if not self._put((datagram,)):
+        try:
+            gone = socket.send(datagram, self.remote)
+        except OSError as error:
+            raise self._not_sent(error, datagram) from error
+        if not gone:
             await self._send((datagram,))
+            return
+        self.sent_count += len(datagram)
+        self.sent_datagrams += 1
+        self.activity += 1
 
     async def send_many(self, contents: Sequence[Any]) -> None:
         await self._send([content if type(content) is bytes else octets(content, self) for content in contents])
@@ -181,9 +200,7 @@ class DatagramFlow:
             elif not socket.send(datagrams[0], self.remote):
                 return 0
         except OSError as error:
-            if error.errno == errno.EMSGSIZE:
-                self._too_large(len(datagrams[0]), self.maximum_size)
-            raise self._said(error) from error
+            raise self._not_sent(error, datagrams[0]) from error
         self.sent_count += sum(map(len, datagrams[:gone]))
         self.sent_datagrams += gone
         self.activity += gone
@@ -202,6 +219,11 @@ class DatagramFlow:
         self._streak = 0
         await place.waiter
         place.waiter = self._waiter()
+
+    def _not_sent(self, error: OSError, datagram: Buffer) -> NetworkError:
+        if error.errno == errno.EMSGSIZE:
+            self._too_large(len(datagram), self.maximum_size)
+        return self._said(error)
 
     def _too_large(self, size: int, limit: int) -> None:
         raise MessageTooLargeError(
@@ -232,28 +254,30 @@ class DatagramFlow:
             present(self._owner).needed()
 
     def _waiter(self) -> Waiter:
-        return present(self._owner).driver.waiter()
+        make = self._make_waiter
+        if make is None:
+            make = self._make_waiter = present(self._owner).driver.waiter
+        return make()
 
     def _closed_error(self) -> ChannelClosedError:
         return ChannelClosedError("the connection was closed by this side", endpoint=self.endpoint, phase=Phase.TRANSFER)
 
-    async def _turn(self) -> None:
-        """Wait until the receives before this one are done and a datagram is there; it is then first in the queue."""
+    def _enter(self) -> Waiter:
+        """Queue a receive. Its waiter is done when those before it are and a datagram is there; it is then the first."""
         if not self._readers and not self._inbox:
             self._raise_notice()
             if self._ended:
                 raise self._end_error()
-        self._need()
+        if self.socket is None:
+            self._need()
         waiter = self._waiter()
         self._readers.append(waiter)
-        if self._readers[0] is waiter and self._inbox:
-            return
-        try:
-            await waiter
-        except BaseException:
-            self._readers.remove(waiter)
-            self._wake()
-            raise
+        return waiter
+
+    def _leave(self, waiter: Waiter) -> None:
+        """A receive raises instead of taking."""
+        self._readers.remove(waiter)
+        self._wake()
 
     def _next(self) -> None:
         """The first receive has taken what it wanted."""
@@ -341,7 +365,7 @@ class DatagramFlow:
 
     def received_all(self, datagrams: list[bytes], remote: Address | None) -> None:
         """Several at once. The last thing that a driver does with them: the call that they answer may run in here."""
-        size = sum(map(len, datagrams)) + len(datagrams) * OVERHEAD
+        size = (sum(map(len, datagrams)) if len(datagrams) > 1 else len(datagrams[0])) + len(datagrams) * OVERHEAD
         if self._size + size <= self._limit:
             self.activity += len(datagrams)
             self._inbox += datagrams

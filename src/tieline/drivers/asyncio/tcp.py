@@ -49,8 +49,8 @@ class TCPSocket:
     """One connected (or connecting) stream socket."""
 
     __slots__ = (
-        "_blocked", "_closed", "_fd", "_forgetful", "_largest", "_local", "_loop", "_quick", "_reading", "_remote",
-        "_size", "_sock", "_unix", "_watch", "_writing", "early", "handler",
+        "_blocked", "_closed", "_fd", "_forgetful", "_largest", "_little", "_local", "_loop", "_quick", "_reading", "_receive",
+        "_remote", "_send", "_size", "_sock", "_unix", "_watch", "_writing", "early", "handler",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, remote: Any, parameters: Parameters[Any]) -> None:
@@ -62,6 +62,8 @@ class TCPSocket:
         self._reading = self._writing = self._blocked = self._closed = False
         self._largest = min(LARGEST_READ, max(parameters.receive_limit, FIRST_READ))
         self._size = FIRST_READ
+        self._little = 0  # bytes: a read of fewer makes the next one smaller
+        self._receive, self._send = sock.recv, sock.send
         tcp: TCP | None = parameters.stack.find(TCP)
         self._unix = sock.family == socket.AF_UNIX
         self._quick = tcp is not None and tcp.ack_stretching_disabled and not self._unix
@@ -160,18 +162,16 @@ class TCPSocket:
 
     def _readable(self) -> None:
         try:
-            data = self._sock.recv(self._size)
+            data = self._receive(self._size)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self._fail(error)
             return
         count = len(data)
-        if count == self._size:
-            self._size = min(self._size * READ_STEP, self._largest)
-        elif count < self._size // READ_STEP:
-            self._size = max(self._size // READ_STEP, min(FIRST_READ, self._largest))
-        if count:
+        if count == self._size or count < self._little:
+            self._resize(count)
+        if data:
             if self._quick:  # the kernel forgets this one after each segment
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             self.handler.received(data)
@@ -179,11 +179,19 @@ class TCPSocket:
             self.pause()
             self.handler.received_end()
 
+    def _resize(self, count: int) -> None:
+        """Let the next read be larger after one that was full, and smaller after one that was mostly empty."""
+        if count == self._size:
+            self._size = min(self._size * READ_STEP, self._largest)
+        else:
+            self._size = max(self._size // READ_STEP, min(FIRST_READ, self._largest))
+        self._little = self._size // READ_STEP if self._size > FIRST_READ else 0
+
     # Writing
 
     def send(self, data: Buffer, /) -> int:
         try:
-            count = self._sock.send(data)
+            count = self._send(data)
         except (BlockingIOError, InterruptedError):
             count = 0
         if count < len(data):

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.asyncio import options
@@ -42,6 +43,16 @@ ANCILLARY = 64  # bytes of control messages: the size of segments
 INT, SEGMENT_SIZE = struct.Struct("=i"), struct.Struct("=H")
 
 
+class Towards:
+    """A peer's address as the socket module has it, and the size that the way there takes, until it is asked for again."""
+
+    __slots__ = ("limit", "name", "until")
+
+    def __init__(self, name: Any) -> None:
+        self.name = name
+        self.limit, self.until = 0, 0.0
+
+
 class UDPSocket(OneByOne):
     """One datagram socket. What cannot be received whole is not received: the buffer holds the largest datagram."""
 
@@ -58,9 +69,10 @@ class UDPSocket(OneByOne):
         self._buffer = buffer
         self._writing = self._closed = self._blocked = False
         self._forgetful = forgets_at_error(loop)
-        self._names: dict[Address, Any] = {}
+        self._ways: dict[Address | None, Towards] = {}
+        self._recent_peer: Address | None = None
+        self._recent = Towards(None)
         self._peers: dict[Any, Address] = {}
-        self._limits: dict[Address | None, tuple[int, float]] = {}
         self._reads, self._patience = 1, PATIENCE
         ip: IP | None = parameters.stack.find(IP)
         self._minimum_mtu = ip is not None and ip.use_minimum_mtu
@@ -113,7 +125,7 @@ class UDPSocket(OneByOne):
             if remote is None:
                 self._sock.send(datagram)
             else:
-                self._sock.sendto(datagram, self._name(remote))
+                self._sock.sendto(datagram, self._towards(remote).name)
         except (BlockingIOError, InterruptedError):
             self._wait_writable()
             return False
@@ -146,7 +158,7 @@ class UDPSocket(OneByOne):
             if remote is None:
                 self._sock.sendmsg(run, ancillary)
             else:
-                self._sock.sendmsg(run, ancillary, 0, self._name(remote))
+                self._sock.sendmsg(run, ancillary, 0, self._towards(remote).name)
         except (BlockingIOError, InterruptedError):
             self._wait_writable()
             return 0
@@ -166,13 +178,17 @@ class UDPSocket(OneByOne):
                 self._peers[name] = peer
         return peer
 
-    def _name(self, remote: Address) -> Any:
-        name = self._names.get(remote)
-        if name is None:
-            if len(self._names) >= NAMES_KEPT:
-                self._names.clear()
-            name = self._names[remote] = to_sockaddr(remote)
-        return name
+    def _towards(self, remote: Address | None) -> Towards:
+        """What is known of the way to that peer, None for the one that the socket is connected to."""
+        if remote is self._recent_peer:  # nearly always, and an address is not hashed for nothing
+            return self._recent
+        towards = self._ways.get(remote)
+        if towards is None:
+            if len(self._ways) >= NAMES_KEPT:
+                self._ways.clear()
+            towards = self._ways[remote] = Towards(None if remote is None else to_sockaddr(remote))
+        self._recent_peer, self._recent = remote, towards
+        return towards
 
     def _wait_writable(self) -> None:
         self._blocked = True
@@ -188,14 +204,11 @@ class UDPSocket(OneByOne):
             self._loop.remove_writer(self._sock.fileno())
 
     def maximum_size(self, remote: Address | None = None) -> int:
-        now = self._loop.time()
-        limit, until = self._limits.get(remote, (0, now))
-        if now >= until:
-            if len(self._limits) >= NAMES_KEPT:
-                self._limits.clear()
-            limit = self._ask_maximum_size(remote)
-            self._limits[remote] = limit, now + LIMIT_LIFETIME
-        return limit
+        towards = self._towards(remote)
+        now = monotonic()
+        if now >= towards.until:
+            towards.limit, towards.until = self._ask_maximum_size(remote), now + LIMIT_LIFETIME
+        return towards.limit
 
     def _ask_maximum_size(self, remote: Address | None) -> int:
         v6 = self._sock.family == socket.AF_INET6
