@@ -15,17 +15,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tieline.errors import (
     ChannelClosedError,
-    ConnectError,
-    ConnectRefusedError,
     EndOfStreamError,
     MessageTooLargeError,
     NetworkError,
-    PeerResetError,
     Phase,
     raisable,
 )
 from tieline.flows.content import octets
 from tieline.flows.owner import FlowOwner, present
+from tieline.flows.refusals import undelivered
 from tieline.protocols.message import DatagramMetadata, Message
 from tieline.protocols.udp import UDPMetadata
 from tieline.reports import TransportCounters
@@ -223,7 +221,7 @@ class DatagramFlow:
     def _not_sent(self, error: OSError, datagram: Buffer) -> NetworkError:
         if error.errno == errno.EMSGSIZE:
             self._too_large(len(datagram), self.maximum_size)
-        return self._said(error)
+        return undelivered(error, self.endpoint)
 
     def _too_large(self, size: int, limit: int) -> None:
         raise MessageTooLargeError(
@@ -395,21 +393,9 @@ class DatagramFlow:
 
     def failed(self, error: OSError) -> None:
         """The network answered one of our datagrams with an error. Others may fare better, so only a call is told."""
-        notice = self._said(error)
+        notice = undelivered(error, self.endpoint)
         for waiter in self._readers:
             if not waiter.done():
                 waiter.set_exception(notice)
                 return
         self._notice = notice
-
-    def _said(self, error: OSError) -> NetworkError:
-        where: dict[str, Any] = {"endpoint": self.endpoint, "phase": Phase.TRANSFER, "code": error.errno}
-        notice: NetworkError
-        if error.errno == errno.ECONNREFUSED:
-            notice = ConnectRefusedError("nobody receives datagrams there (ICMP port unreachable)", **where)
-        elif error.errno == errno.ECONNRESET:
-            notice = PeerResetError("the peer refused a datagram", **where)
-        else:
-            notice = ConnectError(f"the datagram could not be delivered: {error.strerror or error}", **where)
-        notice.__cause__ = error
-        return notice
