@@ -148,7 +148,7 @@ class DatagramSocket(Protocol):
         ...
 
     def send_many(self, datagrams: Sequence[Buffer], remote: Address | None = None, /) -> int:
-        """The same with several; returns how many it took. Fewer than all: `writable` follows. Raises OSError for the first."""
+        """The same with several; returns how many it took, and `writable` follows if that is 0. Raises OSError for the first."""
         ...
 
     def maximum_size(self, remote: Address | None = None) -> int:

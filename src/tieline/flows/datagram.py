@@ -37,8 +37,6 @@ __all__ = ["DatagramFlow"]
 PLAIN = DatagramMetadata()
 message: Any = cast("Any", tuple).__new__  # makes a Message in half the time that calling the class takes
 OVERHEAD = 64  # bytes that a kept datagram costs beside its content: an empty one is not free
-
-
 STREAK = 64  # datagrams that may be sent before other tasks have their turn: the kernel hardly ever makes a sender wait
 
 
@@ -174,8 +172,9 @@ class DatagramFlow:
             if largest > limit:
                 self._too_large(largest, limit)
             while datagrams:
-                datagrams = datagrams[self._put(datagrams) :]
-                if datagrams:
+                if gone := self._put(datagrams):
+                    datagrams = datagrams[gone:]
+                else:
                     if place is None:  # nobody waits, or this call would have
                         place = Place(self._waiter())
                         self._senders.append(place)

@@ -153,6 +153,9 @@ class UDPSocket(OneByOne):
         return gone
 
     def _send_run(self, run: Sequence[Buffer], remote: Address | None) -> int:
+        """Datagrams of one size."""
+        if len(run) < 2:
+            return super().send_many(run, remote)
         ancillary = ((SOL_UDP, UDP_SEGMENT, SEGMENT_SIZE.pack(len(run[0]))),)
         try:
             if remote is None:
@@ -259,8 +262,8 @@ def runs(datagrams: Sequence[Buffer]) -> list[Sequence[Buffer]]:
     start = 0
     for size, same in groupby(map(len, datagrams)):
         end = start + sum(1 for _ in same)
-        most = min(SEGMENTS, LARGEST_SEGMENTS // size) if size else 1
-        found += [datagrams[begin : min(begin + most, end)] for begin in range(start, end, max(most, 1))]
+        most = max(1, min(SEGMENTS, LARGEST_SEGMENTS // size)) if size else 1
+        found += [datagrams[begin : min(begin + most, end)] for begin in range(start, end, most)]
         start = end
     return found
 
