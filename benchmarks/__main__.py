@@ -83,7 +83,13 @@ ROWS = [
     Row("websocket-echo-8KiB", False, 8192, 10_000, "round trips/s", websocket.ECHO, bars=WEBSOCKET_BARS),
     Row("websocket-echo-1MiB", False, 2**20, 300, "round trips/s", websocket.ECHO, bars={"picows": 1.0}),
     Row(
-        "websocket-oneway", False, 64, 200_000, "messages/s", websocket.ONE_WAY, {"websockets": 4, "aiohttp": 4},
+        "websocket-oneway",
+        False,
+        64,
+        200_000,
+        "messages/s",
+        websocket.ONE_WAY,
+        {"websockets": 4, "aiohttp": 4},
         bars=WEBSOCKET_BARS,
     ),  # fmt: skip
     Row("tcp-memory", False, 0, 5_000, "KiB/connection", IDLE, bars={"streams": 1.0}, less=True, best=STREAMS, rounds=3),

@@ -50,6 +50,9 @@ class _SilentHandler:
     def received(self, datagram: bytes, remote: Address | None) -> None:
         """Nothing can come before the flow has sent something."""
 
+    def received_all(self, datagrams: list[bytes], remote: Address | None) -> None:
+        """Nothing can come."""
+
     def writable(self) -> None: ...
     def failed(self, error: OSError) -> None: ...
 

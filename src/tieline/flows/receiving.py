@@ -92,7 +92,9 @@ class StreamReceiving:
         elif inbox.size < at_least:
             metadata = END
         content = inbox.take(at_most)
-        self._taken(len(content))
+        self.count += len(content)
+        if self._calls or self._paused:
+            self._pass_on()
         if as_ is not None:
             return message(Message, (as_.decode(content), metadata))
         return message(Message, (content, metadata))
@@ -148,7 +150,9 @@ class StreamReceiving:
                 self._leave(call)
                 raise
         piece = inbox.take(PIECE)
-        self._taken(len(piece))
+        self.count += len(piece)
+        if self._calls or self._paused:
+            self._pass_on()
         if not piece:
             raise StopAsyncIteration
         return message(Message, (piece, MORE))
@@ -203,6 +207,10 @@ class StreamReceiving:
     def _taken(self, count: int) -> None:
         """The call whose turn it was is done."""
         self.count += count
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """It is the next call's turn, if there is one."""
         if self._calls:
             self._calls.popleft()
             if self._calls:

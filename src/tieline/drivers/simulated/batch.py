@@ -87,6 +87,10 @@ class SimulatedPacketSocket:
         if datagram:
             self.handler.received([(datagram, packet_address(peer), self._local, 0, len(datagram))])
 
+    def received_all(self, datagrams: list[bytes], remote: Address | None) -> None:
+        for datagram in datagrams:
+            self.received(datagram, remote)
+
     def writable(self) -> None:
         self._rest = self._give(self._rest)
         if not self._rest:
