@@ -63,6 +63,8 @@ TLS_BULK_BARS: dict[str, float | dict[str, float]] = {"streams": 1.7, "blocking"
 
 WEBSOCKET_BARS: dict[str, float | dict[str, float]] = {"picows": 1.0, "websockets": 3.0}
 
+FOURTH = {"websockets": 4, "aiohttp": 4}
+
 ROWS = [
     Row("tcp-pingpong-64B", False, 64, 20_000, "round trips/s", PINGPONG, bars=PINGPONG_BARS),
     Row("tcp-pingpong-1KiB", False, 1024, 20_000, "round trips/s", PINGPONG, bars=PINGPONG_BARS),
@@ -82,16 +84,7 @@ ROWS = [
     Row("websocket-echo-64B", False, 64, 20_000, "round trips/s", websocket.ECHO, bars=WEBSOCKET_BARS),
     Row("websocket-echo-8KiB", False, 8192, 10_000, "round trips/s", websocket.ECHO, bars=WEBSOCKET_BARS),
     Row("websocket-echo-1MiB", False, 2**20, 300, "round trips/s", websocket.ECHO, bars={"picows": 1.0}),
-    Row(
-        "websocket-oneway",
-        False,
-        64,
-        200_000,
-        "messages/s",
-        websocket.ONE_WAY,
-        {"websockets": 4, "aiohttp": 4},
-        bars=WEBSOCKET_BARS,
-    ),  # fmt: skip
+    Row("websocket-oneway", False, 64, 200_000, "messages/s", websocket.ONE_WAY, FOURTH, bars=WEBSOCKET_BARS),
     Row("tcp-memory", False, 0, 5_000, "KiB/connection", IDLE, bars={"streams": 1.0}, less=True, best=STREAMS, rounds=3),
     Row("tls-memory", True, 0, 5_000, "KiB/connection", IDLE, bars={"streams": 1.0}, less=True, best=STREAMS, rounds=1),
     Row("import", False, 0, 11, "ms", {"tieline": (idle.nobody, idle.imports)}, less=True, limit=100.0, rounds=1),

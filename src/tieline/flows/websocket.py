@@ -27,7 +27,7 @@ from tieline.protocols.websocket import CloseCode, Opcode, WebSocket, WebSocketM
 if TYPE_CHECKING:
     from tieline.drivers.port import StreamSocket
     from tieline.engines.pipeline import Pipeline
-    from tieline.flows.stream import FlowOwner
+    from tieline.flows.owner import FlowOwner
     from tieline.parameters import Parameters
 
 __all__ = ["WebSocketFlow", "WebSocketReceiving", "WebSocketSending"]
