@@ -66,8 +66,11 @@ async def running(suite: Path, mode: str, **settings: Any) -> AsyncIterator[asyn
     program = "from autobahntestsuite.wstest import run; run()"
     with (suite / f"{mode}.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            PYTHON, "-c", program, "-m", mode, "-s", specification, env={**os.environ, "PYTHONPATH": str(suite)}, stdout=log, stderr=log
-        )  # fmt: skip
+            *(PYTHON, "-c", program, "-m", mode, "-s", specification, "-u", "0"),
+            env={**os.environ, "PYTHONPATH": str(suite)},
+            stdout=log,
+            stderr=log,
+        )
         try:
             yield process
         finally:
@@ -98,7 +101,7 @@ async def test_as_a_server(suite: Path) -> None:
 
 async def test_as_a_client(suite: Path) -> None:
     port = free_port()
-    async with running(suite, "fuzzingserver", url=f"ws://127.0.0.1:{port}", webport=0) as process:
+    async with running(suite, "fuzzingserver", url=f"ws://127.0.0.1:{port}") as process:
         count = await asked(port, process)
         assert count == CASES
         for number in range(1, count + 1):

@@ -21,8 +21,13 @@ MESSAGES: list[str | bytes] = [
 
 both = pytest.mark.parametrize(
     ("name", "compression"),
-    [(name, compression) for name, library in LIBRARIES.items() for compression in (False, True) if library.compresses or not compression],
-)  # fmt: skip
+    [
+        (name, compression)
+        for name, library in LIBRARIES.items()
+        for compression in (False, True)
+        if library.compresses or not compression
+    ],
+)
 
 
 def stack(compression: bool, **options: object) -> WebSocket:
@@ -61,12 +66,12 @@ async def test_their_servers(name: str, compression: bool) -> None:
 
 @both
 async def test_their_clients(name: str, compression: bool) -> None:
-    closes: list[tuple[int | None, str]] = []
+    closes: asyncio.Queue[tuple[int | None, str]] = asyncio.Queue()
 
     async def serve(connection: NetworkConnection[WebSocket]) -> None:
         await echo(connection)
         session = connection.metadata(WebSocket)
-        closes.append((session.close_code, session.close_reason))
+        closes.put_nowait((session.close_code, session.close_reason))
 
     async with NetworkListener(stack(compression), on="127.0.0.1:0").serving(serve) as listener:
         async with LIBRARIES[name].client(f"ws://127.0.0.1:{listener.port}/x", compression) as client:
@@ -79,9 +84,7 @@ async def test_their_clients(name: str, compression: bool) -> None:
             for message in MESSAGES * 3:
                 assert await client.receive() == message
             assert (await client.close(1000, "done"))[0] == 1000
-        while not closes:
-            await asyncio.sleep(0.01)
-    assert closes == [(1000, "done")]
+        assert await closes.get() == (1000, "done")
 
 
 NODE = """

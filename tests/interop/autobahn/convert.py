@@ -1,4 +1,3 @@
-# ruff: noqa
 # mypy: ignore-errors
 """Makes Python 3 of the Autobahn test suite, which is Python 2: `convert.py SOURCE_PACKAGE DESTINATION`.
 
