@@ -40,7 +40,7 @@ lint: .venv/requirements
 	cargo clippy --release --locked --workspace --all-targets -- --deny warnings
 
 bench: build
-	$(BIN)/python -m benchmarks $(ROW)
+	$(BIN)/python -m benchmarks $(ROW) $(if $(ROW),,--write)
 
 # The install is editable: an edited Python file is in use at once, and only what is written here builds anew.
 build: .venv/engine

@@ -1,6 +1,6 @@
-"""``make bench`` runs every row, ``make bench ROW=tcp-pingpong`` those whose name begins so.
+"""``make bench`` runs every row and writes the results down, ``make bench ROW=tcp-pingpong`` those whose name begins so.
 
-A row is one workload on one event loop. Tieline and its peers do it in turn, `--rounds` times, each with its server and its
+A row is one workload. Tieline and its peers do it in turn, `--rounds` times and on each event loop, each with its server and its
 client in processes of their own on a core of their own. What counts is the median of the rounds' ratios; more is better, but
 for memory.
 """
@@ -8,122 +8,125 @@ for memory.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import multiprocessing
-import os
-import platform
-import statistics
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
-import uvloop
+from benchmarks import connecting, datagrams, framed, idle, peers, quic, report, websocket, workloads
+from benchmarks.measuring import COLD, LOOPS, WARM, Row, Side, measure
 
-from benchmarks import quic, websocket, workloads
-
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.SelectorEventLoop,
-    "uvloop": uvloop.new_event_loop,
+PINGPONG: dict[str, Side] = {
+    "tieline": (workloads.tieline_echo, workloads.tieline_ping),
+    "streams": (workloads.streams_echo, workloads.streams_ping),
+    "protocol": (peers.protocol_echo, peers.protocol_ping),
+    "blocking": (peers.blocking_echo, peers.blocking_ping),
 }
-Side = tuple[workloads.Server, workloads.Client]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One workload: its two programs, what is sent, and the unit of the result."""
-
-    name: str
-    tls: bool
-    size: int
-    count: int
-    unit: str
-    programs: dict[str, Side]
-    slower: dict[str, int] = field(default_factory=dict)
-    """How many times less a slow peer does, so that a round ends in time: its figure is a rate all the same."""
-
+BULK: dict[str, Side] = {
+    "tieline": (workloads.tieline_sink, workloads.tieline_pour),
+    "streams": (workloads.streams_sink, workloads.streams_pour),
+    "blocking": (peers.blocking_sink, peers.blocking_pour),
+}
+ONE_BY_ONE: dict[str, Side] = {
+    "tieline": (workloads.tieline_echo, connecting.tieline_connect(1)),
+    "streams": (workloads.streams_echo, connecting.streams_connect(1)),
+    "blocking": (peers.blocking_echo, peers.blocking_connect),
+}
+AT_ONCE: dict[str, Side] = {
+    "tieline": (workloads.tieline_echo, connecting.tieline_connect(100)),
+    "streams": (workloads.streams_echo, connecting.streams_connect(100)),
+}
+ONE_WAY: dict[str, Side] = {
+    "tieline": (datagrams.tieline_datagram_sink, datagrams.tieline_datagram_pour),
+    "asyncio": (datagrams.datagrams_sink, datagrams.datagrams_pour),
+    "blocking": (datagrams.blocking_datagram_sink, datagrams.blocking_datagram_pour),
+}
+BACK_AND_FORTH: dict[str, Side] = {
+    "tieline": (datagrams.tieline_datagram_echo, datagrams.tieline_datagram_ping),
+    "asyncio": (datagrams.datagrams_echo, datagrams.datagrams_ping),
+    "blocking": (datagrams.blocking_datagram_echo, datagrams.blocking_datagram_ping),
+}
+IDLE: dict[str, Side] = {
+    "tieline": (idle.tieline_idle, idle.hold),
+    "streams": (idle.streams_idle, idle.hold),
+}
+FRAMED: dict[str, Side] = {
+    "tieline": (framed.tieline_framed, framed.tieline_orders),
+    "streams": (framed.streams_framed, framed.streams_orders),
+}
+STREAMS = frozenset({"streams"})
+BOTH = (WARM, COLD)
+PINGPONG_BARS: dict[str, float | dict[str, float]] = {
+    "streams": {"asyncio": 1.5, "uvloop": 1.4},
+    "protocol": {"asyncio": 1.0, "uvloop": 0.9},
+}
+TLS_PINGPONG_BARS: dict[str, float | dict[str, float]] = {"streams": {"asyncio": 1.8, "uvloop": 1.4}}
+BULK_BARS: dict[str, float | dict[str, float]] = {"streams": {"asyncio": 3.0}, "blocking": 0.9}
+TLS_BULK_BARS: dict[str, float | dict[str, float]] = {"streams": 1.7, "blocking": 1.0}
+WEBSOCKET_BARS: dict[str, float | dict[str, float]] = {"picows": 1.0, "websockets": 3.0}
 
 ROWS = [
-    Row("tcp-pingpong-64B", False, 64, 20_000, "round trips/s", workloads.ECHO),
-    Row("tcp-pingpong-1KiB", False, 1024, 20_000, "round trips/s", workloads.ECHO),
-    Row("tcp-bulk-64KiB", False, 65_536, 12_000, "MB/s", workloads.SINK),
-    Row("tcp-bulk-1MiB", False, 1_048_576, 1_000, "MB/s", workloads.SINK),
-    Row("tls-pingpong-64B", True, 64, 10_000, "round trips/s", workloads.ECHO),
-    Row("tls-bulk-64KiB", True, 65_536, 6_000, "MB/s", workloads.SINK),
-    Row("tls-bulk-1MiB", True, 1_048_576, 400, "MB/s", workloads.SINK),
+    Row("tcp-pingpong-64B", False, 64, 20_000, "round trips/s", PINGPONG, bars=PINGPONG_BARS),
+    Row("tcp-pingpong-1KiB", False, 1024, 20_000, "round trips/s", PINGPONG, bars=PINGPONG_BARS),
+    Row("tcp-bulk-64KiB", False, 65_536, 30_000, "MB/s", BULK, bars=BULK_BARS, allocators=BOTH),
+    Row("tcp-bulk-1MiB", False, 1_048_576, 2_000, "MB/s", BULK, bars=BULK_BARS, allocators=BOTH),
+    Row("tcp-connect", False, 64, 3_000, "connections/s", ONE_BY_ONE, bars={"streams": 1.0}),
+    Row("tcp-connect-100", False, 64, 4_000, "connections/s", AT_ONCE, bars={"streams": 1.0}),
+    Row("tls-pingpong-64B", True, 64, 10_000, "round trips/s", PINGPONG, bars=TLS_PINGPONG_BARS),
+    Row("tls-bulk-64KiB", True, 65_536, 12_000, "MB/s", BULK, bars=TLS_BULK_BARS, best=STREAMS, allocators=BOTH),
+    Row("tls-bulk-1MiB", True, 1_048_576, 800, "MB/s", BULK, bars=TLS_BULK_BARS, best=STREAMS, allocators=BOTH),
+    Row("tls-connect", True, 64, 400, "connections/s", ONE_BY_ONE, bars={"streams": 1.3}),
+    Row("tls-connect-100", True, 64, 800, "connections/s", AT_ONCE, bars={"streams": 1.3}),
+    Row("udp-one-way", False, 1200, 640_000, "datagrams/s", ONE_WAY, {"asyncio": 8}, bars={"asyncio": 8.0}),
+    Row("udp-pingpong", False, 64, 20_000, "round trips/s", BACK_AND_FORTH, bars={"asyncio": 1.2}),
+    Row("framed-json-1", False, 1, 15_000, "round trips/s", FRAMED, bars={"streams": 1.5}),
+    Row("framed-json-32", False, 32, 60_000, "round trips/s", FRAMED, bars={"streams": 1.5}),
+    Row("tcp-memory", False, 0, 5_000, "KiB/connection", IDLE, bars={"streams": 1.0}, less=True, best=STREAMS, rounds=3),
+    Row("tls-memory", True, 0, 5_000, "KiB/connection", IDLE, bars={"streams": 1.0}, less=True, best=STREAMS, rounds=1),
+    Row("import", False, 0, 11, "ms", {"tieline": (idle.nobody, idle.imports)}, less=True, limit=100.0, rounds=1),
     Row("quic-bulk", True, 65_536, 8_000, "MB/s", quic.programs("bulk"), {"aioquic": 50, "qh3": 10}),
     Row("quic-requests", True, 64, 50_000, "requests/s", quic.programs("requests"), {"aioquic": 5, "qh3": 2}),
     Row("quic-streams", True, 64, 20_000, "requests/s", quic.programs("streams"), {"aioquic": 5, "qh3": 2}),
     Row("quic-handshakes", True, 0, 400, "handshakes/s", quic.programs("handshakes"), {"aioquic": 4, "qh3": 4}),
     Row("quic-datagrams", True, 1000, 50_000, "round trips/s", quic.programs("datagrams"), {"aioquic": 10, "qh3": 5}),
-    Row("websocket-echo-64B", False, 64, 20_000, "round trips/s", websocket.ECHO),
-    Row("websocket-echo-8KiB", False, 8192, 10_000, "round trips/s", websocket.ECHO),
-    Row("websocket-echo-1MiB", False, 2**20, 300, "round trips/s", websocket.ECHO),
+    Row("websocket-echo-64B", False, 64, 20_000, "round trips/s", websocket.ECHO, bars=WEBSOCKET_BARS),
+    Row("websocket-echo-8KiB", False, 8192, 10_000, "round trips/s", websocket.ECHO, bars=WEBSOCKET_BARS),
+    Row("websocket-echo-1MiB", False, 2**20, 300, "round trips/s", websocket.ECHO, bars={"picows": 1.0}),
     Row("websocket-oneway", False, 64, 200_000, "messages/s", websocket.ONE_WAY, {"websockets": 4, "aiohttp": 4}),
-    Row("quic-memory", True, 0, 200, "kB/connection", quic.programs("memory")),
+    Row("quic-memory", True, 0, 200, "kB/connection", quic.programs("memory"), less=True),
 ]
 
 
-def serve(server: workloads.Server, tls: bool, loop: str, core: int, ready: Any) -> None:
-    pin(core)
-    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-        runner.run(server(tls, ready.send))  # type: ignore[arg-type]
-
-
-def pin(core: int) -> None:
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
-
-
-def measure(row: Row, name: str, loop: str) -> float:
-    """One run of one program: its figure."""
-    server, client = row.programs[name]
-    count = row.count // row.slower.get(name, 1)
-    here, there = multiprocessing.Pipe()
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0, 1]
-    process = multiprocessing.Process(target=serve, args=(server, row.tls, loop, cores[0], there), daemon=True)
-    process.start()
-    try:
-        port = here.recv()
-        result: Any = multiprocessing.Queue()
-        pour = multiprocessing.Process(target=use, args=(client, row, count, loop, cores[-1], port, result), daemon=True)
-        pour.start()
-        figure = float(result.get(timeout=120))
-        pour.join()
-        return figure
-    finally:
-        process.terminate()
-        process.join()
-
-
-def use(client: workloads.Client, row: Row, count: int, loop: str, core: int, port: int, result: Any) -> None:
-    pin(core)
-    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-        result.put(runner.run(client(row.tls, port, row.size, count)))  # type: ignore[arg-type]
+def run(row: Row, rounds: int) -> list[report.Comparison]:
+    """All programs in turn, on both loops: what slows the machine down for a while slows them all."""
+    return report.compare(
+        row,
+        [
+            {
+                (name, loop, allocator): measure(row, name, loop, allocator)
+                for allocator in row.allocators
+                for loop in LOOPS
+                for name in row.programs
+            }
+            for _ in range(min(rounds, row.rounds or rounds))
+        ],
+    )
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     arguments.add_argument("row", nargs="?", default="", help="rows whose name begins so")
     arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--write", action="store_true", help="put what was measured into results.md and the chart")
     chosen = arguments.parse_args()
-    multiprocessing.set_start_method("fork")
     workloads.identity()
     quic.identity()
-    print(f"{platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}, uvloop {uvloop.__version__}")
+    print(report.machine())
     print(f"medians of {chosen.rounds} rounds; the ratio is the median of the rounds' ratios, with their range\n")
-    print(f"{'row':<20} {'loop':<8} {'tieline':>10} {'':<14} {'peer':<8} {'':>10} {'ratio':>6}  range")
+    print(report.HEAD)
     for row in (row for row in ROWS if row.name.startswith(chosen.row)):
-        for loop in LOOPS:
-            rounds = [{name: measure(row, name, loop) for name in row.programs} for _ in range(chosen.rounds)]
-            for peer in (name for name in row.programs if name != "tieline"):
-                ratios = sorted(one["tieline"] / one[peer] for one in rounds)
-                ours, theirs = (statistics.median(one[name] for one in rounds) for name in ("tieline", peer))
-                print(
-                    f"{row.name:<20} {loop:<8} {ours:>10,.0f} {row.unit:<14} {peer:<8} {theirs:>10,.0f} "
-                    f"{statistics.median(ratios):>6.2f}  {ratios[0]:.2f} to {ratios[-1]:.2f}"
-                )
-            sys.stdout.flush()
+        comparisons = run(row, chosen.rounds)
+        print(*map(report.line, comparisons), sep="\n")
+        sys.stdout.flush()
+        if chosen.write:
+            report.write(comparisons, [row.name for row in ROWS])
 
 
 if __name__ == "__main__":

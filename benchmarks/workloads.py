@@ -7,7 +7,6 @@ import ssl
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from functools import cache
 from pathlib import Path
 
 from tieline import TCP, TLS, Identity, NetworkConnection, NetworkListener, Trust, UInt64
@@ -15,25 +14,37 @@ from tieline import TCP, TLS, Identity, NetworkConnection, NetworkListener, Trus
 Ready = Callable[[int], None]
 Server = Callable[[bool, Ready], Awaitable[None]]
 Client = Callable[[bool, int, int, int], Awaitable[float]]
-SUITE = "TLS_AES_128_GCM_SHA256"  # the same on both sides; OpenSSL's names for TLS 1.3 are IANA's
+SUITE = "TLS_AES_256_GCM_SHA384"  # what OpenSSL agrees on with itself, and Python before 3.15 cannot choose another
 
 
-@cache
 def identity() -> Identity:
-    """One certificate for the run. Made before the processes part."""
-    return Identity.self_signed("localhost")
+    """One certificate for the run. Made before the processes part, or told to those that start afresh."""
+    global _identity
+    if _identity is None:
+        _identity = Identity.self_signed("localhost")
+    return _identity
 
 
-def tieline_stack(tls: bool, *, server: bool) -> TCP | TLS:
+def adopt(made: Identity | None) -> None:
+    """In a new process: the run's certificate."""
+    global _identity
+    _identity = made
+
+
+_identity: Identity | None = None
+
+
+def tieline_stack(tls: bool, *, server: bool, tickets: bool = True) -> TCP | TLS:
     if not tls:
         return TCP()
     if server:
         return TLS(identity=identity(), cipher_suites=[SUITE])
-    return TLS(trust=Trust.certificates(identity().certificate), server_name="localhost", cipher_suites=[SUITE])
+    trust = Trust.certificates(identity().certificate)
+    return TLS(trust=trust, server_name="localhost", cipher_suites=[SUITE], tickets=tickets)
 
 
 def ssl_context(*, server: bool) -> ssl.SSLContext:
-    """The standard library with the same certificate. OpenSSL 3.0 cannot choose TLS 1.3 suites here: the other side does."""
+    """The standard library with the same certificate, as its documentation makes it."""
     with tempfile.TemporaryDirectory() as folder:
         certificate, key = Path(folder, "certificate.pem"), Path(folder, "key.pem")
         certificate.write_text(ssl.DER_cert_to_PEM_cert(identity().certificate))
@@ -136,15 +147,18 @@ async def streams_sink(tls: bool, ready: Ready) -> None:
     await streams_serve(swallow, tls, ready)
 
 
-async def streams_open(tls: bool, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    if not tls:
+async def streams_open(port: int, context: ssl.SSLContext | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if context is None:
         return await asyncio.open_connection("127.0.0.1", port)
-    return await asyncio.open_connection("127.0.0.1", port, ssl=ssl_context(server=False), server_hostname="localhost")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
+    agreed = writer.get_extra_info("cipher")[0]
+    assert agreed == SUITE, f"the same suite on both sides: {SUITE}, not {agreed}"
+    return reader, writer
 
 
 async def streams_ping(tls: bool, port: int, size: int, count: int) -> float:
     message = bytes(size)
-    reader, writer = await streams_open(tls, port)
+    reader, writer = await streams_open(port, ssl_context(server=False) if tls else None)
     begun = time.perf_counter()
     for _ in range(count):
         writer.write(message)
@@ -157,7 +171,7 @@ async def streams_ping(tls: bool, port: int, size: int, count: int) -> float:
 
 async def streams_pour(tls: bool, port: int, size: int, count: int) -> float:
     piece = bytes(size)
-    reader, writer = await streams_open(tls, port)
+    reader, writer = await streams_open(port, ssl_context(server=False) if tls else None)
     begun = time.perf_counter()
     writer.write((size * count).to_bytes(8, "big"))
     for _ in range(count):
@@ -168,13 +182,3 @@ async def streams_pour(tls: bool, port: int, size: int, count: int) -> float:
     speed = arrived / 1e6 / (time.perf_counter() - begun)
     writer.close()
     return speed
-
-
-ECHO: dict[str, tuple[Server, Client]] = {
-    "tieline": (tieline_echo, tieline_ping),
-    "streams": (streams_echo, streams_ping),
-}
-SINK: dict[str, tuple[Server, Client]] = {
-    "tieline": (tieline_sink, tieline_pour),
-    "streams": (streams_sink, streams_pour),
-}

@@ -269,10 +269,10 @@ class NetworkConnection(MultiplexedChannel[P_co]):
             raise self._flow.farewell or self._closed_error()
 
     @property
-    def accepted_early(self) -> bytes:
-        """What `send_idempotent` accepted before there was a socket."""
-        sending = getattr(self._flow, "sending", None)  # only a stream has one
-        return b"" if sending is None else bytes(sending.first)
+    def accepted_early(self) -> Any:
+        """What may ride on the first flight: bytes of the flow's, or early streams of a session's."""
+        sending = getattr(self._flow, "sending", None)  # only what moves bytes has one
+        return getattr(self._flow, "accepted_early", b"") if sending is None else bytes(sending.first)
 
     def _establish(self, event: Event) -> None:
         assert self._endpoint is not None

@@ -27,6 +27,8 @@ __all__ = ["MultiplexedChannel"]
 P_co = TypeVar("P_co", bound=NetworkProtocol, covariant=True)
 S = TypeVar("S", bound=OneToOneProtocol)
 
+EARLY_STREAMS = 100  # that can be opened before ready; each may hold `send_limit` bytes
+
 logger = logging.getLogger("tieline.connection")
 
 
@@ -79,11 +81,20 @@ class MultiplexedChannel(NetworkChannel[P_co]):
         `using` is a stack that ends in ``QUICStream()``, or `Parameters` with one. The peer learns of the stream with the first
         bytes on it. Raises `NetworkError` as `ready` does, and if the connection ends meanwhile.
 
+        With ``QUIC(early_data=True)`` and ``Parameters(fast_open_allowed=True)`` this does not wait before ready, except for
+        the 101st stream. What `send_idempotent` is given on such a stream in the same turn of the event loop leaves with the
+        first flight if the server is one whose ticket allows it (0-RTT, RFC 9001 section 4.6), and once ready if not, or if the
+        server refuses it. Everything else waits until ready.
+
         Cancelling: no stream has been opened.
         """
         flow = self._multiplex("open_stream")
         parameters = self._stream_parameters(using)
         bidirectional = directionality is Directionality.BIDIRECTIONAL
+        if self._opens_early(flow):
+            flow.require_open()
+            self.needed()
+            return cast("QUIC.Stream[Any]", QUICStreamChannel.early(self, flow.early, parameters, bidirectional))
         while True:
             session = await self._open_session(flow)
             try:
@@ -95,6 +106,10 @@ class MultiplexedChannel(NetworkChannel[P_co]):
             if socket is not None:
                 stream: QUICStreamChannel[Any] = QUICStreamChannel(self, socket, parameters)
                 return cast("QUIC.Stream[Any]", stream)
+
+    def _opens_early(self, flow: MultiplexFlow) -> bool:
+        allowed = self._parameters.fast_open_allowed and self._parameters.stack.early_data
+        return allowed and flow.session is None and len(flow.early) < EARLY_STREAMS
 
     async def _open_session(self, flow: MultiplexFlow) -> Session:
         """Wait until there is one. Raises why there will be none."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tieline.drivers.port import Driver, StreamSocket, Waiter
     from tieline.flows.sending import StreamSending
     from tieline.multiplex.datagrams import QUICDatagramSocket
+    from tieline.multiplex.early import EarlyStream
     from tieline.multiplex.stream import QUICStreamSocket
     from tieline.multiplexed import MultiplexedChannel
 
@@ -107,23 +108,62 @@ class QUICStreamChannel(_Child[P_co]):
     ``async with stream:`` ends it like a connection: normally by `aclose`, by an exception with a reset.
     """
 
-    def __init__(self, parent: MultiplexedChannel[Any], socket: QUICStreamSocket, parameters: Parameters[Any]) -> None:
-        self._socket = socket
+    def __init__(self, parent: MultiplexedChannel[Any], socket: QUICStreamSocket | None, parameters: Parameters[Any]) -> None:
+        self._socket: QUICStreamSocket | EarlyStream
+        self._early: EarlyStream | None = None  # until the stream is opened
         self._closing: list[Waiter] | None = None  # tasks that wait for another one to close the stream
         super().__init__(parent, parameters, "s")
-        pipeline = stream_pipeline(parameters.stack, parent._name, is_ours=socket.is_ours)
         self._handshake: StreamHandshake | None = None
-        if pipeline is None:
-            self._flow.attach(socket, None, b"", b"", 0)
+        is_ours = socket is None or socket.is_ours
+        self._pipeline = stream_pipeline(parameters.stack, parent._name, is_ours=is_ours)
+        if socket is not None:
+            self._take(socket, 0)
+            socket.start()
+
+    @classmethod
+    def early(
+        cls, parent: MultiplexedChannel[Any], early: dict[EarlyStream, None], parameters: Parameters[Any], bidirectional: bool
+    ) -> QUICStreamChannel[Any]:
+        """A stream that is among the `early` ones of a connection that is not ready yet."""
+        from tieline.multiplex.early import EarlyStream
+
+        self: QUICStreamChannel[Any] = cls(parent, None, parameters)
+        self._state = State.PREPARING
+        self._flow.waiter = self.driver.waiter
+        self._socket = self._early = EarlyStream(
+            early, self._flow, bidirectional, rides=self._pipeline is None, opened=self._opened, failed=self._not_opened
+        )
+        if not bidirectional:
+            self._flow.receiving.ended()
+        return self
+
+    def _opened(self, socket: QUICStreamSocket, early: int) -> None:
+        self._state, self._early = State.READY, None
+        self._take(socket, early)
+        self.driver.call_soon(socket.start)
+
+    def _not_opened(self, error: NetworkError) -> None:
+        self._early = None
+        self._flow.fail(error)
+        self.flow_failed(error)
+
+    def _take(self, socket: QUICStreamSocket, early: int) -> None:
+        self._socket = socket
+        if self._pipeline is None:
+            self._flow.attach(socket, None, b"", b"", early)
             self._attached()
-        else:
-            self._state = State.PREPARING
-            handshake = self._handshake = StreamHandshake(
-                self.driver, parameters, parent._name, pipeline, succeeded=self._ready, failed=self._handshake_failed
-            )
-            handshake.sending = self._flow.sending
-            handshake.accept(cast("StreamSocket", socket))  # its handler is more than a stream socket's
-        socket.start()
+            return
+        self._state = State.PREPARING
+        handshake = self._handshake = StreamHandshake(
+            self.driver,
+            self._parameters,
+            self._parent._name,
+            self._pipeline,
+            succeeded=self._ready,
+            failed=self._handshake_failed,
+        )
+        handshake.sending = self._flow.sending
+        handshake.accept(cast("StreamSocket", socket))  # its handler is more than a stream socket's
 
     def _attached(self) -> None:
         if not self._socket.may_send:
@@ -152,18 +192,19 @@ class QUICStreamChannel(_Child[P_co]):
 
     @property
     def stream_id(self) -> int:
-        """The number that the stream has on the wire (RFC 9000 section 2.1)."""
+        """The number that the stream has on the wire (RFC 9000 section 2.1). Raises `RuntimeError` before it has one."""
         return self._socket.number
 
     @property
     def directionality(self) -> Directionality:
         """Who may send on it."""
-        return Directionality.UNIDIRECTIONAL if self._socket.number & 2 else Directionality.BIDIRECTIONAL
+        both = self._socket.may_send and self._socket.may_receive
+        return Directionality.BIDIRECTIONAL if both else Directionality.UNIDIRECTIONAL
 
     @property
     def initiator(self) -> Initiator:
         """Who opened it."""
-        return Initiator.SERVER if self._socket.number & 1 else Initiator.CLIENT
+        return Initiator.SERVER if self._socket.by_server else Initiator.CLIENT
 
     @property
     def application_error_code(self) -> int:
@@ -216,6 +257,9 @@ class QUICStreamChannel(_Child[P_co]):
     async def aclose(self) -> None:
         """End our direction after what was sent, and receive nothing more. Idempotent. Raises `NetworkError`.
 
+        What `send_idempotent` accepted before the connection was ready leaves as well, so this waits for that, at most for
+        `close_timeout` seconds.
+
         Cancelling: the stream is reset, unless another task is closing it already.
         """
         if self._state.is_final:
@@ -229,6 +273,9 @@ class QUICStreamChannel(_Child[P_co]):
         try:
             self._flow.receiving.clear()  # nothing has to be read first: the other direction is its own
             self._socket.stop_sending(self._socket.error_code)
+            if self._early is not None:
+                self._flow.raise_pending(self._flow.closed_error())
+                await self._early.drain(self.driver, self._parameters.close_timeout)
             await self._flow.finish()
         finally:
             self.abort()
@@ -238,6 +285,8 @@ class QUICStreamChannel(_Child[P_co]):
 
     def abort(self) -> None:
         """Reset both directions at once, with `application_error_code`. Idempotent."""
+        if self._early is not None:
+            self._early.withdraw()
         if not self._state.is_final:
             self._state = State.CANCELLED
         if self._handshake is not None:

@@ -25,6 +25,7 @@ import pytest
 
 CLONE_NEWNET = 0x40000000
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 2, 0x1000  # linux/if_tun.h
+NETLINK_NETFILTER, NLM_F_REQUEST, NLM_F_ACK, CONNTRACK_DELETE = 12, 1, 4, 0x102  # linux/netlink.h, nfnetlink_conntrack.h
 _numbers = itertools.count()
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -54,10 +55,26 @@ class Hosts:
 
     def filter(self, *rules: str) -> None:
         """Rules for what comes in to the server."""
-        lines = "\n".join(("type filter hook input priority 0", *rules))
-        command = ["ip", "netns", "exec", self.server, "nft", "-f", "-"]
-        table = f"table inet test {{\nchain input {{\n{lines}\n}}\n}}\n"
+        self._chain(self.server, "type filter hook input priority 0", *rules)
+
+    def masquerade(self) -> None:
+        """The client is behind a router from now on, which gives each new flow a random port of its own."""
+        self._chain(self.client, "type nat hook postrouting priority 100", "udp dport 1-65535 masquerade random")
+
+    @staticmethod
+    def _chain(host: str, *lines: str) -> None:
+        table = "table inet test {{\nchain test {{\n{}\n}}\n}}\n".format("\n".join(lines))
+        command = ["ip", "netns", "exec", host, "nft", "-f", "-"]
         subprocess.run(command, input=table, check=True, capture_output=True, text=True)
+
+    @staticmethod
+    def forget_mappings() -> None:
+        """The router knows no flow any more: what the client sends next is a new one."""
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
+            netlink.send(struct.pack("=IHHIIBBH", 20, CONNTRACK_DELETE, NLM_F_REQUEST | NLM_F_ACK, 1, 0, 0, 0, 0))
+            (code,) = struct.unpack_from("=i", netlink.recv(4096), 16)
+            if code:
+                raise OSError(-code, os.strerror(-code))
 
     @contextlib.contextmanager
     def on_server(self) -> Iterator[None]:
@@ -109,14 +126,18 @@ class Hosts:
             subprocess.run(["ip", "netns", "exec", host, "sysctl", "-qw", *off], check=True)
             self.ip("link", "set", "lo", "up", on=host)
         for number in (0, 1):
-            names = f"cl{number}", f"sv{number}"
-            self.ip("link", "add", names[0], "type", "veth", "peer", "name", names[1], "netns", self.server)
-            for own, (host, name) in enumerate(zip((self.client, self.server), names, strict=True), 1):
-                for address in (f"10.77.{number + 1}.{own}/24", f"fd77:{number + 1}::{own}/64"):
-                    self.ip("addr", "add", address, "dev", name, on=host)
-                self.ip("link", "set", name, "up", on=host)
+            self.join(number)
         for address in ("10.77.1.3/24", "fd77:1::3/64"):
             self.ip("addr", "add", address, "dev", "sv0", on=self.server)
+
+    def join(self, number: int) -> None:
+        """Make one of the two links."""
+        names = f"cl{number}", f"sv{number}"
+        self.ip("link", "add", names[0], "type", "veth", "peer", "name", names[1], "netns", self.server)
+        for own, (host, name) in enumerate(zip((self.client, self.server), names, strict=True), 1):
+            for address in (f"10.77.{number + 1}.{own}/24", f"fd77:{number + 1}::{own}/64"):
+                self.ip("addr", "add", address, "dev", name, on=host)
+            self.ip("link", "set", name, "up", on=host)
 
     def tear_down(self) -> None:
         for host in (self.client, self.server):

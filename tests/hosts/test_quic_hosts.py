@@ -227,19 +227,95 @@ async def test_an_interface_that_stays_down(hosts: Hosts, name: str) -> None:
 # Addresses
 
 
-async def test_the_clients_address_changes(hosts: Hosts) -> None:
-    """In mid-transfer. It goes on from the new one, when it is told to."""
+def local_host(connection: NetworkConnection[QUIC]) -> str:
+    assert isinstance(connection.local_endpoint, HostPort)
+    return connection.local_endpoint.host
+
+
+@pytest.mark.parametrize(
+    ("server", "old", "new"), [(SERVER, "10.77.1.1/24", "10.77.1.77/24"), ("fd77:1::2", "fd77:1::1/64", "fd77:1::77/64")]
+)
+async def test_the_clients_address_changes(hosts: Hosts, server: str, old: str, new: str) -> None:
+    """In mid-transfer. It goes on from the new one, without being told to."""
+    async with serving(hosts, server) as serves, to(server, serves.port) as connection:
+        await transfer(connection, 1)
+        transferring = await begun(connection)
+        hosts.ip("addr", "del", old, "dev", "cl0")
+        hosts.ip("addr", "add", new, "dev", "cl0")
+        async with asyncio.timeout(10):
+            await transferring
+        assert connection.state is State.READY and local_host(connection) == new.partition("/")[0]
+        assert len(serves.connections) == 1 and serves.connections[0].remote_endpoint == connection.local_endpoint
+
+
+async def test_the_clients_address_is_gone_for_a_while(hosts: Hosts) -> None:
+    """The connection stays, and goes on from the next address that there is."""
     async with serving(hosts, SERVER) as server, to(SERVER, server.port) as connection:
         await transfer(connection, 1)
         transferring = await begun(connection)
         hosts.ip("addr", "del", "10.77.1.1/24", "dev", "cl0")
-        hosts.ip("addr", "add", "10.77.1.77/24", "dev", "cl0")
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(1.5)
         assert not transferring.done() and connection.state is State.READY
-        await connection.migrate()
+        hosts.ip("addr", "add", "10.77.1.77/24", "dev", "cl0")
         async with asyncio.timeout(10):
             await transferring
-        assert isinstance(connection.local_endpoint, HostPort) and connection.local_endpoint.host == "10.77.1.77"
+        assert local_host(connection) == "10.77.1.77"
+
+
+async def test_the_clients_address_is_gone_for_good(hosts: Hosts) -> None:
+    async with serving(hosts, SERVER, idle_timeout=1.0) as server, to(SERVER, server.port) as connection:
+        await transfer(connection, 1)
+        transferring = await begun(connection)
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        hosts.ip("addr", "del", "10.77.1.1/24", "dev", "cl0")
+        with pytest.raises(IdleTimeoutError):
+            await transferring
+        assert 0.9 < loop.time() - before < 2.0
+        assert isinstance(connection.error, IdleTimeoutError)
+        await until(lambda: server.connections[0].state is State.FAILED)
+
+
+async def test_the_clients_address_is_gone_and_another_link_leads_to_the_server(hosts: Hosts) -> None:
+    hosts.ip("route", "add", "10.77.1.0/24", "via", SECOND, "dev", "cl1", "metric", "500")  # after the direct one
+    async with serving(hosts, SERVER) as server, to(SERVER, server.port) as connection:
+        await transfer(connection, 1)
+        transferring = await begun(connection)
+        hosts.ip("addr", "del", "10.77.1.1/24", "dev", "cl0")
+        async with asyncio.timeout(10):
+            await transferring
+        assert local_host(connection) == "10.77.2.1"
+        assert len(server.connections) == 1
+
+
+async def test_an_interface_that_is_taken_out(hosts: Hosts) -> None:
+    """The one that the parameters call for: the connection goes on when another one of that name and address is there."""
+    async with serving(hosts, SERVER) as server:
+        parameters = Parameters(QUIC(alpn=["test"], trust=TRUST, server_name="localhost"), required_interface="cl0")
+        async with NetworkConnection((SERVER, server.port), parameters) as connection:
+            await transfer(connection, 1)
+            transferring = await begun(connection)
+            hosts.ip("link", "del", "cl0")
+            await asyncio.sleep(0.3)
+            assert not transferring.done() and connection.state is State.READY
+            hosts.join(0)
+            async with asyncio.timeout(10):
+                await transferring
+
+
+async def test_a_router_that_forgets(hosts: Hosts) -> None:
+    """It gives the client another port in mid-transfer, twice. The server sees it, and goes on."""
+    hosts.masquerade()
+    async with serving(hosts, SERVER) as server, to(SERVER, server.port) as connection:
+        await transfer(connection, 1)
+        seen = {server.connections[0].remote_endpoint}
+        for _ in range(2):
+            transferring = await begun(connection)
+            hosts.forget_mappings()
+            async with asyncio.timeout(10):
+                await transferring
+            seen.add(server.connections[0].remote_endpoint)
+        assert len(seen) == 3 and len(server.connections) == 1
 
 
 async def test_moving_to_another_link(hosts: Hosts) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tieline import (
     Parameters,
     State,
 )
+from tieline._engine import quic as engine
 from tieline.testing import Host, SimulatedNetwork, Trace, certificates
 
 from .programs import two_hosts
@@ -323,6 +325,93 @@ async def test_a_dead_new_path_is_given_up_and_the_old_one_tried_again(simulated
             await asyncio.sleep(2)
             assert connection.local_endpoint == before
             await transferring
+
+
+@pytest.mark.parametrize("how", ["address", "interface"])
+async def test_the_local_address_goes_and_another_one_is_there(simulated_network: SimulatedNetwork, how: str) -> None:
+    """Nobody tells the connection: it finds out, and goes on over the other interface."""
+    network = simulated_network
+    host, client = network.host("server.test", "10.0.0.1"), network.host("client.test", "10.0.0.2")
+    other = client.interface("wlan0", "10.0.1.2")
+    network.link(host, client.interfaces[0], latency=LATENCY, rate=400_000.0)
+    network.link(host, other, latency=2 * LATENCY, rate=400_000.0)
+    server = Server()
+    host.start(server.run)
+    loop = asyncio.get_running_loop()
+    with client:
+        async with connect() as connection:
+            transferring = asyncio.create_task(transfer(connection))
+            await asyncio.sleep(1)
+            began = loop.time()
+            if how == "address":
+                client.interfaces[0].remove_address("10.0.0.2")
+            else:
+                client.interfaces[0].down()
+            await asyncio.sleep(2)
+            assert connection.local_endpoint is not None and str(connection.local_endpoint).startswith("10.0.1.2:")
+            assert server.connections[0].remote_endpoint == connection.local_endpoint
+            await transferring
+            assert loop.time() - began < 30  # 1.9 MB at 400 kB/s and the start anew
+            assert connection.state is State.READY and len(server.connections) == 1
+
+
+async def test_the_local_address_is_gone_for_a_while(simulated_network: SimulatedNetwork) -> None:
+    network = simulated_network
+    host, client = two_hosts(network, latency=LATENCY, rate=400_000.0)
+    host.start(Server().run)
+    with client:
+        async with connect() as connection:
+            transferring = asyncio.create_task(transfer(connection))
+            await asyncio.sleep(1)
+            client.interfaces[0].remove_address("10.0.0.2")
+            await asyncio.sleep(8)
+            assert not transferring.done() and connection.state is State.READY
+            client.interfaces[0].add_address("10.0.0.9")
+            await transferring
+            assert connection.local_endpoint is not None and str(connection.local_endpoint).startswith("10.0.0.9:")
+
+
+async def test_the_local_address_is_gone_for_good(simulated_network: SimulatedNetwork) -> None:
+    """Then it is the idle timeout that ends the connection, and says so."""
+    network = simulated_network
+    host, client = two_hosts(network, latency=LATENCY)
+    host.start(Server().run)
+    loop = asyncio.get_running_loop()
+    with client:
+        async with connect(idle_timeout=10.0) as connection:
+            stream = await connection.open_stream()
+            await stream.send(b"x")
+            await asyncio.sleep(1)
+            began = loop.time()
+            client.interfaces[0].remove_address("10.0.0.2")
+            await stream.send(b"y")
+            with pytest.raises(IdleTimeoutError):
+                await stream.receive()
+            assert 8 < loop.time() - began < 12
+            assert isinstance(connection.error, IdleTimeoutError)
+
+
+async def test_a_peer_that_forbids_migration_is_not_moved_away_from(
+    simulated_network: SimulatedNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 9000 section 9: the connection waits for its address to come back. Our own listeners allow it."""
+    monkeypatch.setattr(engine, "QuicEndpoint", partial(engine.QuicEndpoint, migration=False))
+    network = simulated_network
+    host, client = two_hosts(network, latency=LATENCY, rate=400_000.0)
+    host.start(Server().run)
+    with client:
+        async with connect() as connection:
+            transferring = asyncio.create_task(transfer(connection))
+            await asyncio.sleep(1)
+            before = connection.local_endpoint
+            client.interfaces[0].remove_address("10.0.0.2")
+            await asyncio.sleep(1)
+            client.interfaces[0].add_address("10.0.0.9")
+            await asyncio.sleep(1)
+            assert connection.local_endpoint == before and not transferring.done()
+            client.interfaces[0].add_address("10.0.0.2")
+            await transferring
+            assert connection.local_endpoint == before
 
 
 async def test_a_silent_server_and_a_dead_address(simulated_network: SimulatedNetwork) -> None:

@@ -169,6 +169,10 @@ class PacketHandler(Protocol):
         """The network said so of a packet that was sent before; the socket goes on."""
         ...
 
+    def local_address_gone(self, error: OSError) -> None:
+        """Packets cannot leave: the local address, its interface or every route to the peer is gone; the socket goes on."""
+        ...
+
 
 class PacketSocket(Protocol):
     """Datagrams in batches, with what a transport protocol on top of UDP wants to know of them."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tieline._engine import quic as engine
-from tieline.engines.tls import client_config, server_config
+from tieline.engines import tls
+from tieline.engines.tls import client_config
 from tieline.engines.tls_failures import translated
 from tieline.errors import (
     ChannelClosedError,
@@ -18,9 +20,12 @@ from tieline.errors import (
     Phase,
     ProtocolViolationError,
 )
-from tieline.protocols.quic import QUICOptions
+from tieline.protocols.quic import RESET_KEY_LENGTH, QUICOptions
 
-__all__ = ["client", "client_endpoint", "close_error", "server_endpoint"]
+if TYPE_CHECKING:
+    from tieline._engine.tls import TlsConfig
+
+__all__ = ["client", "client_endpoint", "close_error", "server_config", "server_endpoint"]
 
 CONFIGURATIONS = 128
 SEND_WINDOW = 1024 * 1024  # bytes that the engine keeps of what was sent until it is acknowledged, for each connection
@@ -60,9 +65,28 @@ def client_endpoint(options: QUICOptions, seed: bytes | None = None) -> engine.Q
     return engine.QuicEndpoint(maximum_udp_payload=options.max_udp_payload_size, seed=seed)
 
 
+def server_config(options: QUICOptions) -> TlsConfig:
+    """The TLS of a server. Raises ValueError without an identity.
+
+    A client that comes back with early data relies on the limits that it was told the last time, and these may not have shrunk
+    (RFC 9000 section 7.4.1). So a ticket is good only for a server with the same ones.
+    """
+    limits = (
+        options.initial_max_data,
+        options.initial_max_stream_data,
+        options.initial_max_bidirectional_streams,
+        options.initial_max_unidirectional_streams,
+        options.max_datagram_frame_size,
+    )
+    return tls.server_config(options, limits if options.early_data else None)
+
+
 def server_endpoint(options: QUICOptions, maximum_handshakes: int, seed: bytes | None = None) -> engine.QuicEndpoint:
     """The machine of one listening socket. Raises ValueError without an identity."""
     return engine.QuicEndpoint(
+        reset_key=options.stateless_reset_key or (_process_reset_key() if seed is None else None),
+        server_id=options.server_id,
+        server_id_rotation=options.server_id_rotation,
         server=server_config(options),
         transport=_shared(_transport, options),
         maximum_connections=options.maximum_connections,
@@ -71,6 +95,12 @@ def server_endpoint(options: QUICOptions, maximum_handshakes: int, seed: bytes |
         maximum_udp_payload=options.max_udp_payload_size,
         seed=seed,
     )
+
+
+@lru_cache(1)
+def _process_reset_key() -> bytes:
+    """What the listeners of this process share, so that each can speak for the others."""
+    return secrets.token_bytes(RESET_KEY_LENGTH)
 
 
 def _shared(make: Any, options: QUICOptions) -> Any:

@@ -13,7 +13,7 @@ cache, so a session can never be resumed under another trust, validator or ident
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Hashable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -71,12 +71,16 @@ def client_config(options: SecurityOptions) -> engine.TlsConfig:
     return _shared(_client_config, options.name, settings)  # type: ignore[attr-defined]  # every bearer is a protocol
 
 
-def server_config(options: SecurityOptions) -> engine.TlsConfig:
-    """The engine's configuration for a server; the same object for equal settings."""
+def server_config(options: SecurityOptions, promised: Hashable = None) -> engine.TlsConfig:
+    """The engine's configuration for a server; the same object for equal settings.
+
+    `promised` is what else a client may rely on when it sends early data: with other promises its ticket is no good.
+    """
     check_server(options)
     asked = options.peer_authentication or PeerAuthentication.NONE
     settings = _settings(options, judges=asked is not PeerAuthentication.NONE)
-    return _shared(_server_config, options.name, {**settings, "client_authentication": asked.value})  # type: ignore[attr-defined]
+    settings |= {"promised": promised, "client_authentication": asked.value}
+    return _shared(_server_config, options.name, settings)  # type: ignore[attr-defined]
 
 
 def checked_name(options: SecurityOptions, endpoint_name: str | None, endpoint: object) -> str:
@@ -131,7 +135,7 @@ def _client_config(protocol: str, **settings: Any) -> engine.TlsConfig:
 
 
 @lru_cache(CONFIGURATIONS)
-def _server_config(protocol: str, **settings: Any) -> engine.TlsConfig:
+def _server_config(protocol: str, promised: Hashable, **settings: Any) -> engine.TlsConfig:
     return engine.TlsConfig.server(**settings)
 
 

@@ -39,8 +39,8 @@ class EstablishmentOwner(Protocol):
     def established(self, won: Attempt | DatagramSocket) -> None: ...
     def not_established(self, error: NetworkError) -> None: ...
     @property
-    def accepted_early(self) -> bytes:
-        """What may ride on the first flight."""
+    def accepted_early(self) -> Any:
+        """What may ride on the first flight: bytes, or streams of QUIC."""
         ...
 
 
@@ -255,7 +255,9 @@ class Establishment:
             succeeded=lambda: self._succeeded(number),
             failed=lambda error: self._failed(number, error),
         )
-        attempt.connect(address, server_name(self._parameters.stack, self._endpoint))
+        owner = self._owner()
+        early = () if owner is None else owner.accepted_early
+        attempt.connect(address, server_name(self._parameters.stack, self._endpoint), early)
         self._attempts[number] = attempt
 
     @guarded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tieline.engines import quic
@@ -21,6 +21,7 @@ from tieline.reports import Handshake, TransportCounters
 if TYPE_CHECKING:
     from tieline._engine.quic import QuicClose
     from tieline.drivers.port import Address, Driver, Task, Timer
+    from tieline.multiplex.early import EarlyStream
     from tieline.multiplex.flow import MultiplexFlow
     from tieline.multiplex.session import Session
     from tieline.parameters import Parameters
@@ -121,9 +122,15 @@ class SessionHandshake(Attempt):
         self._fail(error)
 
     def opened(self) -> None:
-        """Streams wait until the connection is ready."""
+        """The peer's streams wait until the connection is ready."""
 
     def peer_moved(self) -> None: ...
+
+    @guarded
+    def local_address_gone(self, error: OSError) -> None:
+        """Only what is ready can move (RFC 9000 section 9): another attempt may do better than wait here."""
+        if not self._over:
+            self._fail(error)
 
     # Ending
 
@@ -186,8 +193,8 @@ class SessionHandshake(Attempt):
 class QUICAttempt(SessionHandshake):
     """A client's: it owns a socket for the connection alone."""
 
-    def connect(self, address: Address, server_name: str) -> None:
-        """Begin towards an address. Raises OSError."""
+    def connect(self, address: Address, server_name: str, early: Sequence[EarlyStream] = ()) -> None:
+        """Begin towards an address. `early` streams ride on the first flight if a ticket allows it. Raises OSError."""
         from tieline.endpoints import HostPort
 
         assert isinstance(address, HostPort)  # QUIC runs over UDP
@@ -197,7 +204,10 @@ class QUICAttempt(SessionHandshake):
         self._port = QUICEndpoint(self._driver, quic.client_endpoint(options, self._driver.seed()), failed=self._unreachable)
         self._port.open(None, address, self._parameters)
         try:
-            self.watch(self._port.connect(quic.client(options), self._port.peer, server_name))
+            session = self._port.connect(quic.client(options), self._port.peer, server_name)
+            self.watch(session)
+            if session.connection.has_early_data:
+                session.ride(early)
         except BaseException:
             self._port.close()
             raise

@@ -190,6 +190,6 @@ def prepare_server(stack: NetworkProtocol) -> None:
 
         server_layer(tls, endpoint=None)
     elif stack.find(QUICOptions) is not None:
-        from tieline.engines.tls import server_config
+        from tieline.engines.quic import server_config
 
         server_config(stack.find(QUICOptions))

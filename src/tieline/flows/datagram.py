@@ -24,7 +24,7 @@ from tieline.errors import (
     raisable,
 )
 from tieline.flows.content import octets
-from tieline.flows.stream import FlowOwner, present
+from tieline.flows.owner import FlowOwner, present
 from tieline.protocols.message import DatagramMetadata, Message
 from tieline.protocols.udp import UDPMetadata
 from tieline.reports import TransportCounters

@@ -8,7 +8,7 @@ from tieline.flows.content import octets
 from tieline.flows.layered import LayeredFlow, LayeredSending
 
 if TYPE_CHECKING:
-    from tieline.flows.stream import FlowOwner
+    from tieline.flows.owner import FlowOwner
     from tieline.parameters import Parameters
 
 __all__ = ["FramerFlow"]

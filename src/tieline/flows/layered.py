@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any
 from tieline.engines.framing import MessageInbox, MessageLayer
 from tieline.engines.pipeline import Pipeline
 from tieline.errors import EndOfStreamError, IncompleteReceiveError, NetworkError, Phase, raisable
-from tieline.flows.messages import MessageReceiving
-from tieline.flows.sending import STREAK, StreamSending
-from tieline.flows.stream import FlowOwner, StreamFlow, present
+from tieline.flows.messages import MessageReceiving, MessageSending
+from tieline.flows.sending import STREAK
+from tieline.flows.stream import StreamFlow
 from tieline.flows.writer import End, MessageWriter, Writer
 from tieline.protocols.message import Message
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Buffer, StreamSocket
     from tieline.engines.pipeline import Layer
+    from tieline.flows.owner import FlowOwner
     from tieline.parameters import Parameters
 
 __all__ = ["LayeredFlow", "LayeredReceiving", "LayeredSending"]
@@ -122,7 +123,7 @@ class LayeredReceiving(MessageReceiving):
             self._adjust()
 
 
-class LayeredSending(StreamSending):
+class LayeredSending(MessageSending):
     """The outbound half."""
 
     __slots__ = ("_ended_layer",)
@@ -136,34 +137,19 @@ class LayeredSending(StreamSending):
     async def message(self, content: Any, options: dict[str, Any], *, last_message: bool = False) -> None:
         """Send one message whose content is bytes or what else the layer encodes."""
         flow = self._flow
-        socket, machine = flow.socket, flow.machine
-        if socket is None or self._accepted or self._writers or self.ended or last_message:
+        if last_message or not self._may_begin():
             await self._queue(MessageWriter(content, options, last_message))
             return
         record = flow.encode(content, options)
         if len(record) > self._slice:
             await self._queue(MessageWriter(content, options, False).begun(record))
             return
-        wire = record if machine is None else machine.send(record)
-        try:
-            taken = socket.send(wire)
-        except OSError as error:
-            raise self._told(self._broken(error)) from error
-        self.count += len(record)
-        if taken < len(wire):
-            self._full = True
-            self._accept(memoryview(wire)[taken:])
+        self._begin(record)
         flow.looked()
         if self._streak + 1 < STREAK:
             self._streak += 1
         else:
             await self._gone()
-
-    def send_file(self, *_: Any, **__: Any) -> Any:
-        raise TypeError("it has no send_file()")
-
-    def send_idempotent(self, *_: Any, **__: Any) -> None:
-        raise TypeError("it has no send_idempotent()")
 
     # What the layer says by itself
 
@@ -202,7 +188,7 @@ class LayeredSending(StreamSending):
         if isinstance(writer, MessageWriter) and writer.message is not None:
             if self._say() and not self._flush():
                 return self._fits(writer)
-            if not self._begin(writer, writer.message):
+            if not self._encode(writer, writer.message):
                 return True
         return super()._write(writer)
 
@@ -211,16 +197,16 @@ class LayeredSending(StreamSending):
             content = writer.message[0]
             if self._size + len(content) > self._limit:
                 return False
-            if not self._begin(writer, writer.message):
+            if not self._encode(writer, writer.message):
                 return True
         return super()._fits(writer)
 
-    def _begin(self, writer: MessageWriter, message: tuple[Any, dict[str, Any]]) -> bool:
+    def _encode(self, writer: MessageWriter, message: tuple[Any, dict[str, Any]]) -> bool:
         """Encode a message whose turn has come; if that fails, its caller is told, and it is done with."""
         try:
             record = self._flow.encode(*message)
         except Exception as error:
-            self._done(error)
+            self._answer(self._writers.popleft(), error)
             return False
         writer.begun(record)
         return True
@@ -276,7 +262,7 @@ class LayeredFlow(StreamFlow):
         super().attach(socket, pipeline, plaintext, wire, early)
         self.looked()
         if layer.held:
-            present(self._owner).driver.call_soon(lambda: self.find_more() if self.layer is layer and layer.held else None)
+            self.soon(lambda: self.find_more() if self.layer is layer and layer.held else None)
 
     def _lower(self, pipeline: Pipeline) -> Pipeline | Layer | None:
         below = pipeline.layers[:-1]
@@ -379,6 +365,8 @@ class LayeredFlow(StreamFlow):
         """What came cannot be. Who waits for what came before may take it, and answer, first."""
         socket = self.socket
         self._found()
+        if self.socket is socket:
+            self.sending.pump()  # what was said to that may have gathered
         if self.socket is socket:
             self.violated(error)
 

@@ -15,14 +15,17 @@ from tieline.errors import EndOfStreamError, NetworkError, Phase, raisable
 from tieline.flows.content import misuse, octets
 from tieline.flows.receiving import StreamReceiving
 from tieline.flows.sending import STREAK, StreamSending
-from tieline.flows.stream import FlowOwner, StreamFlow
+from tieline.flows.stream import StreamFlow
 from tieline.flows.writer import Writer
 from tieline.protocols.message import Message
 
 if TYPE_CHECKING:
+    from tieline.flows.owner import FlowOwner
     from tieline.parameters import Parameters
 
-__all__ = ["MessageFlow", "TLVFlow"]
+__all__ = ["MessageFlow", "MessageReceiving", "MessageSending", "TLVFlow"]
+
+GATHER = 64 * 1024  # bytes of records that wait for each other
 
 
 class MessageReceiving(StreamReceiving):
@@ -114,7 +117,61 @@ class RecordReceiving(MessageReceiving):
 
 
 class MessageSending(StreamSending):
-    """The outbound half."""
+    """The outbound half, wherever records come from.
+
+    Whoever answers many messages that came together gives rise to many small sends, and a system call for each would cost more
+    than all the rest. So while more input is there to be taken, records gather, and leave together: with the first that is sent
+    when nothing is left, or when many bytes have come together, or else at the loop's next turn.
+    """
+
+    __slots__ = ("_due", "_gather")
+
+    def __init__(self, flow: StreamFlow, limit: int) -> None:
+        super().__init__(flow, limit)
+        self._gather = min(GATHER, limit)
+        self._due = False  # what has gathered leaves at the next turn
+
+    def _may_begin(self) -> bool:
+        """Whether nobody is before a record that is sent now."""
+        return not (self._writers or self.ended or self._full or self._flow.socket is None)
+
+    def _begin(self, record: bytes) -> None:
+        """Give a record of at most a slice to the kernel, or gather it; nobody is before it."""
+        flow = self._flow
+        socket, machine = flow.socket, flow.machine
+        wire = record if machine is None else machine.send(record)
+        if flow.receiving.inbox.size and self._size + len(wire) <= self._gather:
+            self._accept(wire)
+            if not self._due:
+                self._due = True
+                flow.soon(self._leave)
+        elif self._accepted:
+            self._accept(wire)
+            self.pump()
+        else:
+            assert socket is not None  # or it could not begin
+            try:
+                taken = socket.send(wire)
+            except OSError as error:
+                raise self._told(self._broken(error)) from error
+            if taken < len(wire):  # less than a slice is left
+                self._full = True
+                self._accept(memoryview(wire)[taken:])
+        self.count += len(record)
+
+    def _leave(self) -> None:
+        self._due = False
+        self.pump()
+
+    def send_file(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("it has no send_file()")
+
+    def send_idempotent(self, *_: Any, **__: Any) -> None:
+        raise TypeError("it has no send_idempotent()")
+
+
+class RecordSending(MessageSending):
+    """The outbound half of a codec."""
 
     __slots__ = ("_codec",)
 
@@ -126,37 +183,17 @@ class MessageSending(StreamSending):
         await self._record(self._codec.encode(content), last_message)
 
     async def _record(self, record: bytes, last_message: bool) -> None:
-        flow = self._flow
-        socket, machine = flow.socket, flow.machine
-        if (
-            socket is None or self._accepted or self._writers or self.ended or last_message
-            or len(record) > self._slice
-        ):  # fmt: skip
+        if last_message or len(record) > self._slice or not self._may_begin():
             await self._queue(Writer(memoryview(record), last_message, whole=True))
             return
-        # Nobody is before us and nothing is special: straight to the kernel. What it does not take is less than a slice.
-        wire = record if machine is None else machine.send(record)
-        try:
-            taken = socket.send(wire)
-        except OSError as error:
-            raise self._told(self._broken(error)) from error
-        self.count += len(record)
-        if taken < len(wire):
-            self._full = True
-            self._accept(memoryview(wire)[taken:])
+        self._begin(record)
         if self._streak + 1 < STREAK:
             self._streak += 1
         else:
             await self._gone()
 
-    def send_file(self, *_: Any, **__: Any) -> Any:
-        raise TypeError("it has no send_file()")
 
-    def send_idempotent(self, *_: Any, **__: Any) -> None:
-        raise TypeError("it has no send_idempotent()")
-
-
-class TLVSending(MessageSending):
+class TLVSending(RecordSending):
     """The outbound half of records that have a type."""
 
     __slots__ = ()
@@ -179,7 +216,7 @@ class MessageFlow(StreamFlow):
     def __init__(self, owner: FlowOwner, parameters: Parameters[Any], endpoint: object, codec: MessageCodec) -> None:
         super().__init__(owner, parameters, endpoint)
         self.receiving = RecordReceiving(self, parameters.receive_limit, codec)
-        self.sending = MessageSending(self, parameters.send_limit, codec)
+        self.sending = RecordSending(self, parameters.send_limit, codec)
 
 
 class TLVFlow(MessageFlow):

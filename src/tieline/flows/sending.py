@@ -165,10 +165,6 @@ class StreamSending:
                 self.pump()
             raise
 
-    def _done(self, error: BaseException | None = None) -> None:
-        """The first call is done with, or has failed by a fault of its own."""
-        self._answer(self._writers.popleft(), error)
-
     @staticmethod
     def _answer(writer: Writer, error: BaseException | None) -> None:
         writer.error = error  # for a call that is just being made, and has no waiter yet
@@ -201,7 +197,7 @@ class StreamSending:
                 if self._writers and self._writers[0] is writer:  # it has not failed by its own file
                     if writer.end:
                         self._end = End.DUE
-                    self._done()
+                    self._answer(self._writers.popleft(), None)
         except OSError as error:
             self._broken(error)
 
@@ -239,7 +235,7 @@ class StreamSending:
                 try:
                     writer.rest = memoryview(source.read(self._slice))
                 except Exception as error:  # of the file, not of the connection: its caller has to know
-                    self._done(error)
+                    self._answer(self._writers.popleft(), error)
                     return True
             if not writer.rest:
                 return True
@@ -342,6 +338,11 @@ class StreamSending:
     def remaining(self) -> int:
         """Bytes that were accepted and have not gone to the kernel."""
         return len(self.first) + self._size + sum(len(writer.rest) for writer in self._writers if writer.promised)
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether the end of our direction follows right after `first`."""
+        return bool(self._writers) and self._writers[0].is_end
 
     # The flow's socket comes, goes and breaks
 

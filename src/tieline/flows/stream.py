@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from tieline.errors import (
     ChannelClosedError,
@@ -24,35 +24,17 @@ from tieline.errors import (
     translate,
 )
 from tieline.flows.alarm import Alarm, AttendedPipeline
+from tieline.flows.owner import FlowOwner, present
 from tieline.flows.receiving import StreamReceiving
 from tieline.flows.sending import StreamSending
 
 if TYPE_CHECKING:
-    from tieline.drivers.port import Buffer, Driver, StreamSocket, Waiter
+    from tieline.drivers.port import Buffer, StreamSocket, Waiter
     from tieline.engines.pipeline import Layer, Pipeline
     from tieline.parameters import Parameters
     from tieline.reports import TransportCounters
 
-__all__ = ["FlowOwner", "StreamFlow", "present"]
-
-
-class FlowOwner(Protocol):
-    """The connection, as its flow sees it. The flow does not keep it alive."""
-
-    driver: Driver
-
-    def needed(self) -> None:
-        """A call waits: start, or try again. Raises what makes waiting pointless."""
-
-    def flow_failed(self, error: NetworkError | None) -> None: ...
-
-
-def present(reference: weakref.ref[FlowOwner]) -> FlowOwner:
-    """The connection. Raises RuntimeError if the program has dropped it: nobody else keeps it."""
-    owner = reference()
-    if owner is None:
-        raise RuntimeError("the connection was dropped before its call ran: keep a reference to it, best by `async with`")
-    return owner
+__all__ = ["StreamFlow"]
 
 
 class StreamFlow:
@@ -206,8 +188,12 @@ class StreamFlow:
     async def next_turn(self) -> None:
         """Let everything else run that is due."""
         waiter = self.waiter()
-        present(self._owner).driver.call_soon(lambda: None if waiter.done() else waiter.set_result(None))
+        self.soon(lambda: None if waiter.done() else waiter.set_result(None))
         await waiter
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Have something called at the loop's next turn."""
+        present(self._owner).driver.call_soon(callback)
 
     async def _progress(self, done: Callable[[], bool], stall: str) -> None:
         """Wait until `done`; when nothing has left for `close_timeout` seconds, abort and raise."""

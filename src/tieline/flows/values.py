@@ -11,7 +11,7 @@ from tieline.protocols.message import Message
 
 if TYPE_CHECKING:
     from tieline.engines.coder import CoderCodec
-    from tieline.flows.stream import FlowOwner
+    from tieline.flows.owner import FlowOwner
     from tieline.parameters import Parameters
 
 __all__ = ["ValueDatagramFlow", "ValueFlow"]

@@ -35,6 +35,11 @@ class Writer:
         self.error: BaseException | None = None
         self.count = 0
 
+    @property
+    def is_end(self) -> bool:
+        """Whether it is the end of our direction and nothing else, and is to come whatever its caller does."""
+        return self.end and self.promised and not self.rest
+
     def withdraw(self) -> bool:
         """Its caller waits no more: whether it may be taken out of the queue."""
         if self.whole and self.count:

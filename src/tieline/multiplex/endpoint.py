@@ -11,6 +11,7 @@ it leaves in parts, so that both sides work at the same time instead of waiting 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,6 +28,7 @@ __all__ = ["QUICEndpoint"]
 
 TRANSMISSIONS = 32  # that leave before received datagrams and other tasks have their turn
 SEGMENTS = 20  # datagrams that leave at once: a system call costs less for each, and they are still a short burst
+SILENCE = 0.5  # seconds in which nothing comes, after which a client looks whether its address is still there
 OVERLAP = 16  # things that are done before what follows from them leaves: so the peer works on these during the next ones
 
 
@@ -52,6 +54,7 @@ class QUICEndpoint:
         self._unsent: list[Any] = []  # at most TRANSMISSIONS
         self._timer: Timer | None = None
         self._due = 0.0
+        self._heard = driver.time()
         self._touches = 0  # since something left
         self._turning = self._soon = self._blocked = self._closed = False
 
@@ -108,8 +111,9 @@ class QUICEndpoint:
     # The socket's handler
 
     def received(self, batch: list[Packets]) -> None:
+        self._heard = self.now
         try:
-            self._engine.receive(self.now, batch)
+            self._engine.receive(self._heard, batch)
         finally:  # an engine that has failed inside tells so of each connection
             self._turn()
 
@@ -120,6 +124,11 @@ class QUICEndpoint:
     def failed(self, error: OSError) -> None:
         if self._socket_failed is not None:
             self._socket_failed(error)
+
+    def local_address_gone(self, error: OSError) -> None:
+        for session in tuple(self._sessions.values()) if self._to is not None else ():  # a listener's clients come to it
+            if session.owner is not None:
+                session.owner.local_address_gone(error)
 
     # A turn
 
@@ -190,7 +199,20 @@ class QUICEndpoint:
         due = self._engine.timeout()
         if due is not None and due <= self.now:
             self._engine.handle_timeout(self.now)
+            self._look_for_address()
         self._turn()
+
+    def _look_for_address(self) -> None:
+        """Not each system says of a packet that its source address is gone: silence gives reason to look."""
+        if self._to is not None and self.now - self._heard >= SILENCE:
+            self._heard = self.now  # so the next look is as far away
+            host = self.local_address.host.partition("%")[0]
+            try:
+                is_here = host.startswith("127.") or any(host in one.addresses for one in self.driver.interfaces())
+            except OSError:  # the system does not tell
+                return
+            if not is_here:
+                self.local_address_gone(OSError(errno.EADDRNOTAVAIL, f"the local address {host} is gone"))
 
     # Ending
 

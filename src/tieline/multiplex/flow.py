@@ -5,7 +5,6 @@ It has been there since the connection was constructed, so a call can wait in it
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +13,7 @@ from tieline.endpoints import HostPort
 from tieline.engines.quic import close_error
 from tieline.engines.tls import tls_metadata
 from tieline.errors import ChannelClosedError, CloseTimeoutError, NetworkError, Phase, raisable
+from tieline.multiplex.migration import Migration
 from tieline.protocols.quic import ApplicationError, QUICOptions
 from tieline.protocols.security import SecurityOptions
 from tieline.reports import TransportCounters
@@ -21,17 +21,13 @@ from tieline.reports import TransportCounters
 if TYPE_CHECKING:
     from tieline._engine.quic import QuicClose
     from tieline.drivers.port import Driver, Waiter
+    from tieline.multiplex.early import EarlyStream
     from tieline.multiplex.session import Session
     from tieline.multiplex.stream import QUICStreamSocket
     from tieline.parameters import Parameters
     from tieline.protocols.security import TLSMetadata
 
 __all__ = ["MultiplexFlow", "MultiplexOwner"]
-
-SHORTEST_TRIAL = (
-    1.0  # seconds that a new path gets, at least: three times the first round trip that RFC 9002 section 6.2.2 assumes
-)
-TRIAL_ROUND_TRIPS = 6
 
 
 class MultiplexOwner(Protocol):
@@ -48,9 +44,10 @@ class MultiplexFlow:
     """The streams and datagrams of one connection."""
 
     __slots__ = (
-        "__weakref__", "_arrived", "_close_socket", "_closed", "_counted", "_failure", "_inbound", "_keepalive", "_owner",
-        "_parameters", "_received_count", "_sent_count", "application_error", "endpoint", "name", "peer_closed", "server_name",
-        "session",
+        "__weakref__", "_arrived", "_close_socket", "_closed", "_counted", "_failure", "_inbound", "_keepalive", "_migration",
+        "_owner", "_parameters", "_received_count", "_sent_count", "application_error", "early", "endpoint", "name",
+        "peer_closed",
+        "server_name", "session",
     )  # fmt: skip
 
     calls = "open_stream(), inbound_streams() and datagrams()"
@@ -61,12 +58,14 @@ class MultiplexFlow:
         self.name = parameters.stack.name
         self.endpoint = endpoint
         self.session: Session | None = None
+        self.early: dict[EarlyStream, None] = {}  # not opened yet, in the order of the calls
         self.application_error = ApplicationError(0)  # what a close says; after the peer's close, what that said
         self.peer_closed = False
         self.server_name: str | None = None
         self._close_socket: Callable[[], None] = lambda: None
         self._failure: NetworkError | None = None
         self._closed = False
+        self._migration: Migration | None = None  # of a client's session
         self._inbound: Waiter | None = None
         self._arrived: list[QUICStreamSocket] = []  # when the session ended, and nobody had taken them
         options: QUICOptions = parameters.stack
@@ -83,8 +82,11 @@ class MultiplexFlow:
         self.server_name = server_name
         session.owner = self
         session.peer_name = self.endpoint
+        if session.is_client:
+            self._migration = Migration(session, self._left_from)
         if session.connection.keepalive != self._keepalive:
             self.keepalive = self._keepalive
+        session.take_over(self.early)
         if session.close_reason is not None:  # lost in the very turn in which it became ready
             self.ended(session.close_reason)
         self._wake_inbound()
@@ -100,12 +102,17 @@ class MultiplexFlow:
             self._leave(session)
 
     def _leave(self, session: Session) -> None:
+        if self._migration is not None:
+            self._migration.cancel()
+            self._migration = None
         session.endpoint.flush()
         self._close_socket()
         self._close_socket = lambda: None
 
     def raise_pending(self, error: NetworkError) -> None:
-        """Calls wait for the connection itself, which tells them; here nobody waits before there is a session."""
+        """Who waits for the connection itself is told by it; streams that were opened early have calls of their own."""
+        for stream in tuple(self.early):
+            stream.raise_pending(error)
 
     def fail(self, error: NetworkError) -> None:
         """It is over."""
@@ -135,11 +142,14 @@ class MultiplexFlow:
         self._closed = True
         session.fail_openers(self._closed_error())
         self._wake_inbound()
-        wanted = session.is_unfinished
-        while session.is_unfinished:
+        wanted = self._is_unfinished(session)
+        while self._is_unfinished(session):
             await self._progress(session)
         if wanted:
             self._require_taken()
+
+    def _is_unfinished(self, session: Session) -> bool:
+        return session.is_unfinished or (session.is_open and any(stream.is_promised for stream in self.early))
 
     def _require_taken(self) -> None:
         """Raise what has ended the session, unless the peer's application said with code 0 that it wants no more."""
@@ -190,9 +200,16 @@ class MultiplexFlow:
                 self._arrived = session.arrived
             session.fail(error, is_clean=is_clean)
             self._leave(session)
+        for stream in tuple(self.early):
+            stream.fail(error)
         self._wake_inbound()
 
     # For the calls
+
+    @property
+    def accepted_early(self) -> tuple[EarlyStream, ...]:
+        """All streams that were opened before there is a session, if something was accepted on one of them."""
+        return tuple(self.early) if any(stream.is_promised for stream in self.early) else ()
 
     @property
     def is_over(self) -> bool:
@@ -243,30 +260,14 @@ class MultiplexFlow:
             self.session.endpoint.touched()
 
     def migrate(self, local: HostPort | None) -> None:
-        """Go on from another local address: break before make. Raises OSError, and nothing has changed."""
-        session = self.session
-        assert session is not None  # the caller looked
-        before = session.endpoint.local_address
-        self._rebind(session, local)
-        received, rtt = session.progress()[0], session.connection.statistics().rtt
-        session.connection.ping()  # so that something is to be heard
-        patience = max(SHORTEST_TRIAL, TRIAL_ROUND_TRIPS * rtt)
-        session.endpoint.driver.call_later(patience, _look_back, weakref.ref(self), session, before, received)
+        """Go on from another local address. Raises OSError, and nothing has changed."""
+        assert self._migration is not None  # the caller looked: this side is the client, and there is a session
+        self._migration.move(local)
 
-    def _rebind(self, session: Session, local: HostPort | None) -> None:
-        endpoint = session.endpoint
-        endpoint.rebind(local)
-        session.connection.migrate(endpoint.now)
-        endpoint.touched()
+    def _left_from(self, local: HostPort) -> None:
         owner = self._owner()
         if owner is not None:
-            owner.moved(endpoint.local_address, None)
-
-    def look_back(self, session: Session, local: HostPort, received: int) -> None:
-        """The new path has had its time: if nothing has come on it, try the old address again, if it is still there."""
-        if self.session is session and session.is_open and session.progress()[0] == received:
-            with contextlib.suppress(OSError):
-                self._rebind(session, local)
+            owner.moved(local, None)
 
     # For the session
 
@@ -280,6 +281,10 @@ class MultiplexFlow:
         owner = self._owner()
         if self.session is not None and owner is not None:
             owner.moved(None, self.session.remote)
+
+    def local_address_gone(self, error: OSError) -> None:
+        if self._migration is not None:
+            self._migration.local_address_gone()
 
     def ended(self, close: QuicClose) -> None:
         """The session has ended by itself."""
@@ -322,13 +327,6 @@ class MultiplexFlow:
 
     def counters(self) -> TransportCounters | None:
         return self._counted if self.session is None else session_counters(self.session)
-
-
-def _look_back(reference: weakref.ref[MultiplexFlow], session: Session, local: HostPort, received: int) -> None:
-    """For a timer: it does not keep what has been dropped."""
-    flow = reference()
-    if flow is not None:
-        flow.look_back(session, local, received)
 
 
 def session_counters(session: Session) -> TransportCounters | None:

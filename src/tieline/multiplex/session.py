@@ -12,7 +12,10 @@ from tieline.multiplex.datagrams import QUICDatagramSocket
 from tieline.multiplex.stream import QUICStreamSocket
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tieline.drivers.port import Waiter
+    from tieline.multiplex.early import EarlyStream
     from tieline.multiplex.endpoint import QUICEndpoint
 
 __all__ = ["Session", "SessionOwner"]
@@ -31,6 +34,9 @@ class SessionOwner(Protocol):
     def peer_moved(self) -> None:
         """The peer speaks from another address now."""
 
+    def local_address_gone(self, error: OSError) -> None:
+        """A client's packets cannot leave: its address, its interface or every route to the peer is gone."""
+
 
 class Session:
     """What the engine calls a connection, with the objects that stand for its parts."""
@@ -45,6 +51,8 @@ class Session:
         self._streams: dict[int, QUICStreamSocket] = {}
         self._datagrams: QUICDatagramSocket | None = None
         self._openers: dict[bool, list[Waiter]] = {True: [], False: []}
+        self._riding: dict[EarlyStream, tuple[QUICStreamSocket, int]] = {}  # and how much of each, until the handshake is done
+        self._early: dict[EarlyStream, None] = {}  # those of the flow that are not opened yet: they come before all others
         self.arrived: list[QUICStreamSocket] = []  # that nobody had taken when the connection ended
         self.draining: dict[int, None] = {}  # streams whose end, or all that was before it, the peer does not have yet
         self.drain_waiter: Waiter | None = None
@@ -78,6 +86,11 @@ class Session:
             case "datagrams_unblocked":
                 if self._datagrams is not None:
                     self._datagrams.unblocked()
+            case "early_data_rejected":
+                self._riding.clear()
+                self._streams.clear()
+                self.draining.clear()
+                self.sent_count = 0
             case "connected":
                 if self.owner is not None:
                     self.owner.connected()
@@ -86,7 +99,7 @@ class Session:
                     self.owner.peer_moved()
             case "lost":
                 self._lost(value)
-            case _:  # early_data_rejected, drained: the endpoint's affair
+            case _:  # drained: the endpoint's affair
                 return
 
     def _stopped(self, number: int, code: int) -> None:
@@ -109,7 +122,7 @@ class Session:
 
     def _let_open(self, bidirectional: bool) -> None:
         openers = self._openers[bidirectional]
-        if openers and not openers[0].done():
+        if self._open_early(bidirectional) and openers and not openers[0].done():
             openers[0].set_result(None)
 
     def _lost(self, close: QuicClose) -> None:
@@ -189,10 +202,43 @@ class Session:
         if self._datagrams is not None:
             self._datagrams.lost(raisable(error), is_clean)
 
+    def ride(self, streams: Sequence[EarlyStream]) -> None:
+        """Send what these may send before the handshake is done, as far as the limits go that the ticket remembers."""
+        full: set[bool] = set()
+        for stream in streams:
+            number = None if stream.may_receive in full else self._opened(stream.may_receive)
+            if number is None:
+                full.add(stream.may_receive)
+            else:
+                socket = self._socket(number)
+                self._riding[stream] = socket, stream.ride(socket)
+
+    def take_over(self, early: dict[EarlyStream, None]) -> None:
+        """The handshake is done: go on with the streams that were opened before, and open the others, now or when possible."""
+        self._early = early
+        riding, self._riding = self._riding, {}
+        for stream, (socket, count) in riding.items():
+            if stream in early:
+                stream.opened(socket, count)
+            else:  # nobody wants it any more
+                socket.error_code = stream.error_code
+                socket.abort()
+        for bidirectional in (True, False):
+            self._open_early(bidirectional)
+
+    def _open_early(self, bidirectional: bool) -> bool:
+        """Whether all are opened, so that it is others' turn."""
+        for stream in [stream for stream in self._early if stream.may_receive is bidirectional]:
+            number = self._opened(bidirectional)
+            if number is None:
+                return False
+            stream.opened(self._socket(number), 0)
+        return True
+
     async def open(self, bidirectional: bool) -> QUICStreamSocket | None:
         """Open a stream, as soon as the peer allows another one; in the order of the calls. None if the connection has ended."""
         openers = self._openers[bidirectional]
-        number = None if openers else self._opened(bidirectional)
+        number = None if openers or not self._open_early(bidirectional) else self._opened(bidirectional)
         if number is None and self.is_open:
             waiter = self.endpoint.driver.waiter()
             openers.append(waiter)

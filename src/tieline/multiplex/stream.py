@@ -81,6 +81,11 @@ class QUICStreamSocket:
         return None
 
     @property
+    def by_server(self) -> bool:
+        """Whether the server has opened it (RFC 9000 section 2.1)."""
+        return bool(self.number & 1)
+
+    @property
     def is_ending(self) -> bool:
         """Whether our direction was ended, and not all that was before the end is in the engine yet."""
         if self.handler is None or self._done:
@@ -212,7 +217,7 @@ class QUICStreamSocket:
         raise OSError(errno.EOPNOTSUPP, "the kernel cannot encrypt for QUIC")
 
     def end(self) -> None:
-        if self._done or self._failure is not None:
+        if self._done or self._end_sent or self._failure is not None:  # it may have gone with the first flight
             return
         self._end_sent = True
         self._session.draining[self.number] = None

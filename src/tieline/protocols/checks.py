@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-__all__ = ["require_at_least", "require_flags", "require_range", "require_seconds"]
+__all__ = ["require_at_least", "require_bytes", "require_flags", "require_range", "require_seconds"]
 
 
 def require_flags(options: object, *names: str) -> None:
@@ -23,6 +23,15 @@ def require_range(option: str, value: int | None, low: int, high: int, *, option
         raise TypeError(f"{option} must be an int from {low} to {high}{_or_none(optional)}, got {value!r}")
     if not low <= value <= high:
         raise ValueError(f"{option} must be from {low} to {high}, got {value}")
+
+
+def require_bytes(option: str, value: bytes, shortest: int, longest: int) -> None:
+    """Bytes of a length within bounds. What they are is not said: they may be a secret."""
+    lengths = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
+    if not isinstance(value, bytes):
+        raise TypeError(f"{option} must be {lengths} bytes, got a {type(value).__name__}")
+    if not shortest <= len(value) <= longest:
+        raise ValueError(f"{option} must be {lengths} bytes, got {len(value)}")
 
 
 def require_at_least(option: str, value: int, low: int) -> None:

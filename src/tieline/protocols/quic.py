@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 import os
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar
 
-from tieline.protocols.checks import require_range, require_seconds
+from tieline.protocols.checks import require_bytes, require_range, require_seconds
 from tieline.protocols.roles import DatagramProtocol, MultiplexProtocol, StreamProtocol
 from tieline.protocols.security import SecurityOptions, TLSVersion
 from tieline.protocols.udp import UDP
@@ -16,6 +16,8 @@ __all__ = ["ApplicationError", "Directionality", "Initiator", "QUICDatagram", "Q
 
 LARGEST_INTEGER = 2**62 - 1  # RFC 9000 section 16
 LARGEST_STREAM_COUNT = 2**60  # RFC 9000 section 4.6
+RESET_KEY_LENGTH = 32  # bytes: as long as the hash that it keys
+LONGEST_SERVER_ID = 13  # bytes: a connection ID has 20, of which one is for the balancer's configuration, and six are a nonce
 
 
 class Directionality(enum.Enum):
@@ -73,6 +75,10 @@ class QUICOptions(MultiplexProtocol, SecurityOptions):
     - `max_udp_payload_size`: bytes of the largest UDP datagram that is accepted and sent.
     - `maximum_connections`: of a listener, at one address.
     - `retry_above`: so many handshakes under way make a listener ask clients to show their address (RFC 9000 section 8.1.2).
+    - `stateless_reset_key`: of a listener, 32 secret bytes; a server that starts again with the same ones tells clients at once
+      that it has forgotten them (RFC 9000 section 10.3). By default all listeners of a process share random ones.
+    - `server_id`, `server_id_rotation`: of a listener, 1 to 13 bytes in its connection IDs, in plain text, for load balancers
+      (draft-ietf-quic-load-balancers section 5.2), and the number 0 to 6 of the balancer's configuration that they belong to.
     - `qlog`: a folder, which gets a file for each connection, or a file.
     """
 
@@ -91,6 +97,9 @@ class QUICOptions(MultiplexProtocol, SecurityOptions):
     max_udp_payload_size: int = 1472
     maximum_connections: int = 10_000
     retry_above: int = 100
+    stateless_reset_key: bytes | None = field(default=None, repr=False)
+    server_id: bytes | None = None
+    server_id_rotation: int = 0
     qlog: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
@@ -110,5 +119,10 @@ class QUICOptions(MultiplexProtocol, SecurityOptions):
         require_range("max_udp_payload_size", self.max_udp_payload_size, 1200, 65527)  # RFC 9000 section 18.2
         require_range("maximum_connections", self.maximum_connections, 1, 2**31)
         require_range("retry_above", self.retry_above, 0, 2**31)
+        if self.stateless_reset_key is not None:
+            require_bytes("stateless_reset_key", self.stateless_reset_key, RESET_KEY_LENGTH, RESET_KEY_LENGTH)
+        if self.server_id is not None:
+            require_bytes("server_id", self.server_id, 1, LONGEST_SERVER_ID)
+        require_range("server_id_rotation", self.server_id_rotation, 0, 6)
         if self.qlog is not None:
             object.__setattr__(self, "qlog", os.fspath(self.qlog))

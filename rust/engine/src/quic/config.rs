@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use quinn_proto::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
+use quinn_proto::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn_proto::{
     IdleTimeout, MtuDiscoveryConfig, QlogConfig, TokenMemoryCache, TransportConfig, VarInt,
 };
@@ -13,6 +13,7 @@ use rustls::pki_types::ServerName;
 use rustls::quic::{ClientConnection, ServerConnection, Version};
 use rustls::{ClientConfig, Error, ServerConfig};
 
+use super::early::{InTheWay, WithRoom};
 use super::identifiers::ServerId;
 use super::parameters::MAXIMUM;
 use super::session::{Maker, Shared};
@@ -131,7 +132,12 @@ impl Transport {
     }
 
     /// quinn-proto's form of this, for a connection to `remote`.
-    fn build(&self, remote: SocketAddr, epoch: Instant) -> Arc<TransportConfig> {
+    fn build(
+        &self,
+        remote: SocketAddr,
+        epoch: Instant,
+        early: Option<InTheWay>,
+    ) -> Arc<TransportConfig> {
         let variable = |value| VarInt::from_u64(value).unwrap_or(VarInt::MAX);
         let mut config = TransportConfig::default();
         let idle_timeout = self
@@ -152,15 +158,15 @@ impl Transport {
         let mut discovery = MtuDiscoveryConfig::default();
         discovery.upper_bound(self.maximum_mtu);
         config.mtu_discovery_config(Some(discovery));
-        match self.congestion {
-            Congestion::Cubic => {
-                config.congestion_controller_factory(Arc::new(CubicConfig::default()))
-            }
-            Congestion::NewReno => {
-                config.congestion_controller_factory(Arc::new(NewRenoConfig::default()))
-            }
-            Congestion::Bbr => config.congestion_controller_factory(Arc::new(BbrConfig::default())),
+        let factory: Arc<dyn ControllerFactory + Send + Sync> = match self.congestion {
+            Congestion::Cubic => Arc::new(CubicConfig::default()),
+            Congestion::NewReno => Arc::new(NewRenoConfig::default()),
+            Congestion::Bbr => Arc::new(BbrConfig::default()),
         };
+        config.congestion_controller_factory(match early {
+            Some(early) => Arc::new(WithRoom { factory, early }),
+            None => factory,
+        });
         if let Some(writer) = self.qlog.as_ref().and_then(|open| open(remote)) {
             let mut qlog = QlogConfig::default();
             qlog.writer(writer).start_time(epoch);
@@ -178,7 +184,8 @@ pub(crate) const MINIMUM_KEEPALIVE: Duration = Duration::from_millis(1);
 pub struct Config {
     pub(crate) tls: tls::Config,
     pub(crate) transport: Arc<Transport>,
-    /// quinn-proto's form of it, which connections share unless each writes a qlog of its own.
+    /// quinn-proto's form of it, which connections share unless each writes a qlog of its own, or has
+    /// early data.
     built: Arc<OnceLock<Arc<TransportConfig>>>,
     pub(crate) tokens: Arc<TokenMemoryCache>,
 }
@@ -238,12 +245,22 @@ impl Config {
         Some(self.transport.max_datagram_frame_size).filter(|&size| size > 0)
     }
 
+    /// Client: early data may be sent, if a ticket allows it.
+    pub(crate) fn has_early_data(&self) -> bool {
+        matches!(&self.tls.side, Side::Client(config) if config.enable_early_data)
+    }
+
     /// For a connection to `remote`.
-    pub(crate) fn transport(&self, remote: SocketAddr, epoch: Instant) -> Arc<TransportConfig> {
-        let build = || self.transport.build(remote, epoch);
-        match self.transport.qlog {
-            Some(_) => build(),
-            None => self.built.get_or_init(build).clone(),
+    pub(super) fn transport(
+        &self,
+        remote: SocketAddr,
+        epoch: Instant,
+        early: Option<InTheWay>,
+    ) -> Arc<TransportConfig> {
+        let build = || self.transport.build(remote, epoch, early.clone());
+        match (&self.transport.qlog, &early) {
+            (None, None) => self.built.get_or_init(build).clone(),
+            _ => build(),
         }
     }
 

@@ -13,6 +13,7 @@ use quinn_proto::{
 use super::close::CloseReason;
 use super::config::MINIMUM_KEEPALIVE;
 use super::datagrams::{Received, Sent};
+use super::early::InTheWay;
 use super::event::{Change, Direction, Event, Handle};
 use super::parameters::PeerParameters;
 use super::session::{Shared, is_genuine_retry};
@@ -41,7 +42,10 @@ pub struct Connection {
     /// The peer has raised its limit, to what we cannot see.
     pub(super) raised: [bool; 2],
     /// Early data was sent, or could have been.
-    early: bool,
+    pub(super) early: bool,
+    /// How much of it was taken on streams.
+    pub(super) early_count: usize,
+    pub(super) in_the_way: Option<InTheWay>,
     pub(super) received: Received,
     pub(super) sent: Sent,
     keepalive: Option<Duration>,
@@ -127,6 +131,8 @@ impl Connection {
             accepted: [0; 2],
             raised: [false; 2],
             early,
+            early_count: 0,
+            in_the_way: None,
             received: Received::new(settings.transport.datagram_receive_buffer),
             sent: Sent::new(settings.transport.datagram_send_buffer),
             keepalive: settings.transport.keepalive,
@@ -424,7 +430,14 @@ impl Connection {
                 break;
             }
         }
-        let acknowledgements = self.inner.stats().frame_rx.acks;
+        let came = self.inner.stats().frame_rx;
+        if let Some(early) = self
+            .in_the_way
+            .take_if(|_| !self.early || came.handshake_done > 0)
+        {
+            early.end();
+        }
+        let acknowledgements = came.acks;
         if acknowledgements != self.acknowledgements {
             self.acknowledgements = acknowledgements;
             self.arm_keepalive(now);

@@ -21,6 +21,7 @@ use quinn_proto::{
 use super::close::CloseReason;
 use super::config::{Config, Retry, Settings};
 use super::connection::Connection;
+use super::early::InTheWay;
 use super::event::{Change, Event, Handle};
 use super::identifiers::{Generator, MAXIMUM_LENGTH, Random};
 use super::packets::{Incoming, Transmit};
@@ -199,9 +200,10 @@ impl Endpoint {
             .map_err(EndpointError::Invalid)?;
         let random = self.destinations.bytes();
         let destination = quinn_proto::ConnectionId::new(&random[..MAXIMUM_LENGTH]);
+        let early = config.has_early_data().then(InTheWay::new);
         let mut client = ClientConfig::new(Arc::new(crypto));
         client
-            .transport_config(config.transport(remote, self.clock.epoch()))
+            .transport_config(config.transport(remote, self.clock.epoch(), early.clone()))
             .token_store(config.tokens.clone())
             .initial_dst_cid_provider(Arc::new(move || destination));
         let (key, inner) = self
@@ -218,6 +220,7 @@ impl Endpoint {
         let handle = self.add(inner, key, shared, config);
         if let Some(connection) = self.connections.get_mut(&handle) {
             connection.destination = Some(destination);
+            connection.in_the_way = early;
         }
         Ok(handle)
     }
@@ -304,7 +307,7 @@ impl Endpoint {
             Ok(crypto) => own.crypto = Arc::new(crypto),
             Err(_) => return self.inner.ignore(attempt),
         }
-        own.transport_config(config.transport(remote, self.clock.epoch()));
+        own.transport_config(config.transport(remote, self.clock.epoch(), None));
         match self
             .inner
             .accept(attempt, now, &mut response, Some(Arc::new(own)))

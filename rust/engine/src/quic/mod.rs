@@ -26,6 +26,7 @@ mod close;
 mod config;
 mod connection;
 mod datagrams;
+mod early;
 mod endpoint;
 mod event;
 mod identifiers;

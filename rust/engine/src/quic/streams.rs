@@ -10,6 +10,7 @@ use quinn_proto::{
 };
 
 use super::connection::Connection;
+use super::early;
 use super::event::Direction;
 
 /// Why something cannot be done with a stream.
@@ -79,19 +80,30 @@ impl Connection {
         Some(number(id))
     }
 
-    /// Queue as much of `data` as there is room for. If that is not all, `Writable` will tell.
+    /// Queue as much of `data` as there is room for. If that is not all, `Writable` will tell, or
+    /// `Connected`, before which a client's connection has room for little on all its streams.
     pub fn write(&mut self, stream: u64, data: &[u8]) -> Result<usize, StreamError> {
+        let data = &data[..data.len().min(self.early_room())];
         self.written(stream, data.len(), |half, done| half.write(&data[done..]))
     }
 
     /// The same without copying: what was taken is cut off from `data`.
     pub fn write_bytes(&mut self, stream: u64, data: &mut Bytes) -> Result<usize, StreamError> {
-        self.written(stream, data.len(), |half, _| {
-            let mut chunks = [data.clone()];
+        let length = data.len().min(self.early_room());
+        self.written(stream, length, |half, done| {
+            let mut chunks = [data.slice(..length - done)];
             let written = half.write_chunks(&mut chunks)?.bytes;
             *data = data.slice(written.min(data.len())..);
             Ok(written)
         })
+    }
+
+    /// How much may still be written: what leaves before the handshake is done is limited.
+    fn early_room(&self) -> usize {
+        match self.early && self.is_handshaking() {
+            true => early::LIMIT - self.early_count,
+            false => usize::MAX,
+        }
     }
 
     /// Write until all is done, or until there is no room: only who was refused is told of more.
@@ -102,22 +114,27 @@ impl Connection {
         mut write: impl FnMut(&mut SendStream<'_>, usize) -> Result<usize, WriteError>,
     ) -> Result<usize, StreamError> {
         let closed = self.is_closed();
+        let early = self.early && self.is_handshaking();
         let mut half = self.send_half(stream)?;
         let mut done = 0;
         loop {
             match write(&mut half, done) {
                 _ if closed => return Err(StreamError::Closed),
                 Ok(count) => done += count,
-                Err(WriteError::Blocked) => return Ok(done),
+                Err(WriteError::Blocked) => break,
                 Err(WriteError::Stopped(code)) => {
                     return Err(StreamError::Stopped(code.into_inner()));
                 }
                 Err(WriteError::ClosedStream) => return Err(StreamError::Unknown),
             }
             if done >= length {
-                return Ok(done);
+                break;
             }
         }
+        if early {
+            self.early_count += done;
+        }
+        Ok(done)
     }
 
     /// End our direction, once everything queued is sent. `Finished` tells when the peer has it all.

@@ -37,9 +37,11 @@ ECN_BITS = 3
 INT, SEGMENT_SIZE = struct.Struct("=i"), struct.Struct("=H")
 LOST = frozenset({
     errno.EMSGSIZE, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EPERM, errno.EACCES, errno.EADDRNOTAVAIL,
-    errno.EINVAL, errno.ECONNREFUSED,
+    errno.EINVAL, errno.ECONNREFUSED, errno.ENODEV, errno.ENXIO,
 })  # fmt: skip
 """What a send says of one packet, and not of the socket."""
+GONE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EINVAL, errno.ENODEV, errno.ENXIO})
+"""What a send says when nothing can leave: Linux says EINVAL when it finds that the source address is none of its own."""
 
 
 class UDPPacketSocket:
@@ -57,7 +59,7 @@ class UDPPacketSocket:
         self._loop = loop
         self._buffers = buffers
         self._forgetful = forgets_at_error(loop)
-        self._writing = self._closed = False
+        self._writing = self._closed = self._gone = False
         self._connected = to is not None
         self.handler = handler
         self._sock, local = open_datagram_socket(at, to, parameters)
@@ -168,7 +170,15 @@ class UDPPacketSocket:
                 raise
             if error.errno == errno.ECONNREFUSED:  # about a packet before: this one has not left
                 self._loop.call_soon(self._refused, error)
+            elif error.errno in GONE and self._connected and not self._gone:
+                self._gone = True
+                self._loop.call_soon(self._say_gone, error)
         return True
+
+    def _say_gone(self, error: OSError) -> None:
+        self._gone = False
+        if not self._closed:
+            self.handler.local_address_gone(error)
 
     def _refused(self, error: OSError) -> None:
         if not self._closed:

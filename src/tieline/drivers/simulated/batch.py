@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
+import errno
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.port import Address, PacketAddress, PacketHandler, Packets
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["SimulatedPacketSocket"]
 
 PEERS_KEPT = 1024
+GONE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})  # from here
 
 
 class SimulatedPacketSocket:
@@ -25,6 +29,9 @@ class SimulatedPacketSocket:
         self, table: SocketTable, at: HostPort | None, to: HostPort | None, parameters: Parameters[Any], handler: PacketHandler
     ) -> None:
         self.handler = handler
+        self._table = table
+        self._context = contextvars.copy_context()
+        self._closed = self._gone = False
         self._peers: dict[PacketAddress, HostPort] = {}
         self._rest: list[tuple[bytes, HostPort]] = []  # of packets that were taken, until there is room
         self._to = to
@@ -48,9 +55,16 @@ class SimulatedPacketSocket:
             try:
                 if not self._socket.send(piece, None if self._to is not None else to):
                     return pieces[number:]
-            except OSError:  # no route, or too large: lost like any other
-                continue
+            except OSError as error:  # no route, or too large: lost like any other
+                if error.errno in GONE and self._to is not None and not self._gone:
+                    self._gone = True
+                    self._table.call_soon(partial(self._say_gone, error))
         return []
+
+    def _say_gone(self, error: OSError) -> None:
+        self._gone = False
+        if not self._closed:
+            self._context.run(self.handler.local_address_gone, error)
 
     def _peer(self, remote: PacketAddress) -> HostPort:
         peer = self._peers.get(remote)
@@ -61,6 +75,7 @@ class SimulatedPacketSocket:
         return peer
 
     def close(self) -> None:
+        self._closed = True
         self._rest.clear()
         self._socket.close()
 

@@ -164,6 +164,10 @@ class Host(Node):
         way = self.network.way(to.host, self._outgoing(source, to.host, device))
         return None if way is None else way[1].direction(way[0])
 
+    def can_send(self, source: HostPort, to: HostPort, device: str | None) -> bool:
+        """Whether an interface is up for packets from this address. What becomes of them farther on nobody here knows."""
+        return self.has_address(to.host) or bool(self._outgoing(source, to.host, device))
+
     def _outgoing(self, source: HostPort | None, to: str, device: str | None) -> list[NetworkInterface]:
         """The interfaces through which a packet may leave: of the right IP version, with its source address if that is given."""
         return [

@@ -98,6 +98,8 @@ class SocketTable:
         if local.host not in WILDCARDS.values():
             if not self._host.has_address(local.host):
                 raise broken(errno.EADDRNOTAVAIL)
+            if not self._host.can_send(local, remote, device):
+                raise broken(errno.ENETUNREACH)
             return local
         address = self._host.source_of(remote, device)
         if address is None:
