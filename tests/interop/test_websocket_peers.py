@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -126,28 +126,68 @@ async def test_nodes_client(compression: bool) -> None:
         assert await run(node(), "-e", NODE, f"ws://127.0.0.1:{listener.port}/") == "closed 3001 true chat\n"
 
 
-PAGE = """<!DOCTYPE html><body><pre id="log"></pre><script>
-const log = (line) => document.getElementById("log").textContent += line + "\\n";
+PAGE = """<!DOCTYPE html><script>
 const socket = new WebSocket("ws://127.0.0.1:PORT/");
 socket.onopen = () => socket.send("grüße ".repeat(10000));
-socket.onmessage = (event) => { log(event.data.length + " " + socket.extensions); socket.close(1000, "done"); };
-socket.onclose = (event) => log("closed " + event.code + " " + event.wasClean);
-</script></body>"""
+socket.onmessage = (event) => {
+    if (event.data.length < 1000) socket.close(1000, "done");
+    else socket.send(`${event.data.length} characters ${socket.extensions}`);
+};
+</script>"""
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@asynccontextmanager
+async def browsing(chromium: str, profile: Path, url: str) -> AsyncIterator[None]:
+    """A browser that looks at a page."""
+    process = await asyncio.create_subprocess_exec(
+        *(chromium, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", url),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        await process.wait()
 
 
 @pytest.mark.asyncio_only
 @pytest.mark.parametrize("compression", [False, True])
 async def test_chromium(peer: Callable[[str], str], tmp_path: Path, compression: bool) -> None:
     chromium = peer("chromium")
-    async with NetworkListener(stack(compression), on="127.0.0.1:0").serving(echo) as listener:
+    heard: list[str | bytes] = []
+    closed: asyncio.Future[tuple[int | None, str]] = asyncio.get_running_loop().create_future()
+
+    async def serve(connection: NetworkConnection[WebSocket]) -> None:
+        async for content, _ in connection:
+            heard.append(content)
+            await connection.send(content)
+        session = connection.metadata(WebSocket)
+        closed.set_result((session.close_code, session.close_reason))
+
+    async with NetworkListener(stack(compression), on="127.0.0.1:0").serving(serve) as listener:
         page = tmp_path / "page.html"
         page.write_text(PAGE.replace("PORT", str(listener.port)), encoding="utf-8")
-        dom = await run(
-            chromium, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
-            "--virtual-time-budget=3000", "--dump-dom", page.as_uri(),
-        )  # fmt: skip
-        assert f"60000 {'permessage-deflate' if compression else ''}\nclosed 1000 true" in dom
+        async with browsing(chromium, tmp_path / "profile", page.as_uri()):
+            assert await closed == (1000, "done")
+    assert heard == ["grüße " * 10_000, f"60000 characters {'permessage-deflate' if compression else ''}"]
 
 
-def test_there_is_a_node() -> None:
-    assert shutil.which(node())
+@pytest.mark.asyncio_only
+async def test_the_chat_of_the_examples_in_chromium(peer: Callable[[str], str], tmp_path: Path) -> None:
+    chromium = peer("chromium")
+    server = await asyncio.create_subprocess_exec(
+        sys.executable, str(ROOT / "examples" / "browser_chat.py"), "serve", stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert server.stdout is not None
+        url = (await server.stdout.readline()).decode().strip()
+        async with NetworkConnection(f"ws{url.removeprefix('http')}chat", WebSocket()) as connection:
+            await connection.send("is anybody there?")
+            assert str((await connection.receive()).content).endswith(": is anybody there?")
+            async with browsing(chromium, tmp_path / "profile", f"{url}?say=a+browser"):
+                assert str((await connection.receive()).content).endswith(": a browser")
+    finally:
+        server.terminate()
+        await server.wait()
