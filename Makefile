@@ -16,7 +16,7 @@ LOST := $(if $(wildcard src/tieline/_engine.*),,lost)
 demo: build
 	$(BIN)/tieline demo
 
-test: build
+test: build .venv/autobahn/requirements
 	$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile $(PYTEST)
 	cargo test --release --locked --package tieline-engine
 	$(BIN)/mypy
@@ -24,6 +24,7 @@ test: build
 
 # Everything that can be asked of a change: lint, and the tests with many more examples for each property.
 test-all: PYTEST += --hypothesis-profile=thorough
+test-all: export AUTOBAHN = all
 test-all: lint test fuzz
 
 # Random scripts for the targets in fuzz/, for some seconds; FUZZ_RUNS and FUZZ_SEED are for more, and for others.
@@ -51,6 +52,12 @@ build: .venv/engine
 .venv/requirements: requirements/test.txt
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --requirement $<
+	touch $@
+
+# A foreign test suite that cannot share an environment with the rest.
+.venv/autobahn/requirements: .venv/requirements requirements/autobahn.txt
+	$(PYTHON) -m venv --clear .venv/autobahn
+	.venv/autobahn/bin/python -m pip install --quiet --requirement requirements/autobahn.txt
 	touch $@
 
 # Newer versions of everything in requirements/test.txt. Look at the difference before committing it.

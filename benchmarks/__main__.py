@@ -60,7 +60,6 @@ PINGPONG_BARS: dict[str, float | dict[str, float]] = {
 TLS_PINGPONG_BARS: dict[str, float | dict[str, float]] = {"streams": {"asyncio": 1.8, "uvloop": 1.4}}
 BULK_BARS: dict[str, float | dict[str, float]] = {"streams": {"asyncio": 3.0}, "blocking": 0.9}
 TLS_BULK_BARS: dict[str, float | dict[str, float]] = {"streams": 1.7, "blocking": 1.0}
-
 WEBSOCKET_BARS: dict[str, float | dict[str, float]] = {"picows": 1.0, "websockets": 3.0}
 
 FOURTH = {"websockets": 4, "aiohttp": 4}

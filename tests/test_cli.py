@@ -419,6 +419,21 @@ def test_a_peer_that_resets(start: Start) -> None:
     assert b"the peer reset the connection" in errors
 
 
+@pytest.mark.parametrize("security", ["plain", "tls"])
+def test_websocket(start: Start, security: str) -> None:
+    serving, reaching = SECURITY[security]
+    listener = Listener(start, *serving, "--websocket", "--keep", "--echo")
+    url = f"{'ws' if security == 'plain' else 'wss'}://{listener.endpoint}/"
+    reaching = [option for option in reaching if option != "--tls"]
+    lines = "grüße\n\nlast line".encode()
+    assert connect(*reaching, "--linger", "0.5", url, content=lines).stdout == lines + b"\n"
+    assert connect(*reaching, "--linger", "0.5", url, content=b"\xff\n").stdout == b"\xff"
+    listener = Listener(start, *serving, "--websocket", stdin=subprocess.PIPE)
+    url = f"{'ws' if security == 'plain' else 'wss'}://{listener.endpoint}/"
+    connect(*reaching, "--linger", "0", url, content=b"for the listener\n")
+    assert listener.process.communicate(timeout=PATIENCE)[0] == b"for the listener\n"
+
+
 def test_connecting_takes_too_long(start: Start) -> None:
     said = connect("--wait", "--timeout", "0.3", f"127.0.0.1:{free_port()}", code=1).stderr.decode()
     assert "not connected within 0.3 s" in said and "refused" in said

@@ -7,14 +7,19 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+import click
+
 from tieline.channel import NetworkChannel
 from tieline.cli.stdio import Input, Output
 from tieline.connection import NetworkConnection
 from tieline.errors import NetworkError
 from tieline.protocols.roles import DatagramProtocol, StreamProtocol
+from tieline.protocols.websocket import WebSocket
 from tieline.quic import QUICStreamChannel
 
-__all__ = ["background", "datagrams", "stream"]
+__all__ = ["background", "datagrams", "lines", "stream"]
+
+LONGEST_LINE = 16 * 1024 * 1024  # bytes, of what becomes one message
 
 
 @asynccontextmanager
@@ -89,3 +94,47 @@ async def send_datagrams(channel: NetworkChannel[DatagramProtocol], source: Inpu
 async def print_datagrams(channel: NetworkChannel[DatagramProtocol], sink: Output) -> None:
     async for content, _ in channel:
         await sink.write(content)
+
+
+async def lines(channel: NetworkChannel[WebSocket], source: Input, sink: Output, linger: float | None) -> None:
+    """A text message for each line, until `linger` seconds after the end of input, or as long as the peer wants (None)."""
+    async with (
+        background(send_lines(channel, source), "input") as sending,
+        background(print_messages(channel, sink), "output") as receiving,
+    ):
+        await asyncio.wait((sending, receiving), return_when=asyncio.FIRST_COMPLETED)
+        if sending.done():
+            if not isinstance(sending.exception(), NetworkError):
+                sending.result()
+            await asyncio.wait((receiving,), timeout=linger)
+        if receiving.done():
+            receiving.result()
+
+
+async def send_lines(channel: NetworkChannel[WebSocket], source: Input) -> None:
+    """A line that is no text goes as a binary message."""
+    rest = b""
+    while content := await source.read():
+        *whole, rest = (rest + content).split(b"\n")
+        for line in whole:
+            await send_line(channel, line)
+        if len(rest) > LONGEST_LINE:
+            raise click.ClickException(f"a line of more than {LONGEST_LINE:,} bytes is no message")
+    if rest:
+        await send_line(channel, rest)
+
+
+async def send_line(channel: NetworkChannel[WebSocket], line: bytes) -> None:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        await channel.send(line)
+    else:
+        await channel.send(text)
+
+
+async def print_messages(channel: NetworkChannel[WebSocket], sink: Output) -> None:
+    """A text message is a line; a binary one is printed as it is."""
+    async for content, _ in channel:
+        await sink.write(f"{content}\n".encode() if isinstance(content, str) else content)
+    sink.end()

@@ -20,6 +20,7 @@ from tieline.engines.states import State
 from tieline.parameters import Parameters
 from tieline.protocols.quic import QUICOptions
 from tieline.protocols.udp import UDP
+from tieline.protocols.websocket import WebSocket
 
 __all__ = ["connect"]
 
@@ -37,7 +38,7 @@ trust_options = adding(
 @trust_options
 @click.option("--udp", is_flag=True, help="Datagrams. Each read of standard input is one.")
 @click.option("--linger", type=click.FloatRange(0), default=1.0, metavar="SECONDS",
-              help="With --udp: wait for answers after the end of input, 1 second if not told.")  # fmt: skip
+              help="With --udp and WebSocket: wait for answers after the end of input, 1 second if not told.")  # fmt: skip
 @ip_options
 @click.option("--local", type=ENDPOINT, metavar="ADDRESS:PORT", help="Where to connect from.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Limit for connecting.")
@@ -67,12 +68,16 @@ def connect(
     Over QUIC one bidirectional stream carries all this. The peer hears of it with our first bytes, or with our end, and
     cannot speak before.
 
+    To a WebSocket, a ws:// or wss:// URL, each line of standard input is a text message, and each text message that comes
+    is a line of standard output.
+
     \b
     printf 'GET / HTTP/1.0\\r\\n\\r\\n' | tieline connect --tls example.com:https
     tar c . | tieline connect backup:9000
     tieline connect --tls --pin 4f6a… localhost:9000 < file
     tieline connect --quic --pin 4f6a… localhost:9000 < file
     echo ping | tieline connect --udp localhost:9000
+    tieline connect wss://example.com/chat
     """
     options = Security(**security)
     if isinstance(endpoint, URLEndpoint) and endpoint.scheme in ("https", "wss") and not options.quic:
@@ -80,8 +85,13 @@ def connect(
     options.require_sense(udp=udp)
     with usage():
         ip = ip_version(ipv4=ipv4, ipv6=ipv6)
+        stack: Any = UDP(ip) if udp else options.stack(ip, initial_max_bidirectional_streams=0)
+        if isinstance(endpoint, URLEndpoint) and endpoint.scheme in ("ws", "wss"):
+            if udp or options.quic:
+                raise click.UsageError(f"{endpoint} is a WebSocket, which stands on TCP or TLS")
+            stack = WebSocket(stack)
         parameters: Parameters[Any] = Parameters(
-            UDP(ip) if udp else options.stack(ip, initial_max_bidirectional_streams=0),
+            stack,
             local_endpoint=local,
             required_interface=interface,
             waits_for_connectivity=wait,
@@ -91,18 +101,20 @@ def connect(
         click.echo("Warning: --insecure trusts any certificate, also that of an attacker on the way.", err=True)
     if verbose:
         connection.on_state_update(show_state)
-    run(communicate(connection, linger=linger if udp else None, timeout=timeout, report=report))
+    run(communicate(connection, linger=linger, timeout=timeout, report=report))
 
 
-async def communicate(connection: NetworkConnection[Any], *, linger: float | None, timeout: float | None, report: bool) -> None:
-    """One connection from its start to its end. `linger` is for datagrams."""
+async def communicate(connection: NetworkConnection[Any], *, linger: float, timeout: float | None, report: bool) -> None:
+    """One connection from its start to its end. `linger` is for protocols whose sides do not end one by one."""
     with standard_input() as source, standard_output() as sink:
         async with connection:
             await established(connection, timeout)
             establishment = await connection.establishment_report()  # later the connection may have failed
             try:
-                if linger is not None:
+                if isinstance(connection.parameters.stack, UDP):
                     await bridge.datagrams(connection, source, sink, linger)
+                elif isinstance(connection.parameters.stack, WebSocket):
+                    await bridge.lines(connection, source, sink, linger)
                 elif isinstance(connection.parameters.stack, QUICOptions):
                     await over_stream(connection, source, sink)
                 else:

@@ -23,6 +23,7 @@ from tieline.parameters import Parameters
 from tieline.protocols.roles import DatagramProtocol, StreamProtocol
 from tieline.protocols.security import SecurityOptions
 from tieline.protocols.udp import UDP
+from tieline.protocols.websocket import WebSocket
 
 __all__ = ["listen"]
 
@@ -47,6 +48,7 @@ class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic since cli
 @click.option("--self-signed", metavar="NAME", help="Make a certificate and print its fingerprint.")
 @click.option("--client-ca", type=FILE, metavar="FILE", help="Require client certificates from these roots, PEM.")
 @click.option("--udp", is_flag=True, help="Datagrams; each remote address and port is a connection.")
+@click.option("--websocket", is_flag=True, help="WebSocket, over TLS if that is asked for: lines are text messages.")
 @click.option("--idle", type=click.FloatRange(0, min_open=True), default=60.0, metavar="SECONDS",
               help="With --udp: a peer that was silent for this long has ended; 60 if not told.")  # fmt: skip
 @ip_options
@@ -58,6 +60,7 @@ class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic since cli
 def listen(
     place: int | Endpoint,
     udp: bool,
+    websocket: bool,
     idle: float,
     ipv4: bool,
     ipv6: bool,
@@ -83,6 +86,7 @@ def listen(
     tieline listen --tls --self-signed localhost localhost:9000
     tieline listen --keep --exec 'grep --line-buffered tie' unix:/tmp/grep.sock
     tieline listen --udp --keep --echo 9000
+    tieline listen --websocket --keep --echo 9000
     tieline listen --quic --self-signed localhost --keep --echo 9000
     """
     options = Security(**security)
@@ -91,6 +95,10 @@ def listen(
         raise click.UsageError("--echo, --discard and --exec exclude each other")
     if keep and not (echo or discard or command):
         raise click.UsageError("--keep needs --echo, --discard or --exec: there is one standard input")
+    if websocket and (udp or options.quic):
+        raise click.UsageError(f"--websocket stands on TCP or TLS, not on {'UDP' if udp else 'QUIC'}")
+    if websocket and command:
+        raise click.UsageError("--exec needs a stream: --websocket has messages")
     if udp and command:
         raise click.UsageError("--exec needs a stream: --udp has no end of input")
     with usage():
@@ -99,7 +107,7 @@ def listen(
         secured: SecurityOptions | None = stack.find(SecurityOptions)
         if secured is not None and secured.identity is None:
             raise click.UsageError(f"--{'quic' if options.quic else 'tls'} needs --cert, or --self-signed NAME")
-        top = UDP(ip, idle_timeout=idle) if udp else stack
+        top: Any = UDP(ip, idle_timeout=idle) if udp else WebSocket(stack) if websocket else stack  # type: ignore[arg-type]
         parameters: Parameters[Any] = Parameters(top, required_interface=interface)
         listener = NetworkListener(parameters, on=place, new_connection_limit=None if keep else 1)
     if verbose:
@@ -171,6 +179,8 @@ async def standard(channel: NetworkChannel[Any]) -> None:
     with standard_input() as source, standard_output() as sink:
         if isinstance(channel.parameters.stack, DatagramProtocol):
             await bridge.datagrams(channel, source, sink, None)
+        elif isinstance(channel.parameters.stack, WebSocket):
+            await bridge.lines(channel, source, sink, None)
         else:
             await bridge.stream(channel, source, sink)
 

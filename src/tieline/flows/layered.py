@@ -263,7 +263,7 @@ class LayeredFlow(StreamFlow):
         super().attach(socket, pipeline, plaintext, wire, early)
         self.looked()
         if layer.held:
-            present(self._owner).driver.call_soon(lambda: self.find_more() if self.layer is layer and layer.held else None)
+            self.soon(lambda: self.find_more() if self.layer is layer and layer.held else None)
 
     def _lower(self, pipeline: Pipeline) -> Pipeline | Layer | None:
         below = pipeline.layers[:-1]
@@ -366,6 +366,8 @@ class LayeredFlow(StreamFlow):
         """What came cannot be. Who waits for what came before may take it, and answer, first."""
         socket = self.socket
         self._found()
+        if self.socket is socket:
+            self.sending.pump()  # what was said to that may have gathered
         if self.socket is socket:
             self.violated(error)
 

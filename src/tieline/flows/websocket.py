@@ -154,8 +154,7 @@ class WebSocketSending(LayeredSending):
         flow = self._flow
         if type(content) is not bytes and type(content) is not str:
             content = self._checked(content)
-        socket = flow.socket
-        if socket is None or self._accepted or self._writers or self.ended or self.turn.is_taken:
+        if self.turn.is_taken or not self._may_begin():
             await self.turn.take()
             try:
                 await self.message(content, {})
@@ -166,16 +165,7 @@ class WebSocketSending(LayeredSending):
         if len(record) > self._slice:
             await self._queue(MessageWriter(content, {}, False).begun(record))
             return
-        machine = flow.machine
-        wire = record if machine is None else machine.send(record)
-        try:
-            taken = socket.send(wire)
-        except OSError as error:
-            raise self._told(self._broken(error)) from error
-        self.count += len(record)
-        if taken < len(wire):
-            self._full = True
-            self._accept(memoryview(wire)[taken:])
+        self._begin(record)
         if self._streak + 1 < STREAK:
             self._streak += 1
         else:

@@ -1,0 +1,126 @@
+"""The Autobahn test suite, both roles, strict: every case is OK or only informs, and every close is clean.
+
+`make test` leaves out the heavy cases (limits, and the matrix of compression), `make test-all` takes them all: AUTOBAHN=all. The
+suite lies in an environment of its own, .venv/autobahn, which both make.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tieline import Deflate, NetworkConnection, NetworkError, NetworkListener, WebSocket
+
+from ..peers import free_port
+
+HERE = Path(__file__).resolve().parent / "autobahn"
+PYTHON = Path(sys.prefix) / "autobahn" / "bin" / "python"
+EVERYTHING = os.environ.get("AUTOBAHN") == "all"
+HEAVY = ["9.*", "12.*", "13.*"]
+CASES = 517 if EVERYTHING else 247
+FINE = {"OK", "INFORMATIONAL"}
+
+pytestmark = [pytest.mark.asyncio_only, pytest.mark.timeout(3600 if EVERYTHING else 300)]
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the converted suite."""
+    if not PYTHON.exists():
+        if os.environ.get("CI"):
+            pytest.fail(f"{PYTHON} does not exist; CI runs the Autobahn test suite", pytrace=False)
+        pytest.skip("the Autobahn test suite is not installed: make .venv/autobahn")
+    where = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    found = subprocess.run([PYTHON, "-c", where], capture_output=True, text=True, check=True).stdout.strip()
+    folder = tmp_path_factory.mktemp("autobahn")
+    subprocess.run([PYTHON, HERE / "convert.py", Path(found) / "autobahntestsuite", folder], check=True, capture_output=True)
+    return folder
+
+
+def stack() -> WebSocket:
+    return WebSocket(compression=Deflate(threshold=0), maximum_message_size=2**24)
+
+
+async def echo(connection: NetworkConnection[WebSocket]) -> None:
+    async for content, _ in connection:
+        await connection.send(content)
+
+
+@asynccontextmanager
+async def running(suite: Path, mode: str, **settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The suite's program, which writes its verdicts to `suite`/reports."""
+    exclude = [] if EVERYTHING else HEAVY
+    settings |= {"outdir": str(suite / "reports"), "cases": ["*"], "exclude-cases": exclude, "exclude-agent-cases": {}}
+    specification = suite / f"{mode}.json"
+    specification.write_text(json.dumps(settings))
+    program = "from autobahntestsuite.wstest import run; run()"
+    with (suite / f"{mode}.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(PYTHON, "-c", program, "-m", mode, "-s", specification, "-u", "0"),
+            env={**os.environ, "PYTHONPATH": str(suite)},
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+
+
+def check(suite: Path, agent: str) -> None:
+    verdicts = json.loads((suite / "reports" / "index.json").read_text())[agent]
+    worse = {
+        case: (verdict["behavior"], verdict["behaviorClose"])
+        for case, verdict in verdicts.items()
+        if not {verdict["behavior"], verdict["behaviorClose"]} <= FINE
+    }
+    assert not worse
+    assert len(verdicts) == CASES
+    assert Counter(verdict["behavior"] for verdict in verdicts.values())["INFORMATIONAL"] == 3
+
+
+async def test_as_a_server(suite: Path) -> None:
+    async with NetworkListener(stack(), on="127.0.0.1:0").serving(echo) as listener:
+        servers = [{"agent": "server", "url": f"ws://127.0.0.1:{listener.port}"}]
+        async with running(suite, "fuzzingclient", servers=servers) as process:
+            assert await process.wait() == 0, (suite / "fuzzingclient.log").read_text()[-2000:]
+    check(suite, "server")
+
+
+async def test_as_a_client(suite: Path) -> None:
+    port = free_port()
+    async with running(suite, "fuzzingserver", url=f"ws://127.0.0.1:{port}") as process:
+        count = await asked(port, process)
+        assert count == CASES
+        for number in range(1, count + 1):
+            try:
+                async with NetworkConnection(f"ws://127.0.0.1:{port}/runCase?case={number}&agent=client", stack()) as connection:
+                    await echo(connection)
+            except NetworkError:
+                continue  # that it fails is what many cases want; the suite judges how
+        async with NetworkConnection(f"ws://127.0.0.1:{port}/updateReports?agent=client", stack()) as connection:
+            await echo(connection)
+    check(suite, "client")
+
+
+async def asked(port: int, process: asyncio.subprocess.Process) -> int:
+    """How many cases the server has, as soon as it is there."""
+    while process.returncode is None:
+        try:
+            async with NetworkConnection(f"ws://127.0.0.1:{port}/getCaseCount", stack()) as connection:
+                return int((await connection.receive()).content)
+        except OSError:
+            await asyncio.sleep(0.05)
+    raise AssertionError("the suite ended before it served")
