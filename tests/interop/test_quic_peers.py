@@ -20,6 +20,7 @@ from tieline import (
     HostPort,
     NetworkConnection,
     NetworkListener,
+    Parameters,
     PeerResetError,
     State,
     TLSError,
@@ -373,6 +374,46 @@ async def test_resumption_there(library: Library, tmp_path: Path) -> None:
                 assert await exchange(connection, b"x") == b"x"
                 assert connection.security_metadata.resumed is resumed
                 assert (await there.connection.event("HandshakeCompleted")).session_resumed is resumed
+
+
+def to_early(port: int, alpn: str) -> NetworkConnection[QUIC]:
+    using = client(alpn=[alpn], early_data=True)
+    return NetworkConnection(HostPort("127.0.0.1", port), Parameters(using, fast_open_allowed=True))
+
+
+async def exchange_early(connection: NetworkConnection[QUIC], *contents: bytes) -> bool:
+    """Open streams before ready, send all that is idempotent; what comes back is the same. Whether it went early."""
+    streams = [await connection.open_stream() for _ in contents]
+    for stream, content in zip(streams, contents, strict=True):
+        stream.send_idempotent(content, end_of_stream=True)
+    assert connection.state is State.PREPARING
+    assert [await everything(stream) for stream in streams] == list(contents)
+    return bool(connection.security_metadata.early_data_accepted)
+
+
+@pytest.mark.parametrize("retry", [False, True])
+async def test_early_data_there(library: Library, tmp_path: Path, retry: bool) -> None:
+    """From the second time on we speak before the handshake; what does not fit in the first flight follows."""
+    contents = b"small", b"", MEGABYTE[:50_000], b"another"
+    alpn = f"early {library.name} {retry}"  # no other test's tickets
+    async with serving(library, tmp_path, retry=retry, alpn_protocols=[alpn]) as there:
+        for early in (False, True, True):
+            async with to_early(there.port, alpn) as connection:
+                assert await exchange_early(connection, *contents) is early
+                assert (await there.connection.event("HandshakeCompleted")).early_data_accepted is early
+
+
+async def test_early_data_is_refused_there(library: Library, tmp_path: Path) -> None:
+    """It has forgotten its tickets: everything is said again, on the same streams, and nobody notices."""
+    alpn = f"refused {library.name}"
+    async with serving(library, tmp_path, alpn_protocols=[alpn]) as there:
+        async with to_early(there.port, alpn) as connection:
+            await exchange_early(connection, b"x")
+        there.tickets.clear()
+        async with to_early(there.port, alpn) as connection:
+            contents = b"small", b"", MEGABYTE[:50_000], b"another"
+            assert await exchange_early(connection, *contents) is False
+            assert not (await there.connection.event("HandshakeCompleted")).session_resumed
 
 
 async def test_key_updates(library: Library, tmp_path: Path) -> None:
