@@ -280,12 +280,13 @@ async def test_our_client_speaks_early(peer: Find, tmp_path: Path, kind: str) ->
     ours = {"early_data": True, "alpn": ["h3", kind]}  # so that no other server's tickets are tried
     async with theirs(peer, tmp_path, *EARLY[kind]) as (port, program):
         await visited(port, program, **ours)
-        for _ in range(2):
+        accepted = False
+        for _ in range(4):  # rustls knows a ticket's age in seconds only, and GnuTLS refuses one that seems to be from the future
             async with to(port, **ours) as connection:
                 for body in await requested_early(connection, "/body", "/body"):
                     assert digest(body) == digest(BODY)
-                # GnuTLS refuses a ticket that comes later than it should (RFC 8446 section 8.3).
-                assert connection.security_metadata.early_data_accepted or "loss" in kind
+                accepted |= connection.security_metadata.early_data_accepted
+        assert accepted
 
 
 async def visited(port: int, program: Program, **options: Any) -> None:
