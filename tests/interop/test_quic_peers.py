@@ -416,6 +416,31 @@ async def test_early_data_is_refused_there(library: Library, tmp_path: Path) -> 
             assert not (await there.connection.event("HandshakeCompleted")).session_resumed
 
 
+async def test_a_ticket_that_is_in_the_way(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses the first one, as rustls does after a HelloRetryRequest: we come again at once, without a ticket."""
+    if library.name == "qh3":
+        pytest.skip("its machine in Rust cannot be made to refuse")
+    alpn = "in the way"
+    async with serving(library, tmp_path, alpn_protocols=[alpn]) as there:
+        async with to_early(there.port, alpn) as connection:
+            await exchange_early(connection, b"x")
+        handle, refused = library.tls.Context.handle_message, []
+
+        def refuse(self: Any, *arguments: Any) -> None:
+            if not self._is_client and not refused:
+                refused.append(self)
+                raise MissingExtension
+            handle(self, *arguments)
+
+        class MissingExtension(library.tls.Alert):  # type: ignore[name-defined,misc]
+            description = 109
+
+        monkeypatch.setattr(library.tls.Context, "handle_message", refuse)
+        async with to_early(there.port, alpn) as connection:
+            assert await exchange_early(connection, b"one", b"two") is False
+            assert refused and not connection.security_metadata.resumed
+
+
 async def test_key_updates(library: Library, tmp_path: Path) -> None:
     """From both sides in turn, in mid-transfer."""
     async with serving(library, tmp_path) as there, to(there.port) as connection:
