@@ -219,6 +219,13 @@ class PacketSocket(Protocol):
         """Give packets to the kernel now; False when blocked (`writable` follows). What cannot be sent is lost."""
         ...
 
+    def linger(self) -> bool:
+        """It is kept only for what may still come: nobody has forgotten it who ends the event loop meanwhile.
+
+        False if there are too many of such, and this one is to be closed now.
+        """
+        ...
+
     def close(self) -> None: ...
 
 

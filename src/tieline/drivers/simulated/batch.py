@@ -74,6 +74,9 @@ class SimulatedPacketSocket:
             peer = self._peers[remote] = HostPort(remote[0], remote[1])
         return peer
 
+    def linger(self) -> bool:
+        return True
+
     def close(self) -> None:
         self._closed = True
         self._rest.clear()
