@@ -207,7 +207,7 @@ class LayeredSending(MessageSending):
         try:
             record = self._flow.encode(*message)
         except Exception as error:
-            self._answer(self._writers.popleft(), error)
+            self._answer(self._writers.pop(0), error)
             return False
         writer.begun(record)
         return True

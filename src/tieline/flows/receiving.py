@@ -11,7 +11,6 @@ first call in the queue needs, whichever is larger, so that no call can wait for
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -48,7 +47,7 @@ class StreamReceiving:
         self._flow = flow
         self._limit = limit
         self._paused = False
-        self._calls: deque[Call] = deque()
+        self._calls: list[Call] = []  # short, and an idle connection has it: an empty deque has 600 bytes
         self._scanned = 0  # of the inbox: where the first call's separator cannot begin
         self.inbox = ByteInbox()
         self.error: NetworkError | None = None  # the peer has broken this direction off
@@ -212,7 +211,7 @@ class StreamReceiving:
     def _pass_on(self) -> None:
         """It is the next call's turn, if there is one."""
         if self._calls:
-            self._calls.popleft()
+            self._calls.pop(0)
             if self._calls:
                 self._turn()
         if self._paused:
