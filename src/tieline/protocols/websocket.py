@@ -239,7 +239,8 @@ def standing(stack: Any, scheme: str | None, bottom: NetworkProtocol | None = No
 
 def replace_below(stack: Any, below: NetworkProtocol) -> Any:
     """A copy that stands on something else."""
-    copy = object.__new__(type(stack))
+    kind: type[Any] = type(stack)
+    copy: Any = object.__new__(kind)
     for option in fields(stack):
         object.__setattr__(copy, option.name, below if option.name == "below" else getattr(stack, option.name))
     return copy
