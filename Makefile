@@ -11,7 +11,7 @@ LOST := $(if $(wildcard src/tieline/_engine.*),,lost)
 
 .DEFAULT_GOAL := test
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all fuzz lint bench build lock clean lost
+.PHONY: demo test test-all fuzz lint instructions bench build lock clean lost
 
 demo: build
 	$(BIN)/tieline demo
@@ -25,7 +25,7 @@ test: build .venv/autobahn/requirements
 # Everything that can be asked of a change: lint, and the tests with many more examples for each property.
 test-all: PYTEST += --hypothesis-profile=thorough
 test-all: export AUTOBAHN = all
-test-all: lint test fuzz
+test-all: lint test fuzz instructions
 
 # Random scripts for the targets in fuzz/, for some seconds; FUZZ_RUNS and FUZZ_SEED are for more, and for others.
 fuzz:
@@ -38,6 +38,10 @@ lint: .venv/requirements
 	$(BIN)/pyright
 	cargo fmt --check
 	cargo clippy --release --locked --workspace --all-targets -- --deny warnings
+
+# What a message costs, in instructions, against benchmarks/instructions.json. Says so where it cannot be compared.
+instructions: build
+	$(BIN)/python -m benchmarks.instructions
 
 bench: build
 	$(BIN)/python -m benchmarks $(ROW) $(if $(ROW),,--write)

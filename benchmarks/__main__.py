@@ -62,6 +62,8 @@ BULK_BARS: dict[str, float | dict[str, float]] = {"streams": {"asyncio": 3.0}, "
 TLS_BULK_BARS: dict[str, float | dict[str, float]] = {"streams": 1.7, "blocking": 1.0}
 WEBSOCKET_BARS: dict[str, float | dict[str, float]] = {"picows": 1.0, "websockets": 3.0}
 
+FOURTH = {"websockets": 4, "aiohttp": 4}
+
 ROWS = [
     Row("tcp-pingpong-64B", False, 64, 20_000, "round trips/s", PINGPONG, bars=PINGPONG_BARS),
     Row("tcp-pingpong-1KiB", False, 1024, 20_000, "round trips/s", PINGPONG, bars=PINGPONG_BARS),
@@ -78,6 +80,10 @@ ROWS = [
     Row("udp-pingpong", False, 64, 20_000, "round trips/s", BACK_AND_FORTH, bars={"asyncio": 1.2}),
     Row("framed-json-1", False, 1, 15_000, "round trips/s", FRAMED, bars={"streams": 1.5}),
     Row("framed-json-32", False, 32, 60_000, "round trips/s", FRAMED, bars={"streams": 1.5}),
+    Row("websocket-echo-64B", False, 64, 20_000, "round trips/s", websocket.ECHO, bars=WEBSOCKET_BARS),
+    Row("websocket-echo-8KiB", False, 8192, 10_000, "round trips/s", websocket.ECHO, bars=WEBSOCKET_BARS),
+    Row("websocket-echo-1MiB", False, 2**20, 300, "round trips/s", websocket.ECHO, bars={"picows": 1.0}),
+    Row("websocket-oneway", False, 64, 200_000, "messages/s", websocket.ONE_WAY, FOURTH, bars=WEBSOCKET_BARS),
     Row("tcp-memory", False, 0, 5_000, "KiB/connection", IDLE, bars={"streams": 1.0}, less=True, best=STREAMS, rounds=3),
     Row("tls-memory", True, 0, 5_000, "KiB/connection", IDLE, bars={"streams": 1.0}, less=True, best=STREAMS, rounds=1),
     Row("import", False, 0, 11, "ms", {"tieline": (idle.nobody, idle.imports)}, less=True, limit=100.0, rounds=1),
@@ -86,10 +92,6 @@ ROWS = [
     Row("quic-streams", True, 64, 20_000, "requests/s", quic.programs("streams"), {"aioquic": 5, "qh3": 2}),
     Row("quic-handshakes", True, 0, 400, "handshakes/s", quic.programs("handshakes"), {"aioquic": 4, "qh3": 4}),
     Row("quic-datagrams", True, 1000, 50_000, "round trips/s", quic.programs("datagrams"), {"aioquic": 10, "qh3": 5}),
-    Row("websocket-echo-64B", False, 64, 20_000, "round trips/s", websocket.ECHO, bars=WEBSOCKET_BARS),
-    Row("websocket-echo-8KiB", False, 8192, 10_000, "round trips/s", websocket.ECHO, bars=WEBSOCKET_BARS),
-    Row("websocket-echo-1MiB", False, 2**20, 300, "round trips/s", websocket.ECHO, bars={"picows": 1.0}),
-    Row("websocket-oneway", False, 64, 200_000, "messages/s", websocket.ONE_WAY, {"websockets": 4, "aiohttp": 4}),
     Row("quic-memory", True, 0, 200, "kB/connection", quic.programs("memory"), less=True),
 ]
 

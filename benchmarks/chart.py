@@ -59,9 +59,8 @@ def draw(comparisons: list[Comparison]) -> str:
             if loop in loops:
                 start, end = sorted((place(1.0), place(loops[loop])))
                 top = y + number * BAR
-                parts.append(
-                    f'<rect class="{loop}" x="{start:.1f}" y="{top}" width="{max(end - start, 1.5):.1f}" height="{BAR - 2}" rx="2"/>'
-                )
+                size = f'width="{max(end - start, 1.5):.1f}" height="{BAR - 2}" rx="2"'
+                parts.append(f'<rect class="{loop}" x="{start:.1f}" y="{top}" {size}/>')
                 parts.append(f'<text class="small" x="{end + 4:.1f}" y="{top + BAR - 3}">{loops[loop]:.3g}</text>')
         y += 2 * BAR + GAP
     return "\n".join([*parts, "</svg>"]) + "\n"

@@ -85,9 +85,9 @@ def blocking_server(tls: bool, ready: Ready, handle: Callable[[Any], None]) -> N
         while True:
             accepted, _ = listening.accept()
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with accepted if context is None else context.wrap_socket(accepted, server_side=True) as connection:
-                with contextlib.suppress(ConnectionError):  # a client that is killed
-                    handle(connection)
+            connection = accepted if context is None else context.wrap_socket(accepted, server_side=True)
+            with connection, contextlib.suppress(ConnectionError):  # a client that is killed
+                handle(connection)
 
 
 def blocking_client(tls: bool, port: int) -> Any:

@@ -96,9 +96,10 @@ HEAD = f"{'row':<22} {'loop':<8} {'':<5} {'tieline':>10} {'':<14} {'peer':<10} {
 def line(one: Comparison) -> str:
     mark = {None: "", True: "reached", False: "MISSED"}[one.reached]
     bar = "" if one.bar is None else f"{one.bar:.2f}"
+    spread = f"{one.lowest:.2f} to {one.highest:.2f}"
     return (
         f"{one.row:<22} {one.loop:<8} {one.allocator:<5} {number(one.ours):>10} {one.unit:<14} {one.peer:<10} "
-        f"{number(one.theirs):>10} {one.ratio:>6.2f}  {one.lowest:.2f} to {one.highest:<6.2f} {bar:>5} {mark:<8} cpu {one.cpu:.2f}"
+        f"{number(one.theirs):>10} {one.ratio:>6.2f}  {spread:<14} {bar:>5} {mark:<8} cpu {one.cpu:.2f}"
     )
 
 
@@ -155,10 +156,11 @@ def markdown(comparisons: list[Comparison]) -> str:
         "",
         f"Machine: {machine()}.",
         "",
-        "Tieline and its peers do a row's work in turn, server and client each on a core of its own. *Ratio* is the median of the",
-        "rounds' ratios (with their range), more is better but for memory and the import. *CPU* is how many times Tieline's processor",
-        "time the peer takes for the same work, both processes together. *cold* is a process that starts afresh, *warm* one whose",
-        "allocator has adapted. A peer without a bar is there to look at: blocking sockets are the physical limit.",
+        "Tieline and its peers do a row's work in turn, server and client each on a core of its own. *Ratio* is the median of",
+        "the rounds' ratios (with their range), more is better but for memory and the import. *CPU* is how many times Tieline's",
+        "processor time the peer takes for the same work, both processes together. *cold* is a process that starts afresh,",
+        "*warm* one whose allocator has adapted. A peer without a bar is there to look at: blocking",
+        "sockets are the physical limit.",
         "",
         "| Row | Loop | Allocator | Tieline | Peer | Its figure | Ratio | Range | CPU | Bar | |",
         "|---|---|---|---:|---|---:|---:|---|---:|---:|---|",

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import pytest
 
-from tieline import QUIC, NetworkConnection, Trust
+from tieline import QUIC, NetworkConnection, NetworkListener, Trust
 from tieline.identity import Identity
 
 from .peers import free_port
@@ -350,6 +350,28 @@ def test_nobody_listens_for_quic() -> None:
     assert re.search(rf"^Error: {re.escape(place)}, handshake: connection refused.*\n\Z", said, re.MULTILINE)
     said = connect(*QUIC_REACH, "--wait", "--timeout", "0.3", place, code=1).stderr.decode()
     assert "not connected within 0.3 s" in said and "refused" in said
+
+
+def test_a_quic_peer_allows_no_stream(start: Start) -> None:
+    """The command says what it waits for. It cannot know whether the peer will ever allow one."""
+
+    async def main() -> None:
+        async def nobody(stream: object) -> None:
+            raise AssertionError(stream)
+
+        async def handler(connection: NetworkConnection[QUIC]) -> None:
+            await connection.inbound_streams(nobody)
+
+        identity = Identity.self_signed("localhost")
+        protocol = QUIC(alpn=["tieline"], identity=identity, initial_max_bidirectional_streams=0)
+        async with NetworkListener(protocol, on=LOCAL).serving(handler) as listener:
+            client = start(*command("connect", *QUIC_REACH, str(listener.endpoint)))
+            said = await asyncio.to_thread(line_of, client.stderr, rb"Waiting[^\n]*\n")
+            assert "the peer allows no bidirectional stream yet" in said
+            client.send_signal(signal.SIGINT)
+            assert await asyncio.to_thread(client.wait, PATIENCE) == 130
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("who", ["client", "listener"])

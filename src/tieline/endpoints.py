@@ -12,6 +12,7 @@ What can be written in several ways is brought into one at construction, so that
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, Protocol, Self, TypeAlias, runtime_checkable
 from urllib.parse import SplitResult, urlsplit
@@ -23,6 +24,7 @@ _PORTS: Final = {
 }  # fmt: skip
 _URL_PORTS: Final = {"https": 443, "wss": 443, "http": 80, "ws": 80}
 
+_HOSTS_KEPT: Final = 1024  # texts whose meaning is remembered: a program has few, and connects to them again and again
 _UNIX_PATH_LIMIT: Final = 107  # sun_path of Linux is 108 bytes with the NUL that ends a path or begins an abstract name
 _NAME_LIMIT, _LABEL_LIMIT = 253, 63  # RFC 1035 section 2.3.4, in text form
 
@@ -317,6 +319,7 @@ def _url_host_port(parts: SplitResult) -> HostPort:
     return HostPort(host, _URL_PORTS.get(parts.scheme, 0) if port is None else port)
 
 
+@lru_cache(_HOSTS_KEPT)
 def _literal(host: str) -> IPv4Address | IPv6Address | None:
     try:
         return ip_address(host)
@@ -324,6 +327,7 @@ def _literal(host: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
+@lru_cache(_HOSTS_KEPT)
 def _normal_host(host: str) -> str:
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     literal = _literal(bare)

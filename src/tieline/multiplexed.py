@@ -291,7 +291,10 @@ class MultiplexedChannel(NetworkChannel[P_co]):
         return self._flow.metadata(type(self._parameters.stack))  # type: ignore[no-any-return]
 
     def update_keys(self: MultiplexedChannel[MultiplexProtocol]) -> None:
-        """Change the keys of both directions (RFC 9001 section 6). Raises `RuntimeError` before ready."""
+        """Change the keys of both directions (RFC 9001 section 6). Raises `RuntimeError` before ready.
+
+        While the last change is under way, which takes a few round trips, the next one waits; several calls then are one.
+        """
         session = self._session("update_keys")
         session.connection.update_keys()
         session.endpoint.touched()

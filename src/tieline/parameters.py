@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from types import NoneType
 from typing import Generic, TypeVar
 
@@ -91,6 +91,9 @@ class Parameters(Generic[P]):
     def __post_init__(self) -> None:
         if not isinstance(self.stack, NetworkProtocol):
             raise TypeError(f"Parameters wants a protocol stack such as TLS() or UDP(), got {self.stack!r}")
+        given = vars(self)
+        if all(given[name] is default for name, default in DEFAULTS):
+            return  # which are good, and most connections have them
         require_range("local_port", self.local_port, 0, 65535, optional=True)
         if self.local_endpoint is not None:
             endpoint = to_endpoint(self.local_endpoint)
@@ -152,3 +155,6 @@ class Parameters(Generic[P]):
             or self.prohibited_interfaces
             or self.prohibited_interface_types
         )
+
+
+DEFAULTS = [(field.name, field.default) for field in fields(Parameters) if field.name != "stack"]

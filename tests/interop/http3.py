@@ -7,7 +7,7 @@ from typing import Any
 
 from tieline import QUIC, Directionality, NetworkConnection
 
-__all__ = ["H3_NO_ERROR", "requested", "serve_http3", "start_http3"]
+__all__ = ["H3_NO_ERROR", "requested", "requested_early", "serve_http3", "start_http3"]
 
 DATA, HEADERS, SETTINGS = 0x00, 0x01, 0x04  # RFC 9114 section 7.2
 CONTROL_STREAM = 0x00  # section 6.2.1
@@ -85,7 +85,21 @@ async def serve_http3(connection: NetworkConnection[QUIC], answer: Callable[[byt
 async def requested(connection: NetworkConnection[QUIC], path: str, body: bytes = b"") -> bytes:
     """What the server answers to a GET, or to a POST if there is a body."""
     stream = await connection.open_stream()
+    await stream.send(request(path, body), end_of_stream=True)
+    return body_of(await everything(stream))
+
+
+def request(path: str, body: bytes = b"") -> bytes:
     method = METHOD_POST if body else METHOD_GET
     message = frame(HEADERS, BLOCK + method + SCHEME_HTTPS + named(AUTHORITY, "localhost") + named(PATH, path))
-    await stream.send(message + (frame(DATA, body) if body else b""), end_of_stream=True)
-    return body_of(await everything(stream))
+    return message + (frame(DATA, body) if body else b"")
+
+
+async def requested_early(connection: NetworkConnection[QUIC], *paths: str) -> list[bytes]:
+    """The same before the connection is ready, with the control stream that belongs to it."""
+    control = await connection.open_stream(directionality=Directionality.UNIDIRECTIONAL)
+    control.send_idempotent(integer(CONTROL_STREAM) + frame(SETTINGS, b""))
+    streams = [await connection.open_stream() for _ in paths]
+    for stream, path in zip(streams, paths, strict=True):
+        stream.send_idempotent(request(path), end_of_stream=True)
+    return [body_of(await everything(stream)) for stream in streams]

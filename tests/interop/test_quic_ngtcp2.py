@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from tieline import QUIC, ConnectionAbortedByPeerError, HostPort, NetworkConnection, NetworkListener, State, TLSError
+from tieline import QUIC, ConnectionAbortedByPeerError, HostPort, NetworkConnection, NetworkListener, Parameters, State, TLSError
 from tieline.protocols.security import PeerAuthentication
 
 from ..authority import CLIENT, LOCALHOST, OTHER_NAME, TRUST, save
 from ..peers import free_port
-from .http3 import H3_NO_ERROR, requested, serve_http3, start_http3
+from .http3 import H3_NO_ERROR, requested, requested_early, serve_http3, start_http3
 from .payload import digest
 from .programs import Program, running
 from .test_quic_peers import THOROUGH
@@ -198,7 +198,7 @@ async def theirs(peer: Find, folder: Path, *options: str, identity: Any = LOCALH
 
 def to(port: int, **options: Any) -> NetworkConnection[QUIC]:
     using = QUIC(**{"alpn": ["h3"], "trust": TRUST, "server_name": "localhost", **options})
-    return NetworkConnection(HostPort("127.0.0.1", port), using)
+    return NetworkConnection(HostPort("127.0.0.1", port), Parameters(using, fast_open_allowed=using.early_data))
 
 
 async def connected(port: int, program: Program, **options: Any) -> NetworkConnection[QUIC]:
@@ -265,6 +265,50 @@ async def test_our_client_comes_back(peer: Find, tmp_path: Path) -> None:
                 control = await start_http3(connection)
                 assert digest(await requested(connection, "/body")) == digest(BODY)
                 del control
+
+
+EARLY: dict[str, list[str]] = {
+    "as it is": [],
+    "Retry": ["--validate-addr"],
+    "5 % loss": ["--tx-loss=0.05", "--rx-loss=0.05"],
+}
+
+
+@pytest.mark.parametrize("kind", EARLY)
+async def test_our_client_speaks_early(peer: Find, tmp_path: Path, kind: str) -> None:
+    """The requests are in the first flight."""
+    ours = {"early_data": True, "alpn": ["h3", kind]}  # so that no other server's tickets are tried
+    async with theirs(peer, tmp_path, *EARLY[kind]) as (port, program):
+        await visited(port, program, **ours)
+        accepted = False
+        for _ in range(4):  # rustls knows a ticket's age in seconds only, and GnuTLS refuses one that seems to be from the future
+            async with to(port, **ours) as connection:
+                for body in await requested_early(connection, "/body", "/body"):
+                    assert digest(body) == digest(BODY)
+                accepted |= connection.security_metadata.early_data_accepted
+        assert accepted
+
+
+async def visited(port: int, program: Program, **options: Any) -> None:
+    """We were there before, and have tickets."""
+    async with await connected(port, program, **options) as connection:
+        control = await start_http3(connection)
+        assert digest(await requested(connection, "/body")) == digest(BODY)
+        del control
+
+
+async def test_our_client_speaks_early_and_is_asked_for_another_group(peer: Find, tmp_path: Path) -> None:
+    """A HelloRetryRequest refuses early data (RFC 8446 section 4.2.10), so what was in the first flight comes again."""
+    ours = {"early_data": True, "alpn": ["h3", "HelloRetryRequest"]}
+    async with theirs(peer, tmp_path) as (port, program):
+        await visited(port, program, **ours)
+    async with theirs(peer, tmp_path, "--groups=-GROUP-ALL:+GROUP-SECP384R1") as (port, program):
+        (await connected(port, program)).abort()  # it is up
+        async with to(port, **ours) as connection:
+            for body in await requested_early(connection, "/body", "/body"):
+                assert digest(body) == digest(BODY)
+            assert connection.security_metadata.group == "secp384r1"
+            assert not connection.security_metadata.early_data_accepted
 
 
 async def test_our_client_refuses(peer: Find, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from tieline import (
     QUIC,
     ApplicationError,
+    ConnectionAbortedByPeerError,
     HostPort,
     IdleTimeoutError,
     NetworkConnection,
@@ -431,6 +432,40 @@ async def test_a_silent_server_and_a_dead_address(simulated_network: SimulatedNe
         with pytest.raises(NetworkError):
             await dead.ready()
         dead.abort()
+
+
+# Closing
+
+
+async def test_a_close_that_is_lost_is_said_again(simulated_network: SimulatedNetwork) -> None:
+    """To a peer that goes on to speak, for three probe timeouts (RFC 9000 section 10.2.1)."""
+    network = simulated_network
+    host, client = two_hosts(network, latency=LATENCY)
+    server = Server(keepalive=0.05, idle_timeout=1000.0)
+    host.start(server.run)
+    with client:
+        connection = connect()
+        await transfer(connection, b"x")
+        connection.application_error = ApplicationError(7, "enough")
+        with network.partition([host], [client]):
+            await connection.aclose()
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        assert isinstance(server.connections[0].error, ConnectionAbortedByPeerError) and server.connections[0].error.code == 7
+        await asyncio.sleep(2)
+        before = len(network.trace)
+        await asyncio.sleep(100)
+        assert len(network.trace) == before  # and that was all
+
+
+async def test_a_port_of_the_programs_choice_is_free_at_once(simulated_network: SimulatedNetwork) -> None:
+    host, client = two_hosts(simulated_network, latency=LATENCY)
+    host.start(Server().run)
+    with client:
+        for _ in range(3):
+            parameters = Parameters(client_of(), local_port=5555)
+            async with NetworkConnection("server.test:443", parameters) as connection:
+                await transfer(connection, b"x")
 
 
 # The same again

@@ -341,3 +341,58 @@ async def test_an_interface_that_is_ruled_out_is_told(options: dict[str, Any]) -
         with pytest.raises(ConnectError, match=r"nonesuch0|which the parameters rule out|no usable network"):
             await connection.ready()
         assert connection.state is State.WAITING
+
+
+# Tickets
+
+
+class Doorkeeper:
+    """A relay to a server that refuses so many connections in their handshake with an alert, as rustls does for a ticket."""
+
+    ALERT = bytes.fromhex("15 0303 0002 02 6d")  # fatal, missing_extension (RFC 8446 section 6)
+
+    def __init__(self, to: int) -> None:
+        self.to = to
+        self.refuses = 0
+        self.count = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.count += 1
+        if self.refuses:
+            self.refuses -= 1
+            await reader.read(65536)
+            writer.write(self.ALERT)
+            writer.close()
+            return
+        there, back = await asyncio.open_connection("127.0.0.1", self.to)
+        await asyncio.gather(relay(reader, back), relay(there, writer))
+
+
+async def relay(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    while data := await source.read(65536):
+        sink.write(data)
+    sink.close()
+
+
+async def test_a_ticket_that_is_in_the_way() -> None:
+    """The client tries once more, without one: no other ticket of the same server is spent on it."""
+    client = TLS(trust=TRUST, server_name="localhost", alpn=["ticket"])  # no other test's tickets
+
+    async def handler(connection: NetworkConnection[TLS]) -> None:
+        await connection.send(b"x")
+
+    async with NetworkListener(TLS(identity=LOCALHOST, alpn=["ticket"]), on="127.0.0.1:0").serving(handler) as listener:
+        keeper = Doorkeeper(listener.port)
+        async with await asyncio.start_server(keeper.serve, "127.0.0.1", 0) as server:
+            place = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            for refuses, resumed in ((0, False), (0, True), (1, False), (0, True)):
+                keeper.refuses, before = refuses, keeper.count
+                async with NetworkConnection(place, client) as connection:
+                    await connection.receive(exactly=1)
+                    assert connection.metadata(TLS).resumed is resumed
+                assert keeper.count == before + 1 + refuses
+            keeper.refuses, before = 3, keeper.count
+            connection = NetworkConnection(place, client)
+            with pytest.raises(TLSError) as caught:
+                await connection.ready()
+            assert caught.value.alert == "missing_extension" and keeper.count == before + 2

@@ -414,7 +414,7 @@ def too_large(monkeypatch: pytest.MonkeyPatch) -> None:
         for content in contents:
             if len(content) > self.maximum_size:
                 self._too_large(len(content), self.maximum_size)
-            self._put(content)
+            self._put((content,))
 
     monkeypatch.setattr(DatagramFlow, "send_many", send_many)
 

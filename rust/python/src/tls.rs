@@ -114,6 +114,14 @@ impl TlsConfig {
         Ok(Self(Config::client(settings).map_err(refused)?))
     }
 
+    /// Client: begin the next connection to this server without a ticket. False if there are none.
+    #[pyo3(signature = (server_name, /))]
+    fn forget_tickets(&self, server_name: &str) -> PyResult<bool> {
+        self.0
+            .forget_tickets(server_name)
+            .map_err(PyValueError::new_err)
+    }
+
     #[staticmethod]
     #[pyo3(signature = (
         *, alpn, certificate_chain, private_key, client_authentication = "none", trust = "none",

@@ -259,7 +259,7 @@ class QuicConnection:
 
     def ping(self) -> None: ...
     def update_keys(self) -> None:
-        """Change the keys of both directions."""
+        """Change the keys of both directions, once the last change is through."""
 
     def migrate(self, now: float, /) -> None:
         """Client: packets leave from another local address from now on."""

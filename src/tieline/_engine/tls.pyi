@@ -45,6 +45,9 @@ class TlsConfig:
         early_data: bool = False,
         keylog_file: str | None = None,
     ) -> TlsConfig: ...
+    def forget_tickets(self, server_name: str, /) -> bool:
+        """Client: begin the next connection to this server without a ticket. False if no connection has one."""
+
     @staticmethod
     def server(
         *,

@@ -127,6 +127,8 @@ async def communicate(connection: NetworkConnection[Any], *, linger: float, time
 
 async def over_stream(connection: NetworkConnection[Any], source: Input, sink: Output) -> None:
     """All on one stream of a QUIC connection."""
+    if not connection.remote_max_streams_bidirectional:
+        click.echo("Waiting: the peer allows no bidirectional stream yet, and nothing can be sent without one.", err=True)
     async with await connection.open_stream() as stream:
         with explaining(connection):
             await bridge.stream(stream, source, sink)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from tieline.reports import TransportCounters
 
 __all__ = [
-    "Address", "Buffer", "DatagramHandler", "DatagramSocket", "Driver", "PacketAddress", "PacketHandler", "PacketSocket",
-    "Packets", "StreamAcceptor", "StreamHandler", "StreamSocket",
+    "Address", "Buffer", "DatagramHandler", "DatagramSocket", "Driver", "OneByOne", "PacketAddress", "PacketHandler",
+    "PacketSocket", "Packets", "StreamAcceptor", "StreamHandler", "StreamSocket",
 ]  # fmt: skip
 
 Address = HostPort | UnixEndpoint
@@ -126,6 +126,10 @@ class DatagramHandler(Protocol):
     """The owner of a datagram socket. `remote` is None on a connected one."""
 
     def received(self, datagram: bytes, remote: Address | None) -> None: ...
+    def received_all(self, datagrams: list[bytes], remote: Address | None) -> None:
+        """Several of one peer, in order. From the loop only: the program may run before this returns."""
+        ...
+
     def writable(self) -> None: ...
     def failed(self, error: OSError) -> None: ...
 
@@ -143,11 +147,33 @@ class DatagramSocket(Protocol):
         """Give one datagram to the kernel now; False when blocked (`writable` follows). Raises OSError."""
         ...
 
+    def send_many(self, datagrams: Sequence[Buffer], remote: Address | None = None, /) -> int:
+        """The same with several; returns how many it took, and `writable` follows if that is 0. Raises OSError for the first."""
+        ...
+
     def maximum_size(self, remote: Address | None = None) -> int:
         """The largest datagram that goes out unfragmented to that peer."""
         ...
 
     def close(self) -> None: ...
+
+
+class OneByOne:
+    """`send_many` of a datagram socket, for those that have no better way."""
+
+    def send(self, datagram: Buffer, remote: Address | None = None, /) -> bool:
+        raise NotImplementedError
+
+    def send_many(self, datagrams: Sequence[Buffer], remote: Address | None = None, /) -> int:
+        for number, datagram in enumerate(datagrams):
+            try:
+                if not self.send(datagram, remote):
+                    return number
+            except OSError:
+                if not number:
+                    raise
+                return number  # whoever sends the rest is told
+        return len(datagrams)
 
 
 PacketAddress = tuple[str, int] | tuple[str, int, int, int]
@@ -191,6 +217,13 @@ class PacketSocket(Protocol):
 
     def send(self, packets: Packets, /) -> bool:
         """Give packets to the kernel now; False when blocked (`writable` follows). What cannot be sent is lost."""
+        ...
+
+    def linger(self) -> bool:
+        """It is kept only for what may still come: nobody has forgotten it who ends the event loop meanwhile.
+
+        False if there are too many of such, and this one is to be closed now.
+        """
         ...
 
     def close(self) -> None: ...

@@ -5,8 +5,6 @@ Pieces are kept as they came, so that a whole one is handed on uncopied.
 
 from __future__ import annotations
 
-from collections import deque
-
 __all__ = ["ByteInbox"]
 
 MERGE_BELOW = 64 * 1024
@@ -18,7 +16,7 @@ class ByteInbox:
     __slots__ = ("_offset", "_pieces", "ended", "size")
 
     def __init__(self) -> None:
-        self._pieces: deque[bytes] = deque()
+        self._pieces: list[bytes] = []  # an idle connection has one, and an empty deque has 600 bytes
         self._offset = 0  # of the first piece: what was taken of it
         self.size = 0
         self.ended = False
@@ -66,36 +64,38 @@ class ByteInbox:
             piece = piece[offset:]
             self._offset = 0
         if left == at_most or len(pieces) == 1:
-            pieces.popleft()
+            del pieces[0]
             self.size -= left
             return piece
         wanted = min(at_most, self.size)
         self.size -= wanted
         pieces[0] = piece
-        parts: list[bytes] = []
-        while wanted:
-            piece = pieces[0]
-            if len(piece) > wanted:
-                parts.append(piece[:wanted])
-                self._offset = wanted
-                break
-            parts.append(pieces.popleft())
-            wanted -= len(piece)
+        whole = 0  # pieces
+        while wanted and len(pieces[whole]) <= wanted:
+            wanted -= len(pieces[whole])
+            whole += 1
+        parts = pieces[:whole]
+        del pieces[:whole]
+        if wanted:
+            parts.append(pieces[0][:wanted])
+            self._offset = wanted
         return b"".join(parts)
 
     def take_into(self, buffer: memoryview) -> int:
         """Fill a writable buffer of bytes as far as possible; returns the count."""
         filled = 0
         wanted = min(len(buffer), self.size)
+        whole = 0  # pieces
         while filled < wanted:
-            piece = self._pieces[0]
+            piece = self._pieces[whole]
             count = min(len(piece) - self._offset, wanted - filled)
             buffer[filled : filled + count] = memoryview(piece)[self._offset : self._offset + count]
             filled += count
             self._offset += count
             if self._offset == len(piece):
-                self._pieces.popleft()
+                whole += 1
                 self._offset = 0
+        del self._pieces[:whole]
         self.size -= filled
         return filled
 

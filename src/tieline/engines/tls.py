@@ -152,6 +152,7 @@ class TLSLayer:
 
     name = "TLS"
     early_data_accepted = False
+    ended = False
 
     def __init__(self, validator: CertificateValidator | None, endpoint: object) -> None:
         self.ready = False
@@ -161,10 +162,6 @@ class TLSLayer:
         self._judged = validator is None
         self._refusal: TLSError | None = None
         self._held = b""  # what came while the application was deciding
-
-    @property
-    def ended(self) -> bool:
-        raise NotImplementedError
 
     def receive(self, data: Buffer, /) -> bytes:
         """If something good came before a fault, it is returned, and the next call raises."""
@@ -249,10 +246,6 @@ class EngineLayer(TLSLayer):
         self.end = self._engine.close_notify
 
     @property
-    def ended(self) -> bool:
-        return self._engine.peer_closed
-
-    @property
     def early_data_accepted(self) -> bool:  # type: ignore[override]
         return not self._engine.handshaking and self._engine.info().early_data_accepted
 
@@ -264,6 +257,7 @@ class EngineLayer(TLSLayer):
             plaintext = self._engine.receive(data)
         except engine.TlsFailure as failure:
             raise self._translated(failure) from self._engine.validator_error
+        self.ended = self._engine.peer_closed
         return plaintext if self.ready else self._progress(plaintext)
 
     def _shaken(self) -> bool:

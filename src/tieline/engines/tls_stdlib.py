@@ -52,13 +52,8 @@ class ContextLayer(TLSLayer):
         except ssl.SSLError as error:  # a context for the other role
             raise ValueError(f"ssl_context={context!r} does not fit this side: {error.args[-1]}") from None
         self._shaking = True
-        self._ended = False
         self._unsent = b""  # while the peer renegotiates (TLS 1.2), nothing can be encrypted
         self._error: TLSError | None = None
-
-    @property
-    def ended(self) -> bool:
-        return self._ended
 
     def start(self) -> bytes:
         if not self._server_side:
@@ -98,16 +93,16 @@ class ContextLayer(TLSLayer):
     def _read(self) -> bytes:
         pieces: list[bytes] = []
         try:
-            while not self._ended and (self._incoming.pending or self._tls.pending()):
+            while not self.ended and (self._incoming.pending or self._tls.pending()):
                 piece = self._tls.read(READ_SIZE)
                 if piece:
                     pieces.append(piece)
                 else:
-                    self._ended = True  # close_notify: a truncated stream never gets here
+                    self.ended = True  # close_notify: a truncated stream never gets here
         except ssl.SSLWantReadError:
             pass  # the last record is not complete yet, or it was not data
         except ssl.SSLZeroReturnError:
-            self._ended = True  # the same, after we had ended our own direction
+            self.ended = True  # the same, after we had ended our own direction
         except ssl.SSLError as error:
             self._error = self._translated(error)
             if not pieces:

@@ -82,6 +82,7 @@ class StreamAttempt(Attempt):
         self._flight: float | None = None  # when our first one left, until something is heard after it
         self._rtt: float | None = None
         self._opening: bytes | None = None
+        self._counters: TransportCounters | None = None  # when the transport was up
         self._alarm: Alarm | None = None
         if pipeline is not None and pipeline.messages:
             self._alarm = Alarm(driver, pipeline.messages, self._rung)
@@ -129,6 +130,8 @@ class StreamAttempt(Attempt):
 
     def counters(self) -> TransportCounters | None:
         """What the transport has moved so far."""
+        if self.phase is Phase.CONNECTING and self._counters is not None:
+            return self._counters  # nothing has moved since
         return None if self._socket is None else self._socket.counters()
 
     def hand_over(self, flow: StreamFlow) -> StreamSocket:
@@ -147,7 +150,8 @@ class StreamAttempt(Attempt):
         self._stop_timer()
         socket, pipeline = self._socket, self._pipeline
         assert socket is not None
-        self._note(TCP.name, socket.counters().smoothed_rtt)
+        self._counters = socket.counters()
+        self._note(TCP.name, self._counters.smoothed_rtt)
         if pipeline is None:
             self._early = socket.early
             self._succeed()

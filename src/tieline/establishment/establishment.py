@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tieline.endpoints import Endpoint, HostPort
 from tieline.errors import Attempt as FailedAttempt
-from tieline.errors import DNSError, NetworkError, Phase
+from tieline.errors import DNSError, NetworkError, Phase, TLSError
 from tieline.establishment import failures, racing
 from tieline.establishment.attempt import Attempt, StreamAttempt
 from tieline.establishment.guard import guarded
 from tieline.establishment.ordering import interleave, sort_destinations
 from tieline.establishment.routes import route_refusal, unusable_path
-from tieline.establishment.stacks import client_pipeline, prepare_client, server_name, transport_endpoint
+from tieline.establishment.stacks import client_pipeline, forget_tickets, prepare_client, server_name, transport_endpoint
 from tieline.protocols.ip import IP, IPVersion
 from tieline.protocols.roles import MultiplexProtocol
 from tieline.reports import DNSProtocol, Handshake, Resolution, ResolutionSource
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from tieline.parameters import Parameters
 
 __all__ = ["Establishment", "EstablishmentOwner"]
+
+# The alert with which rustls, as a server, refuses a client that took its ticket back after a HelloRetryRequest, because the
+# ticket is for another cipher suite. RFC 8446 section 4.1.2 lets the client do so. Without a ticket the same server is content.
+NO_TICKET = "missing_extension"
 
 
 class EstablishmentOwner(Protocol):
@@ -50,6 +54,9 @@ class _SilentHandler:
     def received(self, datagram: bytes, remote: Address | None) -> None:
         """Nothing can come before the flow has sent something."""
 
+    def received_all(self, datagrams: list[bytes], remote: Address | None) -> None:
+        """Nothing can come."""
+
     def writable(self) -> None: ...
     def failed(self, error: OSError) -> None: ...
 
@@ -67,6 +74,7 @@ class Establishment:
         self._multiplexed = isinstance(parameters.stack, MultiplexProtocol)
         self._attempts: dict[int, Attempt | DatagramSocket] = {}
         self._phases: dict[int, Phase] = {}
+        self._again: set[int] = set()  # attempts whose ticket was in the way
         self._resolving: dict[int, tuple[Task, Timer]] = {}
         self._timer: Timer | None = None
         self._ended = self._cancelled = False
@@ -235,7 +243,7 @@ class Establishment:
                 self._endpoint,
                 client_pipeline(self._parameters.stack, self._endpoint),
                 succeeded=lambda: self._succeeded(number),
-                failed=lambda error: self._failed(number, error),
+                failed=lambda error: self._failed(number, address, error),
                 progressed=lambda: self._progressed(number),
             )
             self._attempts[number] = attempt
@@ -243,7 +251,7 @@ class Establishment:
             attempt.connect(address, b"" if owner is None else owner.accepted_early)
         except (OSError, NetworkError) as error:
             # The race is told from the loop, not from inside its own action.
-            self._driver.call_soon(self._failed, number, error)
+            self._driver.call_soon(self._failed, number, address, error)
 
     def _begin_session(self, number: int, address: Address) -> None:
         from tieline.establishment.handshaking import QUICAttempt  # takes in QUIC's engine
@@ -253,7 +261,7 @@ class Establishment:
             self._parameters,
             self._endpoint,
             succeeded=lambda: self._succeeded(number),
-            failed=lambda error: self._failed(number, error),
+            failed=lambda error: self._failed(number, address, error),
         )
         owner = self._owner()
         early = () if owner is None else owner.accepted_early
@@ -270,12 +278,17 @@ class Establishment:
             self._do(self._race.succeeded(self._driver.time(), number))
 
     @guarded
-    def _failed(self, number: int, error: Exception) -> None:
+    def _failed(self, number: int, address: Address, error: Exception) -> None:
         if self._ended:
             return
         if not isinstance(error, (OSError, NetworkError)):
             raise error
         attempt = self._attempts.pop(number, None)
+        if isinstance(error, TLSError) and error.alert == NO_TICKET and number not in self._again:
+            self._again.add(number)
+            if forget_tickets(self._parameters.stack, self._endpoint):
+                self._begin(number, address)
+                return
         self._phases[number] = attempt.phase if isinstance(attempt, Attempt) else Phase.CONNECTING
         now = self._driver.time()
         if failures.decisive(error):

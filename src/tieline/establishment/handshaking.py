@@ -223,7 +223,7 @@ class QUICAttempt(SessionHandshake):
         self._port.close()
 
     def _close_socket(self) -> None:
-        self._port.close()
+        self._port.leave()
 
     @property
     def local_address(self) -> Address:

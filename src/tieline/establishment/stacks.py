@@ -165,6 +165,16 @@ def server_name(stack: NetworkProtocol, endpoint: Endpoint) -> str:
     return checked_name(stack.find(QUICOptions), _host_name(transport_endpoint(endpoint)), endpoint)
 
 
+def forget_tickets(stack: NetworkProtocol, endpoint: Endpoint) -> bool:
+    """Begin the next connection to this server without a ticket. Whether there can be any."""
+    security: SecurityOptions | None = stack.find(SecurityOptions)
+    if security is None or getattr(security, "ssl_context", None) is not None:
+        return False
+    from tieline.engines.tls import checked_name, client_config
+
+    return client_config(security).forget_tickets(checked_name(security, _host_name(transport_endpoint(endpoint)), endpoint))
+
+
 def prepare_client(stack: NetworkProtocol) -> OSError | None:
     """Make the engine's configuration before the race; why that cannot be done, which no address and no waiting would mend."""
     security: SecurityOptions | None = stack.find(SecurityOptions)

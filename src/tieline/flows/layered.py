@@ -19,6 +19,7 @@ from tieline.engines.framing import MessageInbox, MessageLayer
 from tieline.engines.pipeline import Pipeline
 from tieline.errors import EndOfStreamError, IncompleteReceiveError, NetworkError, Phase, raisable
 from tieline.flows.messages import MessageReceiving, MessageSending
+from tieline.flows.owner import FlowOwner, present
 from tieline.flows.sending import STREAK
 from tieline.flows.stream import StreamFlow
 from tieline.flows.writer import End, MessageWriter, Writer
@@ -206,7 +207,7 @@ class LayeredSending(MessageSending):
         try:
             record = self._flow.encode(*message)
         except Exception as error:
-            self._answer(self._writers.popleft(), error)
+            self._answer(self._writers.pop(0), error)
             return False
         writer.begun(record)
         return True

@@ -260,7 +260,7 @@ class StreamFlow:
             if self.closed:
                 self._discarded = True
             else:
-                self.receiving.arrived(bytes(data))
+                self.receiving.arrived(data if type(data) is bytes else bytes(data))
             return
         try:
             piece = machine.receive(data)

@@ -105,6 +105,15 @@ class SharedSocket:
             return
         flow.received(datagram, None)
 
+    def received_all(self, datagrams: list[bytes], remote: Address | None) -> None:
+        assert remote is not None  # the socket is not connected
+        flow = self.flows.get(remote)
+        if flow is not None and flow.socket is not None and not self._side.closed:
+            flow.received_all(datagrams, None)
+            return
+        for datagram in datagrams:
+            self.received(datagram, remote)
+
     def _attach(self, flow: DatagramFlow, remote: Address) -> DatagramSocket:
         self.flows[remote] = flow
         flow.attach(self.socket, remote)

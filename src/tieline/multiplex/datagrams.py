@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from tieline._engine.quic import QuicError
 from tieline.drivers.port import DatagramHandler
@@ -20,12 +20,6 @@ __all__ = ["QUICDatagramSocket"]
 AT_ONCE = 64
 
 
-class QUICDatagramHandler(DatagramHandler, Protocol):
-    """The owner of a connection's datagrams, who takes several at once."""
-
-    def received_all(self, datagrams: list[bytes]) -> None: ...
-
-
 class QUICDatagramSocket:
     """One connection's."""
 
@@ -34,7 +28,7 @@ class QUICDatagramSocket:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._closed = False
-        self.handler: QUICDatagramHandler
+        self.handler: DatagramHandler
         self.lost_to: Callable[[NetworkError, bool], None] | None = None  # told of the connection's end, and whether it is clean
 
     @property
@@ -45,7 +39,7 @@ class QUICDatagramSocket:
         """Some have come."""
         while not self._closed and (datagrams := self._session.connection.receive_datagrams(AT_ONCE)):
             self._session.received_count += sum(map(len, datagrams))
-            self.handler.received_all(datagrams)
+            self.handler.received_all(datagrams, None)
             if len(datagrams) < AT_ONCE:
                 return
 
@@ -63,16 +57,19 @@ class QUICDatagramSocket:
             self.lost_to(error, is_clean)
 
     def send(self, datagram: Buffer, remote: Address | None = None, /) -> bool:
+        return self.send_many((datagram,)) == 1
+
+    def send_many(self, datagrams: Sequence[Buffer], remote: Address | None = None, /) -> int:
         if self._closed:
             raise OSError(errno.EPIPE, "the connection has ended")
         try:
-            taken = self._session.connection.send_datagrams([datagram])
+            taken = self._session.connection.send_datagrams(list(datagrams))
         except QuicError as error:
             code = errno.EMSGSIZE if error.reason == "too_large" else errno.EOPNOTSUPP
             raise OSError(code, str(error)) from None
         self._session.endpoint.touched()
-        self._session.sent_count += taken * len(datagram)
-        return taken == 1
+        self._session.sent_count += sum(map(len, datagrams[:taken]))
+        return taken
 
     def maximum_size(self, remote: Address | None = None) -> int:
         return 0 if self._closed else self._session.connection.maximum_datagram_size or 0

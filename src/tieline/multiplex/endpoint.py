@@ -16,12 +16,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from tieline._engine.quic import QuicClient, QuicEndpoint
+from tieline.endpoints import HostPort
 from tieline.multiplex.session import Session
 
 if TYPE_CHECKING:
     from tieline._engine.quic import QuicClose
     from tieline.drivers.port import Driver, PacketAddress, Packets, PacketSocket, Timer
-    from tieline.endpoints import HostPort
     from tieline.parameters import Parameters
 
 __all__ = ["QUICEndpoint"]
@@ -56,11 +56,13 @@ class QUICEndpoint:
         self._due = 0.0
         self._heard = driver.time()
         self._touches = 0  # since something left
-        self._turning = self._soon = self._blocked = self._closed = False
+        self._turning = self._soon = self._blocked = self._leaving = self._closed = False
 
     def open(self, at: HostPort | None, to: HostPort | None, parameters: Parameters[Any]) -> HostPort:
         """Make the socket; returns its address. Raises OSError."""
         self._to, self._parameters = to, parameters
+        wanted = parameters.local_endpoint
+        self._has_own_port = bool(at or parameters.local_port or (isinstance(wanted, HostPort) and wanted.port))
         self._socket = self.driver.packets(at, to, parameters, self)
         return self._socket.local_address
 
@@ -69,6 +71,7 @@ class QUICEndpoint:
         socket = self.driver.packets(at, self._to, self._parameters, self)
         self._socket.close()
         self._socket = socket
+        self._has_own_port = at is not None and at.port != 0
         self._blocked = False
 
     @property
@@ -122,10 +125,14 @@ class QUICEndpoint:
         self._turn()
 
     def failed(self, error: OSError) -> None:
-        if self._socket_failed is not None:
+        if self._leaving:  # there is nobody who could be told
+            self.close()
+        elif self._socket_failed is not None:
             self._socket_failed(error)
 
     def local_address_gone(self, error: OSError) -> None:
+        if self._leaving:
+            self.close()
         for session in tuple(self._sessions.values()) if self._to is not None else ():  # a listener's clients come to it
             if session.owner is not None:
                 session.owner.local_address_gone(error)
@@ -140,6 +147,8 @@ class QUICEndpoint:
             more = True
             while more:
                 self._dispatch()
+                if self._leaving and not self._sessions:
+                    self.close()
                 more = self._send()
         finally:
             self._turning = False
@@ -229,6 +238,18 @@ class QUICEndpoint:
         while self._send():
             pass
         self.touched()
+
+    def leave(self) -> None:
+        """Close the socket as soon as no peer may need to be told again that its connection was closed.
+
+        That lasts three probe timeouts (RFC 9000 section 10.2), which the engine counts. A port that the program has chosen is
+        given back at once: it may want it for the next connection.
+        """
+        if any(session.is_closing for session in self._sessions.values()) and not self._has_own_port and self._socket.linger():
+            self._leaving = True
+            self.touched()
+        else:
+            self.close()
 
     def close(self) -> None:
         """Close the socket. Sessions that were not closed before are not heard of by their peers."""

@@ -149,6 +149,12 @@ class Session:
     # Called by the flow
 
     @property
+    def is_closing(self) -> bool:
+        """Whether this side has closed it, so that the peer may still speak to it, and is told again."""
+        reason = self.close_reason
+        return reason is None or reason.kind == "local" or (reason.kind in ("transport", "tls") and not reason.received)
+
+    @property
     def is_open(self) -> bool:
         """Whether streams can still be opened and used."""
         return self.close_reason is None

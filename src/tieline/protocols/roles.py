@@ -44,7 +44,10 @@ class NetworkProtocol:
 
     def find(self, protocol: type[Any]) -> Any:
         """The layer of this stack that is an instance of `protocol`, or None."""
-        return next((layer for layer in self.layers if isinstance(layer, protocol)), None)
+        layer: Any = self
+        while layer is not None and not isinstance(layer, protocol):
+            layer = getattr(layer, "below", None)
+        return layer
 
     def _require_below(self, below: object, *allowed: type[NetworkProtocol]) -> None:
         if not isinstance(below, allowed):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from tieline import drivers
 from tieline.connection import NetworkConnection
+from tieline.drivers.port import OneByOne
 from tieline.endpoints import HostPort
 from tieline.establishment.attempt import StreamAttempt
 from tieline.establishment.stacks import client_pipeline, require_reachable, server_pipeline
@@ -310,7 +311,7 @@ class MemoryStream:
         """There is no TCP here."""
 
 
-class MemoryDatagrams:
+class MemoryDatagrams(OneByOne):
     """One end of a datagram pair; it holds what its owner has not been given yet. A `DatagramSocket` of the port."""
 
     handler: DatagramHandler

@@ -51,6 +51,8 @@ pub struct Connection {
     keepalive: Option<Duration>,
     keepalive_at: Option<Instant>,
     acknowledgements: u64,
+    /// The keys are to change as soon as they may.
+    update_due: bool,
     peer: SocketAddr,
     /// Of which streams `Readable` was told since events were last fetched, which was the `round`th
     /// time.
@@ -138,6 +140,7 @@ impl Connection {
             keepalive: settings.transport.keepalive,
             keepalive_at: None,
             acknowledgements: 0,
+            update_due: false,
             told: HashSet::new(),
             round: 0,
             changes: Vec::new(),
@@ -262,8 +265,26 @@ impl Connection {
     }
 
     /// Change the keys of both directions (RFC 9001, section 6), once the last change is through.
+    /// The peer learns of it with the next packet.
     pub fn update_keys(&mut self) {
+        self.update_due = true;
+    }
+
+    /// How often the keys have changed, at whichever side's wish.
+    pub fn key_updates(&self) -> u64 {
+        // quinn-proto has one pair of keys in store.
+        self.shared.lock().key_updates.saturating_sub(1)
+    }
+
+    /// quinn-proto does nothing, and says nothing, while it has the keys from before the last change.
+    /// It does not look whether the handshake is confirmed, as it has to be (RFC 9001, section 6.1).
+    fn try_key_update(&mut self) {
+        if self.is_client() && self.inner.stats().frame_rx.handshake_done == 0 {
+            return;
+        }
+        let before = self.key_updates();
         self.inner.force_key_update();
+        self.update_due = self.key_updates() == before && !self.is_closed();
     }
 
     // Limits at run time.
@@ -404,6 +425,9 @@ impl Connection {
         events: &mut Vec<Event>,
     ) -> Settled {
         let mut settled = Settled::default();
+        if self.update_due {
+            self.try_key_update();
+        }
         if self.round != round {
             self.round = round;
             self.told.clear();

@@ -51,6 +51,8 @@ pub(crate) struct Handshake {
     /// None before the handshake is done.
     pub(crate) info: Option<Info>,
     pub(crate) parameters: Option<PeerParameters>,
+    /// How many keys were made after the first ones.
+    pub(crate) key_updates: u64,
 }
 
 #[derive(Clone, Default)]
@@ -269,6 +271,7 @@ impl crypto::Session for Session {
 
     fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
         let keys = self.next.as_mut()?.next_packet_keys();
+        self.shared.lock().key_updates += 1;
         Some(KeyPair {
             local: Box::new(keys.local),
             remote: Box::new(keys.remote),

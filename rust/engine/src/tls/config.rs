@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use rustls::client::Resumption;
+use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{
@@ -19,6 +19,7 @@ use rustls::{
     SupportedProtocolVersion,
 };
 
+use super::engine::parse_server_name;
 use super::notes;
 use super::verify::{ClientVerifier, ServerVerifier, Validator};
 
@@ -109,6 +110,8 @@ pub struct Config {
     pub(crate) side: Side,
     pub(crate) alpn: Arc<[Vec<u8>]>,
     pub(crate) has_validator: bool,
+    /// A client's.
+    tickets: Option<Arc<ClientSessionMemoryCache>>,
 }
 
 #[derive(Clone)]
@@ -147,10 +150,12 @@ impl Config {
             }
         };
         config.alpn_protocols = settings.alpn.clone();
-        config.resumption = if settings.tickets {
-            Resumption::in_memory_sessions(CLIENT_SESSIONS)
-        } else {
-            Resumption::disabled()
+        let tickets = settings
+            .tickets
+            .then(|| Arc::new(ClientSessionMemoryCache::new(CLIENT_SESSIONS)));
+        config.resumption = match &tickets {
+            Some(tickets) => Resumption::store(tickets.clone()),
+            None => Resumption::disabled(),
         };
         // Early data leaves before a validator could be asked about a resumed session.
         config.enable_early_data = settings.early_data && settings.tickets && !has_validator;
@@ -161,6 +166,7 @@ impl Config {
             side: Side::Client(Arc::new(config)),
             alpn: settings.alpn.into(),
             has_validator,
+            tickets,
         })
     }
 
@@ -207,7 +213,24 @@ impl Config {
             side: Side::Server(Arc::new(config)),
             alpn: settings.alpn.into(),
             has_validator,
+            tickets: None,
         })
+    }
+
+    /// Client: the next connection to this server begins without a ticket. False if none has one.
+    ///
+    /// A ticket can stand in the way: when a HelloRetryRequest chooses a cipher suite that no ticket
+    /// of ours fits, the second ClientHello comes without any, and rustls from 0.23.46 on refuses
+    /// that as a server (missing_extension).
+    pub fn forget_tickets(&self, server_name: &str) -> Result<bool, String> {
+        let name = parse_server_name(server_name)?;
+        match &self.tickets {
+            Some(tickets) => {
+                while tickets.take_tls13_ticket(&name).is_some() {}
+                Ok(true)
+            }
+            None => Ok(false),
+        }
     }
 
     pub fn is_client(&self) -> bool {

@@ -209,6 +209,41 @@ fn keys_change() {
 }
 
 #[test]
+fn a_key_change_waits_for_the_last_one() {
+    let mut pair = connected();
+    let stream = pair.client.open(Direction::Bidirectional);
+    pair.run_for(ms(100)); // until the handshake is confirmed
+    for round in 1..4 {
+        // The second of three is still wanted when the third is asked for: that is one wish.
+        for _ in 0..3 {
+            pair.client.connection().update_keys();
+            pair.client.write_all(stream, b"x");
+            pair.run_for(ms(1));
+        }
+        assert_eq!(pair.client.connection().key_updates(), 2 * round - 1);
+        for _ in 0..20 {
+            pair.client.write_all(stream, b"x");
+            pair.run_for(ms(100));
+        }
+        for side in [Side::Client, Side::Server] {
+            assert_eq!(pair.peer(side).connection().key_updates(), 2 * round);
+        }
+    }
+    pair.server.accept(Direction::Bidirectional);
+    assert_eq!(pair.server.read(stream).unwrap().0.len(), 69);
+}
+
+#[test]
+fn early_wishes_for_a_key_change() {
+    let (mut pair, config) = Setup::new().build();
+    pair.start(&config);
+    pair.client.connection().update_keys();
+    pair.run_for(ms(500));
+    assert_eq!(pair.client.connection().key_updates(), 1);
+    assert!(pair.client.lost().is_none());
+}
+
+#[test]
 fn a_poisoned_endpoint_refuses_everything() {
     let mut pair = connected();
     let (now, handle) = (pair.now, pair.client.handle);

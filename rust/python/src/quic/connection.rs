@@ -311,7 +311,7 @@ impl QuicConnection {
         self.with(py, 0, Connection::ping)
     }
 
-    /// Change the keys of both directions.
+    /// Change the keys of both directions, once the last change is through.
     fn update_keys(&self, py: Python<'_>) -> PyResult<()> {
         self.with(py, 0, Connection::update_keys)
     }

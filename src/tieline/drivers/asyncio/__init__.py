@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 from tieline.drivers import interfaces
 from tieline.drivers.asyncio.addresses import family_of, to_sockaddr
@@ -31,6 +32,7 @@ class AsyncioDriver(LoopDriver):
         # uvloop's own time counts whole milliseconds; asyncio's may be virtual.
         super().__init__(loop, loop.time if isinstance(loop, asyncio.BaseEventLoop) else time.monotonic)
         self._buffer = memoryview(bytearray(LARGEST))  # one for all sockets: a datagram is copied out of it at once
+        self._lingering: WeakSet[UDPPacketSocket] = WeakSet()
         self._batch: list[memoryview] | None = None  # the same for packet sockets, which hand on several reads at once
 
     @classmethod
@@ -74,7 +76,7 @@ class AsyncioDriver(LoopDriver):
     ) -> UDPPacketSocket:
         if self._batch is None:
             self._batch = [memoryview(bytearray(LARGEST)) for _ in range(BATCHES)]
-        return UDPPacketSocket(self._loop, self._batch, at, to, parameters, handler)
+        return UDPPacketSocket(self._loop, self._batch, self._lingering, at, to, parameters, handler)
 
     def interfaces(self) -> tuple[Interface, ...]:
         return interfaces.current()

@@ -8,7 +8,7 @@ import struct
 from tieline.drivers.asyncio.options import LINUX
 from tieline.reports import TransportCounters
 
-__all__ = ["transport_counters"]
+__all__ = ["NOTHING", "transport_counters"]
 
 NOTHING = TransportCounters()
 TCP_INFO_SIZE = 280
@@ -19,8 +19,8 @@ NO_RTT = 0xFFFFFFFF  # tcpi_min_rtt before the first measurement
 
 
 def transport_counters(sock: socket.socket) -> TransportCounters:
-    """The connection's totals; all unknown where the system keeps none."""
-    if not LINUX or sock.family == socket.AF_UNIX or sock.fileno() < 0:
+    """The totals of a TCP connection that is open; all unknown where the system keeps none."""
+    if not LINUX:
         return NOTHING
     information = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
     if len(information) < 216:  # before Linux 4.19

@@ -11,6 +11,7 @@ import errno
 import socket
 import struct
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.tcp import forgets_at_error
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["BATCHES", "UDPPacketSocket"]
 
 BATCHES = 16  # reads for one wake-up: each brings up to 64 datagrams
+LINGERING = 64  # sockets of one loop that wait for what may still come
 ANCILLARY = 128  # bytes of control messages: ECN, our address, the size of segments
 BUFFER = 4 * 1024 * 1024  # bytes asked of the kernel for each direction; it gives what its limits allow
 
@@ -44,6 +46,17 @@ GONE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.
 """What a send says when nothing can leave: Linux says EINVAL when it finds that the source address is none of its own."""
 
 
+class PacketSocket(socket.socket):
+    """The system's. One that lingers is closed without a warning when its event loop has ended before."""
+
+    lingers = False
+
+    def __del__(self) -> None:
+        if self.lingers:
+            self.close()
+        super().__del__()  # type: ignore[misc]  # the stubs leave it out
+
+
 class UDPPacketSocket:
     """One UDP socket, connected to one peer or open to many."""
 
@@ -51,6 +64,7 @@ class UDPPacketSocket:
         self,
         loop: asyncio.AbstractEventLoop,
         buffers: list[memoryview],
+        lingering: WeakSet[UDPPacketSocket],
         at: HostPort | None,
         to: HostPort | None,
         parameters: Parameters[Any],
@@ -58,12 +72,14 @@ class UDPPacketSocket:
     ) -> None:
         self._loop = loop
         self._buffers = buffers
+        self._lingering = lingering  # those of this loop
         self._forgetful = forgets_at_error(loop)
         self._writing = self._closed = self._gone = False
         self._connected = to is not None
         self.handler = handler
-        self._sock, local = open_datagram_socket(at, to, parameters)
+        sock, local = open_datagram_socket(at, to, parameters)
         assert isinstance(local, HostPort)  # as it was asked for
+        self._sock = PacketSocket(sock.family, sock.type, sock.proto, sock.detach())
         self.local_address: HostPort = local
         self._v6 = self._sock.family == socket.AF_INET6
         self._ecn = 0  # of the packets that leave without a word about it
@@ -207,10 +223,18 @@ class UDPPacketSocket:
         self._loop.remove_writer(self._sock.fileno())
         self.handler.writable()
 
+    def linger(self) -> bool:
+        if len(self._lingering) >= LINGERING:
+            return False
+        self._lingering.add(self)
+        self._sock.lingers = True
+        return True
+
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
+        self._lingering.discard(self)
         fd = self._sock.fileno()
         self._loop.remove_reader(fd)
         if self._writing:

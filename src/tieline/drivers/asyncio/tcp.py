@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, to_sockaddr
-from tieline.drivers.asyncio.counters import transport_counters
+from tieline.drivers.asyncio.counters import NOTHING, transport_counters
 from tieline.drivers.port import Address, Buffer, StreamHandler
 from tieline.endpoints import UnixEndpoint
 from tieline.protocols.tcp import TCP, TCPMetadata
@@ -40,6 +40,7 @@ __all__ = ["Acceptor", "TCPSocket"]
 # piece costs more than a small message, and large for bulk, where every system call counts.
 FIRST_READ, READ_STEP, LARGEST_READ = 4 * 1024, 8, 256 * 1024
 ACCEPTS_PER_WAKEUP = 64
+PATIENCE = 4  # wake-ups that one was there for, before a second is asked for: to find nobody costs as much as to accept
 ACCEPT_BACK_OFF = 0.1  # seconds without descriptors before accepting is tried again
 OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 SIOCINQ, SIOCOUTQ = termios.FIONREAD, termios.TIOCOUTQ  # linux/sockios.h gives them these numbers
@@ -49,8 +50,8 @@ class TCPSocket:
     """One connected (or connecting) stream socket."""
 
     __slots__ = (
-        "_blocked", "_closed", "_fd", "_forgetful", "_largest", "_local", "_loop", "_quick", "_reading", "_remote",
-        "_size", "_sock", "_watch", "_writing", "early", "handler",
+        "_blocked", "_closed", "_fd", "_forgetful", "_largest", "_little", "_local", "_loop", "_quick", "_reading", "_receive",
+        "_remote", "_send", "_size", "_sock", "_unix", "_watch", "_writing", "early", "handler",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, remote: Any, parameters: Parameters[Any]) -> None:
@@ -62,8 +63,11 @@ class TCPSocket:
         self._reading = self._writing = self._blocked = self._closed = False
         self._largest = min(LARGEST_READ, max(parameters.receive_limit, FIRST_READ))
         self._size = FIRST_READ
+        self._little = 0  # bytes: a read of fewer makes the next one smaller
+        self._receive, self._send = sock.recv, sock.send
         tcp: TCP | None = parameters.stack.find(TCP)
-        self._quick = tcp is not None and tcp.ack_stretching_disabled and sock.family != socket.AF_UNIX
+        self._unix = sock.family == socket.AF_UNIX
+        self._quick = tcp is not None and tcp.ack_stretching_disabled and not self._unix
         self._forgetful = forgets_at_error(loop)
         self._watch: weakref.ref[Any] | None = None  # on such a loop: the reader that it holds
         self.early = 0
@@ -159,18 +163,16 @@ class TCPSocket:
 
     def _readable(self) -> None:
         try:
-            data = self._sock.recv(self._size)
+            data = self._receive(self._size)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self._fail(error)
             return
         count = len(data)
-        if count == self._size:
-            self._size = min(self._size * READ_STEP, self._largest)
-        elif count < self._size // READ_STEP:
-            self._size = max(self._size // READ_STEP, min(FIRST_READ, self._largest))
-        if count:
+        if count == self._size or count < self._little:
+            self._resize(count)
+        if data:
             if self._quick:  # the kernel forgets this one after each segment
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             self.handler.received(data)
@@ -178,11 +180,19 @@ class TCPSocket:
             self.pause()
             self.handler.received_end()
 
+    def _resize(self, count: int) -> None:
+        """Let the next read be larger after one that was full, and smaller after one that was mostly empty."""
+        if count == self._size:
+            self._size = min(self._size * READ_STEP, self._largest)
+        else:
+            self._size = max(self._size // READ_STEP, min(FIRST_READ, self._largest))
+        self._little = self._size // READ_STEP if self._size > FIRST_READ else 0
+
     # Writing
 
     def send(self, data: Buffer, /) -> int:
         try:
-            count = self._sock.send(data)
+            count = self._send(data)
         except (BlockingIOError, InterruptedError):
             count = 0
         if count < len(data):
@@ -210,11 +220,15 @@ class TCPSocket:
             self._loop.remove_writer(self._fd)
 
     def end(self) -> None:
-        try:
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            if error.errno != errno.ENOTCONN:  # the peer has reset: the reader tells
-                raise
+        self._loop.call_soon(self._shut)  # unless it is closed in this turn, as it mostly is: that ends our direction as well
+
+    def _shut(self) -> None:
+        if not self._closed:
+            try:
+                self._sock.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                if error.errno != errno.ENOTCONN:  # the peer has reset: the reader tells
+                    self._fail(error)
 
     # Ending
 
@@ -233,7 +247,7 @@ class TCPSocket:
         self._sock.close()
 
     def abort(self) -> None:
-        if not self._closed and self._sock.family != socket.AF_UNIX:
+        if not self._closed and not self._unix:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
@@ -243,10 +257,10 @@ class TCPSocket:
         return not self._closed and _queued(self._fd, SIOCINQ) > 0
 
     def counters(self) -> TransportCounters:
-        return transport_counters(self._sock)
+        return NOTHING if self._unix or self._closed else transport_counters(self._sock)
 
     def metadata(self) -> TCPMetadata | None:
-        if self._closed or self._sock.family == socket.AF_UNIX or not options.LINUX:
+        if self._closed or self._unix or not options.LINUX:
             return None
         information = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
         return TCPMetadata(
@@ -292,6 +306,7 @@ class Acceptor:
         self._accepted = accepted
         self._failed = failed
         self._accepting = self._closed = False
+        self._accepts, self._patience = 1, PATIENCE
         self._back_off: asyncio.TimerHandle | None = None
         self._sock = socket.socket(family_of(at), socket.SOCK_STREAM)
         self._path = at.path if isinstance(at, UnixEndpoint) and not at.is_abstract else None
@@ -324,10 +339,11 @@ class Acceptor:
             self._loop.remove_reader(self._sock.fileno())
 
     def _readable(self) -> None:
-        for _ in range(ACCEPTS_PER_WAKEUP):
+        for _ in range(self._accepts):
             try:
                 sock, remote = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                self._accepts, self._patience = 1, PATIENCE
                 return
             except OSError as error:
                 if error.errno in OUT_OF_RESOURCES:
@@ -343,6 +359,9 @@ class Acceptor:
             self._accepted(stream)
             if not self._accepting:
                 return
+        self._patience -= 1
+        if self._patience < 0:
+            self._accepts = min(2 * self._accepts, ACCEPTS_PER_WAKEUP)
 
     def _try_again(self) -> None:
         self._back_off = None

@@ -1,4 +1,8 @@
-"""Datagram sockets: connected to one peer, or open to many."""
+"""Datagram sockets: connected to one peer, or open to many.
+
+Linux takes several datagrams of one size at once (GSO) and hands over several of one peer at once (GRO), which saves most of what
+a datagram costs; elsewhere each goes by itself.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,17 @@ import asyncio
 import errno
 import os
 import socket
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import groupby
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, to_sockaddr
 from tieline.drivers.asyncio.tcp import bind_local, forgets_at_error
-from tieline.drivers.port import Address, Buffer, DatagramHandler
+from tieline.drivers.port import Address, Buffer, DatagramHandler, OneByOne
 from tieline.protocols.ip import IP
 
 if TYPE_CHECKING:
@@ -19,15 +28,32 @@ if TYPE_CHECKING:
 
 __all__ = ["UDPSocket", "open_datagram_socket"]
 
-DATAGRAMS_PER_WAKEUP = 64
-NAMES_KEPT = 256  # socket addresses of peers, so that an answer need not make them again
+READS_PER_WAKEUP = 64
+PATIENCE = 16  # wake-ups that one read was enough for, before another is tried in one: to find nothing costs as much as a read
+NAMES_KEPT = 256  # socket addresses of peers, and peers of socket addresses, so that they need not be made again
 IP_MTU, IPV6_MTU = 14, 24  # linux/in.h, linux/in6.h
 IPV4_HEADERS, IPV6_HEADERS = 20 + 8, 40 + 8  # IP and UDP, without options
 LARGEST = 65535  # RFC 768: the length field has 16 bits
 DEFAULT_MTU = 1500  # of Ethernet, where the system does not tell
+LIMIT_LIFETIME = 1.0  # seconds that the size which a path takes is not asked for again
+SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104  # linux/udp.h
+LARGEST_SEGMENTS = 65535 - 48  # bytes of all together, behind the headers of IPv6 and UDP
+SEGMENTS = 64  # UDP_MAX_SEGMENTS of Linux before 6.9
+ANCILLARY = 64  # bytes of control messages: the size of segments
+INT, SEGMENT_SIZE = struct.Struct("=i"), struct.Struct("=H")
 
 
-class UDPSocket:
+class Towards:
+    """A peer's address as the socket module has it, and the size that the way there takes, until it is asked for again."""
+
+    __slots__ = ("limit", "name", "until")
+
+    def __init__(self, name: Any) -> None:
+        self.name = name
+        self.limit, self.until = 0, 0.0
+
+
+class UDPSocket(OneByOne):
     """One datagram socket. What cannot be received whole is not received: the buffer holds the largest datagram."""
 
     def __init__(
@@ -43,12 +69,22 @@ class UDPSocket:
         self._buffer = buffer
         self._writing = self._closed = self._blocked = False
         self._forgetful = forgets_at_error(loop)
-        self._names: dict[Address, Any] = {}
+        self._ways: dict[Address | None, Towards] = {}
+        self._recent_peer: Address | None = None
+        self._recent = Towards(None)
+        self._peers: dict[Any, Address] = {}
+        self._reads, self._patience = 1, PATIENCE
         ip: IP | None = parameters.stack.find(IP)
         self._minimum_mtu = ip is not None and ip.use_minimum_mtu
         self.handler = handler
         self.remote_address = to
         self._sock, self.local_address = open_datagram_socket(at, to, parameters)
+        self._segments = options.LINUX
+        if options.LINUX:
+            try:
+                self._sock.setsockopt(SOL_UDP, UDP_GRO, 1)
+            except OSError:  # before Linux 5.0
+                self._segments = False
         loop.add_reader(self._sock.fileno(), self._readable)
 
     def _watch_again(self) -> None:
@@ -57,16 +93,13 @@ class UDPSocket:
             self._loop.add_reader(self._sock.fileno(), self._readable)
 
     def _readable(self) -> None:
-        connected = self.remote_address is not None
-        for number in range(DATAGRAMS_PER_WAKEUP):
+        receive = self._sock.recvmsg_into
+        buffer, connected = self._buffer, self.remote_address is not None
+        for number in range(self._reads):
             try:
-                if connected:
-                    count = self._sock.recv_into(self._buffer)
-                    remote = None
-                else:
-                    count, sockaddr = self._sock.recvfrom_into(self._buffer)
-                    remote = from_sockaddr(sockaddr)
+                count, ancillary, _, name = receive((buffer,), ANCILLARY)
             except (BlockingIOError, InterruptedError):
+                self._reads, self._patience = 1, PATIENCE
                 if self._forgetful and not number:  # an error that a send has already met
                     self._loop.call_soon(self._watch_again)
                 return
@@ -75,16 +108,24 @@ class UDPSocket:
                     self._loop.call_soon(self._watch_again)
                 self.handler.failed(error)
                 return
-            self.handler.received(bytes(self._buffer[:count]), remote)
+            size = count
+            for level, kind, data in ancillary:
+                if level == SOL_UDP and kind == UDP_GRO:
+                    (size,) = INT.unpack_from(data)
+            datagrams = split(buffer[:count], size) if size < count else [bytes(buffer[:count])]
+            self.handler.received_all(datagrams, None if connected else self._peer(name))
             if self._closed:
                 return
+        self._patience -= 1
+        if self._patience < 0:
+            self._reads = min(2 * self._reads, READS_PER_WAKEUP)
 
     def send(self, datagram: Buffer, remote: Address | None = None, /) -> bool:
         try:
             if remote is None:
                 self._sock.send(datagram)
             else:
-                self._sock.sendto(datagram, self._name(remote))
+                self._sock.sendto(datagram, self._towards(remote).name)
         except (BlockingIOError, InterruptedError):
             self._wait_writable()
             return False
@@ -95,13 +136,62 @@ class UDPSocket:
             raise
         return True
 
-    def _name(self, remote: Address) -> Any:
-        name = self._names.get(remote)
-        if name is None:
-            if len(self._names) >= NAMES_KEPT:
-                self._names.clear()
-            name = self._names[remote] = to_sockaddr(remote)
-        return name
+    def send_many(self, datagrams: Sequence[Buffer], remote: Address | None = None, /) -> int:
+        if not self._segments:
+            return super().send_many(datagrams, remote)
+        gone = 0
+        for run in runs(datagrams):
+            try:
+                taken = self._send_run(run, remote)
+            except OSError:
+                if not gone:
+                    raise
+                break  # whoever sends the rest is told
+            gone += taken
+            if taken < len(run):
+                break
+        return gone
+
+    def _send_run(self, run: Sequence[Buffer], remote: Address | None) -> int:
+        """Datagrams of one size."""
+        if len(run) < 2:
+            return super().send_many(run, remote)
+        ancillary = ((SOL_UDP, UDP_SEGMENT, SEGMENT_SIZE.pack(len(run[0]))),)
+        try:
+            if remote is None:
+                self._sock.sendmsg(run, ancillary)
+            else:
+                self._sock.sendmsg(run, ancillary, 0, self._towards(remote).name)
+        except (BlockingIOError, InterruptedError):
+            self._wait_writable()
+            return 0
+        except OSError as error:
+            if error.errno == errno.EIO:  # a network card that cannot checksum segments
+                self._segments = False
+            return super().send_many(run, remote)  # which tells what it is about, and of which one
+        return len(run)
+
+    def _peer(self, name: Any) -> Address | None:
+        peer = self._peers.get(name)
+        if peer is None:
+            if len(self._peers) >= NAMES_KEPT:
+                self._peers.clear()
+            peer = from_sockaddr(name)
+            if peer is not None:
+                self._peers[name] = peer
+        return peer
+
+    def _towards(self, remote: Address | None) -> Towards:
+        """What is known of the way to that peer, None for the one that the socket is connected to."""
+        if remote is self._recent_peer:  # nearly always, and an address is not hashed for nothing
+            return self._recent
+        towards = self._ways.get(remote)
+        if towards is None:
+            if len(self._ways) >= NAMES_KEPT:
+                self._ways.clear()
+            towards = self._ways[remote] = Towards(None if remote is None else to_sockaddr(remote))
+        self._recent_peer, self._recent = remote, towards
+        return towards
 
     def _wait_writable(self) -> None:
         self._blocked = True
@@ -117,6 +207,13 @@ class UDPSocket:
             self._loop.remove_writer(self._sock.fileno())
 
     def maximum_size(self, remote: Address | None = None) -> int:
+        towards = self._towards(remote)
+        now = monotonic()
+        if now >= towards.until:
+            towards.limit, towards.until = self._ask_maximum_size(remote), now + LIMIT_LIFETIME
+        return towards.limit
+
+    def _ask_maximum_size(self, remote: Address | None) -> int:
         v6 = self._sock.family == socket.AF_INET6
         headers = IPV6_HEADERS if v6 else IPV4_HEADERS
         if v6 and self._minimum_mtu:  # Linux minds IPV6_MTU only on paths that are narrower than the datagram
@@ -143,6 +240,32 @@ class UDPSocket:
         if self._writing:
             self._loop.remove_writer(fd)
         self._sock.close()
+
+
+def split(data: memoryview, size: int) -> list[bytes]:
+    """Datagrams of that size, but for the last, which may be smaller."""
+    whole = len(data) // size * size
+    datagrams = [datagram for (datagram,) in pieces(size).iter_unpack(data[:whole])]
+    if whole < len(data):
+        datagrams.append(bytes(data[whole:]))
+    return datagrams
+
+
+@lru_cache
+def pieces(size: int) -> struct.Struct:
+    return struct.Struct(f"{size}s")
+
+
+def runs(datagrams: Sequence[Buffer]) -> list[Sequence[Buffer]]:
+    """The same in order, in parts of one size that the kernel takes at once."""
+    found: list[Sequence[Buffer]] = []
+    start = 0
+    for size, same in groupby(map(len, datagrams)):
+        end = start + sum(1 for _ in same)
+        most = max(1, min(SEGMENTS, LARGEST_SEGMENTS // size)) if size else 1
+        found += [datagrams[begin : min(begin + most, end)] for begin in range(start, end, most)]
+        start = end
+    return found
 
 
 def open_datagram_socket(at: Address | None, to: Address | None, parameters: Parameters[Any]) -> tuple[socket.socket, Address]:

@@ -74,6 +74,9 @@ class SimulatedPacketSocket:
             peer = self._peers[remote] = HostPort(remote[0], remote[1])
         return peer
 
+    def linger(self) -> bool:
+        return True
+
     def close(self) -> None:
         self._closed = True
         self._rest.clear()
@@ -86,6 +89,10 @@ class SimulatedPacketSocket:
         assert isinstance(peer, HostPort)  # one or the other is known
         if datagram:
             self.handler.received([(datagram, packet_address(peer), self._local, 0, len(datagram))])
+
+    def received_all(self, datagrams: list[bytes], remote: Address | None) -> None:
+        for datagram in datagrams:
+            self.received(datagram, remote)
 
     def writable(self) -> None:
         self._rest = self._give(self._rest)

@@ -6,7 +6,7 @@ import contextvars
 import errno
 from typing import TYPE_CHECKING, Any
 
-from tieline.drivers.port import Buffer, DatagramHandler
+from tieline.drivers.port import Buffer, DatagramHandler, OneByOne
 from tieline.drivers.simulated.packets import Packet, TransportProtocol, headers
 from tieline.drivers.simulated.stream import broken
 from tieline.endpoints import HostPort
@@ -22,7 +22,7 @@ __all__ = ["SimulatedDatagramSocket"]
 LARGEST = 65535  # RFC 768: the length field has 16 bits
 
 
-class SimulatedDatagramSocket:
+class SimulatedDatagramSocket(OneByOne):
     """One datagram socket, connected or open to many."""
 
     def __init__(
