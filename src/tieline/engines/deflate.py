@@ -12,7 +12,7 @@ __all__ = ["Agreement", "accept", "answer", "offer", "parse"]
 
 NAME = "permessage-deflate"
 FLAGS = ("server_no_context_takeover", "client_no_context_takeover")
-BITS = ("server_max_window_bits", "client_max_window_bits")
+BITS: tuple[str, ...] = ("server_max_window_bits", "client_max_window_bits")
 
 _PART = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*(?:"([^"\\]*)"|([!#$%&\'*+.^_`|~0-9A-Za-z-]+))\s*)?([;,]|$)')
 
@@ -114,7 +114,7 @@ def _agreed(options: Deflate, parameters: Parameters, theirs: dict[str, int]) ->
 
 def _checked(parameters: Parameters, *, bare: bool) -> dict[str, int]:
     """The window bits, 0 where they are not limited. A client's own may be `bare` in its offer. Raises ValueError."""
-    bits = dict.fromkeys(BITS, 0)
+    bits: dict[str, int] = dict.fromkeys(BITS, 0)
     for name, value in parameters.items():
         if name in FLAGS:
             if value is not None:

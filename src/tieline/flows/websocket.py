@@ -142,7 +142,9 @@ class WebSocketSending(LayeredSending):
 
     __slots__ = ("_closing", "_pings", "turn")
 
-    _flow: WebSocketFlow
+    _flow: WebSocketFlow  # pyright: ignore[reportIncompatibleVariableOverride]
+    _streak: int
+    count: int
 
     def __init__(self, flow: WebSocketFlow, limit: int) -> None:
         super().__init__(flow, limit)
@@ -248,14 +250,14 @@ class WebSocketFlow(LayeredFlow):
     calls = (
         "send(text or bytes), receive(), ping(), pong(), close(), sending_message(), receiving_message(), messages and iteration"
     )
-    layer: WebSocketLayer
-    receiving: WebSocketReceiving
-    sending: WebSocketSending
+    layer: WebSocketLayer  # pyright: ignore[reportIncompatibleVariableOverride]
+    receiving: WebSocketReceiving  # pyright: ignore[reportIncompatibleVariableOverride]
+    sending: WebSocketSending  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, owner: FlowOwner, parameters: Parameters[Any], endpoint: object) -> None:
         super().__init__(owner, parameters, endpoint)
-        self.receiving = WebSocketReceiving(self, parameters.receive_limit)
-        self.sending = WebSocketSending(self, parameters.send_limit)
+        self.receiving = WebSocketReceiving(self, parameters.receive_limit)  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.sending = WebSocketSending(self, parameters.send_limit)  # pyright: ignore[reportIncompatibleVariableOverride]
         self.trips: WeakSet[RoundTrip] = WeakSet()
 
     def attach(self, socket: StreamSocket, pipeline: Pipeline | None, plaintext: bytes, wire: bytes, early: int) -> None:

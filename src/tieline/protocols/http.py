@@ -29,9 +29,11 @@ def checked_headers(option: str, headers: Iterable[tuple[str, str]]) -> Headers:
     checked: list[tuple[str, str]] = []
     pair: Any
     for pair in headers:
-        if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-            raise TypeError(f"each of {option} must be a (name, value) pair of texts, got {pair!r}")
-        name, value = pair
+        match pair:
+            case (str(name), str(value)):
+                pass
+            case _:
+                raise TypeError(f"each of {option} must be a (name, value) pair of texts, got {pair!r}")
         if not TOKEN.fullmatch(name):
             raise ValueError(f"each of {option} must have a header's name, got {name!r}")
         if not _VALUE.fullmatch(value) or value != value.strip():

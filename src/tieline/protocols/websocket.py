@@ -239,7 +239,7 @@ def standing(stack: Any, scheme: str | None, bottom: NetworkProtocol | None = No
 
 def replace_below(stack: Any, below: NetworkProtocol) -> Any:
     """A copy that stands on something else."""
-    copy = object.__new__(type(stack))
+    copy: Any = object.__new__(stack.__class__)
     for option in fields(stack):
         object.__setattr__(copy, option.name, below if option.name == "below" else getattr(stack, option.name))
     return copy
