@@ -19,7 +19,7 @@ from tieline.engines.framing import MessageInbox, MessageLayer
 from tieline.engines.pipeline import Pipeline
 from tieline.errors import EndOfStreamError, IncompleteReceiveError, NetworkError, Phase, raisable
 from tieline.flows.messages import MessageReceiving, MessageSending
-from tieline.flows.owner import FlowOwner, present
+from tieline.flows.owner import FlowOwner
 from tieline.flows.sending import STREAK
 from tieline.flows.stream import StreamFlow
 from tieline.flows.writer import End, MessageWriter, Writer
