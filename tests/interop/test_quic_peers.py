@@ -22,6 +22,7 @@ from tieline import (
     NetworkListener,
     Parameters,
     PeerResetError,
+    ProtocolViolationError,
     State,
     TLSError,
 )
@@ -414,6 +415,23 @@ async def test_early_data_is_refused_there(library: Library, tmp_path: Path) -> 
             contents = b"small", b"", MEGABYTE[:50_000], b"another"
             assert await exchange_early(connection, *contents) is False
             assert not (await there.connection.event("HandshakeCompleted")).session_resumed
+
+
+async def test_a_server_breaks_its_promise(library: Library, tmp_path: Path) -> None:
+    """It takes early data and allows less than its ticket did, which is an error (RFC 9000 section 7.4.1)."""
+    if library.name == "qh3":
+        pytest.skip("its machine in Rust does not offer less")
+    alpn = "promise"
+    async with serving(library, tmp_path, alpn_protocols=[alpn]) as there:
+        async with to_early(there.port, alpn) as connection:
+            await exchange_early(connection, b"x")
+        there.configuration.max_stream_data //= 2
+        connection = to_early(there.port, alpn)
+        stream = await connection.open_stream()
+        stream.send_idempotent(b"x", end_of_stream=True)
+        with pytest.raises(ProtocolViolationError, match="0-RTT accepted with incompatible transport parameters"):
+            await stream.receive()
+        assert connection.state is State.FAILED and stream.state is State.FAILED
 
 
 async def test_a_ticket_that_is_in_the_way(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

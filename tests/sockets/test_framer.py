@@ -87,6 +87,28 @@ async def test_on_quic_streams() -> None:
                 assert stream.state is State.READY
 
 
+async def test_on_quic_streams_that_are_opened_before_ready() -> None:
+    """Their handshake begins when the connection is ready, also when what is idempotent may leave before."""
+
+    async def serve(connection: NetworkConnection[QUIC]) -> None:
+        await connection.inbound_streams(shout, using=Framer(Lines, QUICStream()))
+
+    server = QUIC(alpn=["early framer"], identity=LOCALHOST, early_data=True)
+    client = QUIC(alpn=["early framer"], trust=TRUST, server_name="localhost", early_data=True)
+    async with NetworkListener(server, on="127.0.0.1:0").serving(serve) as listener:
+        for early in (False, True):
+            async with NetworkConnection(listener.endpoint, Parameters(client, fast_open_allowed=True)) as connection:
+                stream = await connection.open_stream(using=Framer(Lines, QUICStream()))
+                other = await connection.open_stream(using=Framer(Lines, QUICStream()))
+                assert connection.state is State.PREPARING and stream.state is State.PREPARING
+                sending = asyncio.create_task(stream.send(b"quiet"))
+                assert (await stream.receive()).content == b"QUIET"
+                await sending
+                await other.send(b"again")
+                assert (await other.receive()).content == b"AGAIN"
+                assert connection.security_metadata.early_data_accepted is early
+
+
 async def test_a_quic_stream_whose_handshake_fails_leaves_the_others() -> None:
     class Rude(Lines):
         def start(self, framer: FramerContext) -> bool:
