@@ -470,6 +470,8 @@ async def test_key_updates(library: Library, tmp_path: Path) -> None:
 
 
 async def check_key_updates(ours: Any, peer: Any, echo: Callable[[bytes], Awaitable[bytes]]) -> None:
+    for _ in range(2):  # quinn-proto changes keys of its own accord within its first thousand packets
+        await echo(MEGABYTE)
     for _ in range(3):
         phase = peer.key_phase
         transfer = asyncio.create_task(echo(MEGABYTE))  # type: ignore[arg-type]

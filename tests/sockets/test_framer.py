@@ -42,6 +42,8 @@ from ..authority import LOCALHOST, TRUST
 from ..engines.test_framer import Blocks, Lines
 from .test_coder import bytes_pair
 
+numbers = itertools.count()
+
 
 async def shout(channel: Any) -> None:
     async for line, metadata in channel.messages:
@@ -93,8 +95,9 @@ async def test_on_quic_streams_that_are_opened_before_ready() -> None:
     async def serve(connection: NetworkConnection[QUIC]) -> None:
         await connection.inbound_streams(shout, using=Framer(Lines, QUICStream()))
 
-    server = QUIC(alpn=["early framer"], identity=LOCALHOST, early_data=True)
-    client = QUIC(alpn=["early framer"], trust=TRUST, server_name="localhost", early_data=True)
+    alpn = [f"early framer {next(numbers)}"]  # no other test's tickets
+    server = QUIC(alpn=alpn, identity=LOCALHOST, early_data=True)
+    client = QUIC(alpn=alpn, trust=TRUST, server_name="localhost", early_data=True)
     async with NetworkListener(server, on="127.0.0.1:0").serving(serve) as listener:
         for early in (False, True):
             async with NetworkConnection(listener.endpoint, Parameters(client, fast_open_allowed=True)) as connection:
