@@ -338,7 +338,7 @@ class LayeredFlow(StreamFlow):
         alarm, layer, machine = self._alarm, self.layer, self.machine
         if alarm is not None:
             alarm.tell()
-        was_ended = layer.ended
+        was_ended = layer.inbox.ended
         socket = self.socket
         try:
             if machine is None:
@@ -352,8 +352,11 @@ class LayeredFlow(StreamFlow):
         except NetworkError as error:
             self._fault(error)
             return
+        if machine is None and layer.is_quiet and not (self.sending.ended or self.closed):
+            self.receiving.found()  # messages and nothing else, as most often
+            return
         self._after()
-        if self.socket is socket and layer.ended and not was_ended:
+        if self.socket is socket and layer.inbox.ended and not was_ended:
             self._end_received()
 
     def _receive_end(self) -> None:

@@ -305,7 +305,18 @@ impl Decoder {
                     .map_err(|fault| refused(fault, self.limits.message))?;
             }
         } else {
-            mask::append(&mut self.gathered, payload, key);
+            if frame.taken == 0 && !last {
+                // Most of a large frame is still to come: room for it at once, if not for more than a spare has.
+                let coming = usize::try_from(frame.header.length).unwrap_or(SPARE_LIMIT);
+                let come = payload.len();
+                if come > 0 {
+                    self.gathered.reserve(coming.min(SPARE_LIMIT).min(4 * come));
+                }
+            }
+            match self.role {
+                Role::Client => self.gathered.extend_from_slice(payload),
+                Role::Server => mask::append(&mut self.gathered, payload, key),
+            }
         }
         if last {
             return self.finish(give);
