@@ -200,8 +200,13 @@ class SessionHandshake(Attempt):
 class QUICAttempt(SessionHandshake):
     """A client's: it owns a socket for the connection alone."""
 
-    def connect(self, address: Address, server_name: str, early: Sequence[EarlyStream] = ()) -> None:
-        """Begin towards an address. `early` streams ride on the first flight if a ticket allows it. Raises OSError."""
+    def connect(
+        self, address: Address, server_name: str, early: Sequence[EarlyStream] = (), interface: str | None = None
+    ) -> None:
+        """Begin towards an address, over one interface if that is given. Raises OSError.
+
+        `early` streams ride on the first flight if a ticket allows it.
+        """
         from tieline.endpoints import HostPort
 
         assert isinstance(address, HostPort)  # QUIC runs over UDP
@@ -209,7 +214,7 @@ class QUICAttempt(SessionHandshake):
         self.server_name = server_name
         self.remote = address
         self._port = QUICEndpoint(self._driver, quic.client_endpoint(options, self._driver.seed()), failed=self._unreachable)
-        self._port.open(None, address, self._parameters)
+        self._port.open(None, address, self._parameters, interface)
         try:
             session = self._port.connect(quic.client(options), self._port.peer, server_name)
             self.watch(session)

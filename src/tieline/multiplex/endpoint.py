@@ -60,19 +60,21 @@ class QUICEndpoint:
         self._touches = 0  # since something left
         self._turning = self._soon = self._blocked = self._leaving = self._closed = False
 
-    def open(self, at: HostPort | None, to: HostPort | None, parameters: Parameters[Any]) -> HostPort:
-        """Make the socket; returns its address. Raises OSError."""
-        self._to, self._parameters = to, parameters
+    def open(
+        self, at: HostPort | None, to: HostPort | None, parameters: Parameters[Any], interface: str | None = None
+    ) -> HostPort:
+        """Make the socket, on one interface if that is given; returns its address. Raises OSError."""
+        self._to, self._parameters, self.interface = to, parameters, interface
         wanted = parameters.local_endpoint
         self._has_own_port = bool(at or parameters.local_port or (isinstance(wanted, HostPort) and wanted.port))
-        self._socket = self.driver.packets(at, to, parameters, self)
+        self._socket = self.driver.packets(at, to, parameters.bound_to(interface), self)
         return self._socket.local_address
 
-    def rebind(self, at: HostPort | None) -> None:
-        """Go on with another socket. Raises OSError, and the old one goes on."""
-        socket = self.driver.packets(at, self._to, self._parameters, self)
+    def rebind(self, at: HostPort | None, interface: str | None = None) -> None:
+        """Go on with another socket, on one interface or where the system leads. Raises OSError, and the old one goes on."""
+        socket = self.driver.packets(at, self._to, self._parameters.bound_to(interface), self)
         self._socket.close()
-        self._socket = socket
+        self._socket, self.interface = socket, interface
         self._has_own_port = at is not None and at.port != 0
         self._blocked = False
 
@@ -219,7 +221,7 @@ class QUICEndpoint:
             self._heard = self.now  # so the next look is as far away
             host = self.local_address.host.partition("%")[0]
             try:
-                is_here = host.startswith("127.") or any(host in one.addresses for one in self.driver.interfaces())
+                is_here = host.startswith("127.") or self.driver.network().owner(self.local_address.host) is not None
             except OSError:  # the system does not tell
                 return
             if not is_here:

@@ -78,7 +78,7 @@ class TCPSocket:
         cls, loop: asyncio.AbstractEventLoop, to: Address, parameters: Parameters[Any], handler: StreamHandler, first: bytes
     ) -> TCPSocket:
         options.require_supported(parameters)
-        sock = socket.socket(family_of(to), socket.SOCK_STREAM)
+        sock = options.stream_socket(family_of(to), parameters)
         try:
             sock.setblocking(False)
             options.apply_stream(sock, parameters, listening=False, on_syn=bool(first))
@@ -268,6 +268,7 @@ class TCPSocket:
             unacknowledged_bytes=_queued(self._fd, SIOCOUTQ),
             maximum_segment_size=struct.unpack_from("=I", information, 16)[0],
             fast_open=bool(information[5] & 32),  # TCPI_OPT_SYN_DATA
+            multipath=options.is_multipath(self._sock),
         )
 
 
@@ -308,7 +309,7 @@ class Acceptor:
         self._accepting = self._closed = False
         self._single = 0  # wake-ups for which one is enough
         self._back_off: asyncio.TimerHandle | None = None
-        self._sock = socket.socket(family_of(at), socket.SOCK_STREAM)
+        self._sock = options.stream_socket(family_of(at), parameters)
         self._path = at.path if isinstance(at, UnixEndpoint) and not at.is_abstract else None
         try:
             self._sock.setblocking(False)
