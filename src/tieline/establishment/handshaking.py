@@ -217,9 +217,9 @@ class QUICAttempt(SessionHandshake):
         self._port.open(None, address, self._parameters, interface)
         try:
             session = self._port.connect(quic.client(options), self._port.peer, server_name)
-            self.watch(session)
             if session.connection.has_early_data:
                 session.ride(early)
+            self.watch(session)
         except BaseException:
             self._port.close()
             raise
