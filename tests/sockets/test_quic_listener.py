@@ -16,7 +16,6 @@ from tieline import (
     ApplicationError,
     ConnectError,
     ConnectionAbortedByPeerError,
-    ConnectRefusedError,
     HostPort,
     ListenerState,
     NetworkConnection,
@@ -29,9 +28,10 @@ from tieline import (
     Trust,
 )
 from tieline.engines import quic
+from tieline.errors import ConnectRefusedError
 from tieline.protocols.security import PeerAuthentication
 
-from ..authority import CLIENT, ROOT, STRANGER
+from ..authority import CLIENT, STRANGER
 from ..peers import until
 from ..quic import client_of, collect, echo_streams, server_of
 
@@ -376,7 +376,7 @@ async def test_stopping_refuses_whose_validator_has_not_decided() -> None:
         await asyncio.Event().wait()
         return True
 
-    options = {"peer_authentication": PeerAuthentication.REQUIRED, "trust": ROOT.trust, "certificate_validator": never}
+    options = {"peer_authentication": PeerAuthentication.REQUIRED, "certificate_validator": never}
     async with contextlib.AsyncExitStack() as stack:
         listener = await stack.enter_async_context(listening(**options).serving(echo_streams))
         connection = NetworkConnection(listener.endpoint, client_of(identity=CLIENT))
