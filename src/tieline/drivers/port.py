@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from tieline.reports import TransportCounters
 
 __all__ = [
-    "Address", "Buffer", "DatagramHandler", "DatagramSocket", "Driver", "NetworkWatch", "OneByOne", "PacketAddress", "PacketHandler",
-    "PacketSocket", "Packets", "StreamAcceptor", "StreamHandler", "StreamSocket",
+    "Address", "Buffer", "DatagramHandler", "DatagramSocket", "Driver", "NetworkWatch", "OneByOne", "PacketAddress",
+    "PacketHandler", "PacketSocket", "Packets", "StreamAcceptor", "StreamHandler", "StreamSocket",
 ]  # fmt: skip
 
 Address = HostPort | UnixEndpoint

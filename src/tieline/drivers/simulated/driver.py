@@ -97,6 +97,7 @@ class OutsideDriver(LoopDriver):
 
     def watch_network(self, changed: Callable[[Network], object]) -> NoReturn:
         self.network()
+
     resolve = source_of = connect = listen = bind = packets = _no_host
 
 
