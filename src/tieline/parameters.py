@@ -188,8 +188,9 @@ class Parameters(Generic[P]):
     @property
     def restrictions(self) -> Restrictions | None:
         """Which interfaces these parameters allow, None for all."""
-        options = {one.name: getattr(self, one.name) for one in fields(Restrictions)}
+        options = {name: getattr(self, name) for name in RESTRICTIONS}
         return Restrictions(**options) if any(options.values()) else None
 
 
+RESTRICTIONS = [field.name for field in fields(Restrictions)]
 DEFAULTS = [(field.name, field.default) for field in fields(Parameters) if field.name != "stack"]

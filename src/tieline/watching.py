@@ -138,6 +138,8 @@ class Watching:
             with contextlib.suppress(OSError):  # nobody tells of changes here, so there are none to tell on
                 self._watch = owner.driver.watch_network(lambda network: _changed(reference, network))
         if owner.state is State.READY:
+            if self._path is None:  # who begins to watch is told of what changes from now on
+                self._path_in(current_network(owner.driver))
             owner.driver.call_soon(_assess, weakref.ref(self))
 
     def _end(self) -> None:

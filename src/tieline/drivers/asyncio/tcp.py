@@ -263,13 +263,10 @@ class TCPSocket:
         if self._closed or self._unix or not options.LINUX:
             return None
         information = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-        return TCPMetadata(
-            receive_buffer_bytes=_queued(self._fd, SIOCINQ),
-            unacknowledged_bytes=_queued(self._fd, SIOCOUTQ),
-            maximum_segment_size=struct.unpack_from("=I", information, 16)[0],
-            fast_open=bool(information[5] & 32),  # TCPI_OPT_SYN_DATA
-            multipath=options.is_multipath(self._sock),
-        )
+        queued = _queued(self._fd, SIOCINQ), _queued(self._fd, SIOCOUTQ)
+        (segment,) = struct.unpack_from("=I", information, 16)
+        fast_open = bool(information[5] & 32)  # TCPI_OPT_SYN_DATA
+        return TCPMetadata(*queued, segment, fast_open, options.is_multipath(self._sock))
 
 
 def _queued(fd: int, request: int) -> int:
