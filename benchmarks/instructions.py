@@ -248,7 +248,7 @@ def main() -> int:
         return 0
     names = [name for name in SCENARIOS if name.startswith(chosen.scenario)]
     grown = [name for name in names if told(name, count(name), kept, chosen.write, chosen.note)]
-    if chosen.write:
+    if chosen.write and (chosen.note or not grown or here != kept.get("circumstances")):
         kept["circumstances"] = here
         COUNTS.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
         return 0

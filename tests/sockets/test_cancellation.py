@@ -15,7 +15,17 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tieline import QUIC, TCP, ChannelClosedError, NetworkConnection, NetworkListener, PathMonitor, PeerResetError, State
+from tieline import (
+    QUIC,
+    TCP,
+    ChannelClosedError,
+    NetworkConnection,
+    NetworkListener,
+    PathMonitor,
+    PeerResetError,
+    State,
+    WebSocket,
+)
 from tieline.channel import MessageIterator
 from tieline.listener import Serving
 from tieline.reporting import PendingDataTransferReport
@@ -350,6 +360,28 @@ async def serving(pair_over: Any, transport: str) -> AsyncIterator[Case]:
         connection.abort()
 
     yield Case(block.__aexit__(None, None, None), help, left)
+
+
+@case("NetworkConnection.ping", "NetworkConnection.pong", "NetworkConnection.close", over=("ping", "pong", "close"))
+async def websocket_controls(pair_over: Any, name: str) -> AsyncIterator[Case]:
+    """What was cancelled before it left is not sent, and the connection goes on; a close that has left waits for its answer."""
+
+    async def echo(connection: Any) -> None:
+        async for content, _ in connection.messages:
+            await connection.send(content)
+
+    async with NetworkListener(WebSocket(), on="127.0.0.1:0").serving(echo) as listener:
+        connection = NetworkConnection(f"ws://127.0.0.1:{listener.port}/", WebSocket())
+
+        async def check(cancelled: bool, result: Any) -> None:
+            if cancelled and name != "close":
+                await connection.send("on")
+                assert (await connection.receive()).content == "on"
+            elif name == "ping" and not cancelled:
+                assert await result >= 0
+            await connection.aclose()
+
+        yield Case(getattr(connection, name)(), None, check)
 
 
 @case("UpdateIterator.__anext__", over=("states",))

@@ -42,6 +42,8 @@ from ..authority import LOCALHOST, TRUST
 from ..engines.test_framer import Blocks, Lines
 from .test_coder import bytes_pair
 
+numbers = itertools.count()
+
 
 async def shout(channel: Any) -> None:
     async for line, metadata in channel.messages:
@@ -85,6 +87,29 @@ async def test_on_quic_streams() -> None:
                 await stream.send(b"quiet")
                 assert (await stream.receive()).content == b"QUIET"
                 assert stream.state is State.READY
+
+
+async def test_on_quic_streams_that_are_opened_before_ready() -> None:
+    """Their handshake begins when the connection is ready, also when what is idempotent may leave before."""
+
+    async def serve(connection: NetworkConnection[QUIC]) -> None:
+        await connection.inbound_streams(shout, using=Framer(Lines, QUICStream()))
+
+    alpn = [f"early framer {next(numbers)}"]  # no other test's tickets
+    server = QUIC(alpn=alpn, identity=LOCALHOST, early_data=True)
+    client = QUIC(alpn=alpn, trust=TRUST, server_name="localhost", early_data=True)
+    async with NetworkListener(server, on="127.0.0.1:0").serving(serve) as listener:
+        for early in (False, True):
+            async with NetworkConnection(listener.endpoint, Parameters(client, fast_open_allowed=True)) as connection:
+                stream = await connection.open_stream(using=Framer(Lines, QUICStream()))
+                other = await connection.open_stream(using=Framer(Lines, QUICStream()))
+                assert connection.state is State.PREPARING and stream.state is State.PREPARING
+                sending = asyncio.create_task(stream.send(b"quiet"))
+                assert (await stream.receive()).content == b"QUIET"
+                await sending
+                await other.send(b"again")
+                assert (await other.receive()).content == b"AGAIN"
+                assert connection.security_metadata.early_data_accepted is early
 
 
 async def test_a_quic_stream_whose_handshake_fails_leaves_the_others() -> None:

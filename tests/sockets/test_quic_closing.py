@@ -89,6 +89,6 @@ async def test_a_port_of_the_programs_choice_is_given_back_at_once() -> None:
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_a_program_ends_without_waiting_and_without_a_warning(loop: str) -> None:
-    command = [sys.executable, "-X", "dev", "-W", "error", "-c", PROGRAM, loop]
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, loop]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "over\n", "")
