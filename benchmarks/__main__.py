@@ -63,6 +63,13 @@ TLS_BULK_BARS: dict[str, float | dict[str, float]] = {"streams": 1.7, "blocking"
 WEBSOCKET_BARS: dict[str, float | dict[str, float]] = {"picows": 1.0, "websockets": 3.0}
 
 FOURTH = {"websockets": 4, "aiohttp": 4}
+QUIC: dict[str, dict[str, float | dict[str, float]]] = {
+    "bulk": {"aioquic": 30.0, "qh3": 5.0},
+    "requests": {"aioquic": 5.0, "qh3": 2.0},
+    "handshakes": {"aioquic": 4.0},
+    "datagrams": {"aioquic": 10.0, "qh3": 3.0},
+    "memory": {"aioquic": 0.5, "qh3": 0.9},
+}
 
 ROWS = [
     Row("tcp-pingpong-64B", False, 64, 20_000, "round trips/s", PINGPONG, bars=PINGPONG_BARS),
@@ -87,12 +94,23 @@ ROWS = [
     Row("tcp-memory", False, 0, 5_000, "KiB/connection", IDLE, bars={"streams": 1.0}, less=True, best=STREAMS, rounds=3),
     Row("tls-memory", True, 0, 5_000, "KiB/connection", IDLE, bars={"streams": 1.0}, less=True, best=STREAMS, rounds=1),
     Row("import", False, 0, 11, "ms", {"tieline": (idle.nobody, idle.imports)}, less=True, limit=100.0, rounds=1),
-    Row("quic-bulk", True, 65_536, 8_000, "MB/s", quic.programs("bulk"), {"aioquic": 50, "qh3": 10}),
-    Row("quic-requests", True, 64, 50_000, "requests/s", quic.programs("requests"), {"aioquic": 5, "qh3": 2}),
+    Row("quic-bulk", True, 65_536, 8_000, "MB/s", quic.programs("bulk"), {"aioquic": 50, "qh3": 10}, QUIC["bulk"]),
+    Row("quic-requests", True, 64, 50_000, "requests/s", quic.programs("requests"), {"aioquic": 5, "qh3": 2}, QUIC["requests"]),
     Row("quic-streams", True, 64, 20_000, "requests/s", quic.programs("streams"), {"aioquic": 5, "qh3": 2}),
-    Row("quic-handshakes", True, 0, 400, "handshakes/s", quic.programs("handshakes"), {"aioquic": 4, "qh3": 4}),
-    Row("quic-datagrams", True, 1000, 50_000, "round trips/s", quic.programs("datagrams"), {"aioquic": 10, "qh3": 5}),
-    Row("quic-memory", True, 0, 200, "kB/connection", quic.programs("memory"), less=True),
+    Row(
+        "quic-handshakes", True, 0, 400, "handshakes/s", quic.programs("handshakes"), {"aioquic": 4, "qh3": 4}, QUIC["handshakes"]
+    ),
+    Row(
+        "quic-datagrams",
+        True,
+        1000,
+        50_000,
+        "round trips/s",
+        quic.programs("datagrams"),
+        {"aioquic": 10, "qh3": 5},
+        QUIC["datagrams"],
+    ),
+    Row("quic-memory", True, 0, 200, "kB/connection", quic.programs("memory"), bars=QUIC["memory"], less=True),
 ]
 
 

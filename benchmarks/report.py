@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
 from collections.abc import Iterable
@@ -155,6 +156,8 @@ def markdown(comparisons: list[Comparison]) -> str:
         "Written by `make bench`; what stands behind each row is in [docs/performance.md](../docs/performance.md).",
         "",
         f"Machine: {machine()}.",
+        f"Its load average over 15 minutes when this was written: {os.getloadavg()[2]:.1f}. These benchmarks alone make about 1;",
+        "with more the figures scatter, and the processor time says more than the rate.",
         "",
         "Tieline and its peers do a row's work in turn, server and client each on a core of its own. *Ratio* is the median of",
         "the rounds' ratios (with their range), more is better but for memory and the import. *CPU* is how many times Tieline's",

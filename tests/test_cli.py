@@ -638,3 +638,8 @@ def test_missing_packages_are_named() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=PATIENCE, check=False)
     assert done.returncode == 1
     assert done.stderr == b"The tieline command needs the package click. Install it with: pip install 'tieline[cli]'\n"
+
+
+def test_paths_shows_the_present_network(start: Start) -> None:
+    output, errors = finish(start(*command("paths", "--once", "--type", "loopback")))
+    assert b"satisfied: this machine only" in output and b"lo (loopback): 127.0.0.1" in output and not errors

@@ -7,18 +7,31 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path as FilePath
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tieline import paths
 from tieline.drivers import interfaces
 from tieline.drivers.interfaces import linux, portable
+from tieline.drivers.interfaces.rtnetlink import Link
 from tieline.endpoints import HostPort, UnixEndpoint
-from tieline.paths import Interface, InterfaceType, LinkQuality, Path, PathStatus, UnsatisfiedReason, evaluate
+from tieline.paths import (
+    Interface,
+    InterfaceType,
+    LinkQuality,
+    Network,
+    Path,
+    PathStatus,
+    Restrictions,
+    Route,
+    UnsatisfiedReason,
+)
 
 LO = Interface("lo", 1, InterfaceType.LOOPBACK, ("127.0.0.1", "::1"))
 ETH0 = Interface("eth0", 2, InterfaceType.WIRED, ("192.0.2.2", "fe80::1"))
@@ -27,6 +40,18 @@ WWAN0 = Interface("wwan0", 4, InterfaceType.CELLULAR, ("10.0.0.4",))
 TUN0 = Interface("tun0", 5, InterfaceType.OTHER, ("10.8.0.5",))
 ETH1 = Interface("eth1", 6, InterfaceType.WIRED, ("198.51.100.6",))
 ALL = (LO, TUN0, ETH1, WWAN0, WLAN0, ETH0)
+
+
+def evaluate(interfaces: Iterable[Interface], **restrictions: Any) -> Path:
+    return paths.evaluate(Network(tuple(interfaces)), Restrictions(**restrictions))
+
+
+def current() -> tuple[Interface, ...]:
+    source = interfaces.source()
+    try:
+        return source.look().interfaces
+    finally:
+        source.close()
 
 
 def test_order_is_by_type_and_then_by_index() -> None:
@@ -74,7 +99,7 @@ def test_ip_versions_are_those_that_reach_beyond_the_link() -> None:
 
 def test_what_no_source_tells_yet_is_unknown() -> None:
     path = evaluate(ALL)
-    assert (path.supports_dns, path.is_expensive, path.link_quality) == (None, None, LinkQuality.UNKNOWN)
+    assert (path.supports_dns, path.is_expensive, path.link_quality) == (None, False, LinkQuality.UNKNOWN)
     assert (path.gateways, path.local_endpoint, path.remote_endpoint, path.unsatisfied_reason) == ((), None, None, None)
 
 
@@ -163,8 +188,13 @@ class Sysfs:
     def type(self, name: str) -> str:
         return linux.type_of(name, str(self.root)).name
 
-    def current(self, addresses: Mapping[int, tuple[str, ...]], **indexes: int) -> tuple[Interface, ...]:
-        return linux.current(str(self.root), lambda: addresses, lambda: [(index, name) for name, index in indexes.items()])
+    def current(self, addresses: Mapping[int, tuple[str, ...]], *links: Link) -> tuple[Interface, ...]:
+        pairs = [(index, address) for index, several in addresses.items() for address in several]
+        return linux.network([*links], pairs, [], str(self.root)).interfaces
+
+
+def link(name: str, index: int, *, running: bool = True, kind: str = "") -> Link:
+    return Link(name, index, running, name == "lo", kind)
 
 
 @pytest.fixture
@@ -230,13 +260,10 @@ def test_links_that_stand_on_each_other_end(sysfs: Sysfs) -> None:
 
 
 def test_only_running_interfaces_with_an_address_count(sysfs: Sysfs) -> None:
-    sysfs.add("lo", 1, type="772", flags="0x9", operstate="unknown")
+    sysfs.add("lo", 1, type="772", flags="0x9")
     sysfs.add("eth0", 2, "device")
-    sysfs.add("down0", 3, "device", flags="0x1002", operstate="down")
-    sysfs.add("unplugged0", 4, "device", operstate="lowerlayerdown")
-    sysfs.add("bare0", 5, "device")
-    own = {index: (f"192.0.2.{index}",) for index in (1, 2, 3, 4)} | {5: ()}
-    found = sysfs.current(own, bare0=5, unplugged0=4, down0=3, eth0=2, lo=1)
+    own = {index: (f"192.0.2.{index}",) for index in (1, 2, 3)}
+    found = sysfs.current(own, link("bare0", 5), link("down0", 3, running=False), link("eth0", 2), link("lo", 1))
     assert [(one.name, one.index, one.type.name, one.addresses) for one in found] == [
         ("lo", 1, "LOOPBACK", ("192.0.2.1",)),
         ("eth0", 2, "WIRED", ("192.0.2.2",)),
@@ -244,9 +271,13 @@ def test_only_running_interfaces_with_an_address_count(sysfs: Sysfs) -> None:
 
 
 def test_another_namespaces_sysfs_is_not_believed(sysfs: Sysfs) -> None:
-    sysfs.add("eth0", 2, "phy80211", flags="0x1002", operstate="down")
-    found = sysfs.current({1: ("127.0.0.1",), 7: ("192.0.2.7",), 8: ("192.0.2.8",)}, lo=1, eth0=7, gone0=8)
-    assert [(one.name, one.type.name) for one in found] == [("lo", "LOOPBACK"), ("eth0", "WIRED"), ("gone0", "OTHER")]
+    sysfs.add("eth0", 2, "phy80211")
+    own = {index: (f"192.0.2.{index}",) for index in (1, 7, 8, 9, 10)}
+    links = link("lo", 1), link("eth0", 7), link("gone0", 8), link("cont0", 9, kind="veth"), link("eth9", 10, kind="bridge")
+    found = sysfs.current(own, *links)
+    assert [(one.name, one.type.name) for one in found] == [
+        ("lo", "LOOPBACK"), ("eth0", "WIRED"), ("gone0", "OTHER"), ("cont0", "WIRED"), ("eth9", "OTHER"),
+    ]  # fmt: skip
 
 
 def test_an_interface_that_went_meanwhile_is_other(sysfs: Sysfs) -> None:
@@ -291,7 +322,7 @@ def test_portable_interfaces_from_given_data() -> None:
 
 
 def test_this_machine_has_a_loopback() -> None:
-    for found in (interfaces.current(), portable.current()):
+    for found in (current(), portable.current()):
         loopback = next(one for one in found if one.type is InterfaceType.LOOPBACK)
         assert "127.0.0.1" in loopback.addresses
         assert socket.if_nametoindex(loopback.name) == loopback.index
@@ -300,32 +331,34 @@ def test_this_machine_has_a_loopback() -> None:
             assert one.addresses and all(str(ipaddress.ip_address(address)) == address for address in one.addresses)
 
 
-def test_other_systems_use_the_portable_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_systems_use_the_portable_source(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(portable, "current", lambda: (WLAN0,))
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert interfaces.current() == (WLAN0,)
+    network = interfaces.source().look()
+    assert network.interfaces == (WLAN0,) and network.routes is None
 
 
 def test_looking_is_fast_enough_to_do_when_a_connection_becomes_ready() -> None:
-    interfaces.current()  # imports ifaddr
+    current()  # imports ifaddr
     times: list[float] = []
     for _ in range(50):
         begun = time.perf_counter()
-        interfaces.current()
+        current()
         times.append(time.perf_counter() - begun)
     # Per interface, for a host of many containers is slower; the best of many, for other tests run beside this one.
-    assert min(times) < 0.002 * max(1, len(interfaces.current()) / 4)
+    assert min(times) < 0.002 * max(1, len(current()) / 4)
 
 
 NAMESPACE = """
 mount -t sysfs sysfs /sys
 ip link set lo up
-ip link add v0 type veth peer name v1; ip link set v0 up; ip link set v1 up; ip address add 192.0.2.1/24 dev v0
+ip link add v0 type veth peer name v1; ip link set v0 up; ip link set v1 up
+ip address add 192.0.2.1/24 dev v0; ip address add 192.0.2.2/24 dev v1
 ip link add m0 link v0 type macvlan; ip link set m0 up; ip address add 198.51.100.1/24 dev m0
 ip link add b0 type bridge; ip link set b0 up; ip address add 203.0.113.1/24 dev b0
 ip tuntap add t0 mode tap; ip link set t0 up; ip address add 10.0.0.1/24 dev t0
-exec "$0" -c 'from tieline.drivers import interfaces
-print(*(f"{one.name}:{one.type.name}" for one in interfaces.current()))'
+exec "$0" -c 'from tieline.drivers.interfaces import linux
+print(*(f"{one.name}:{one.type.name}" for one in linux.Source().look().interfaces))'
 """
 
 
@@ -349,3 +382,93 @@ def test_a_real_namespace() -> None:
     assert run.returncode == 0, run.stderr
     # The tap has nobody behind it, so it is not running.
     assert set(run.stdout.split()) == {"lo:LOOPBACK", "v0:WIRED", "v1:WIRED", "m0:WIRED", "b0:OTHER"}
+
+
+# Routes
+
+
+def network(*routes: Route, interfaces: tuple[Interface, ...] = (LO, ETH0, WLAN0, WWAN0)) -> Network:
+    return Network(interfaces, routes, ("192.0.2.53",))
+
+
+def ways(network: Network, host: str) -> list[str] | None:
+    found = network.ways(host)
+    return None if found is None else [interface.name for interface, _ in found]
+
+
+def test_only_the_longest_prefix_leads_to_an_address() -> None:
+    routes = (
+        Route.to("0.0.0.0/0", 2, "192.0.2.1", 100),
+        Route.to("0.0.0.0/0", 3, "192.168.0.1", 600),
+        Route.to("10.0.0.0/8", 4),
+        Route.to("10.1.0.0/16", None),
+        Route.to("10.1.1.0/24", 2, metric=50),
+        Route.to("10.1.1.0/24", 3, metric=20),
+    )
+    known = network(*routes)
+    assert ways(known, "198.51.100.1") == ["eth0", "wlan0"]
+    assert ways(known, "10.200.0.1") == ["wwan0"]
+    assert ways(known, "10.1.2.3") == []  # refused by the system
+    assert ways(known, "10.1.1.3") == ["wlan0", "eth0"]
+    assert ways(known, "2001:db8::1") == []
+    assert ways(Network((ETH0,)), "198.51.100.1") is None
+
+
+def test_where_policy_has_a_say_only_the_system_knows() -> None:
+    vpn = replace(Route.to("0.0.0.0/0", 4), by_policy=True)
+    assert ways(network(Route.to("0.0.0.0/0", 2), vpn), "198.51.100.1") is None
+    assert ways(network(Route.to("0.0.0.0/0", 2), Route.to("::/0", 3), vpn), "2001:db8::1") == ["wlan0"]
+
+
+def test_a_scope_chooses_the_interface() -> None:
+    known = network(Route.to("fe80::/64", 2, metric=256), Route.to("fe80::/64", 3, metric=256))
+    assert ways(known, "fe80::9") == ["eth0", "wlan0"]
+    assert ways(known, "fe80::9%wlan0") == ["wlan0"] == ways(known, "fe80::9%3")
+
+
+def test_interfaces_are_ordered_as_the_system_prefers_their_default_routes() -> None:
+    routes = (
+        Route.to("0.0.0.0/0", 4, "10.0.0.1", 20),
+        Route.to("0.0.0.0/0", 2, "192.0.2.1", 100),
+        Route.to("::/0", 3, "fe80::1", 1024),
+    )
+    path = paths.evaluate(network(*routes))
+    assert [one.name for one in path.available_interfaces] == ["wwan0", "eth0", "wlan0", "lo"]
+    assert path.gateways == (HostPort("10.0.0.1", 0), HostPort("192.0.2.1", 0), HostPort("fe80::1%wlan0", 0))
+    assert path.supports_ipv4 and path.supports_ipv6 and path.supports_dns
+
+
+def test_an_address_without_a_route_reaches_nobody() -> None:
+    path = paths.evaluate(network(Route.to("192.0.2.0/24", 2), Route.to("fe80::/64", 3)))
+    assert path.supports_ipv4 and not path.supports_ipv6
+
+
+def test_expense_and_constraint() -> None:
+    dear = replace(WWAN0, is_expensive=True)
+    frugal = replace(WLAN0, is_constrained=True)
+    refused = {
+        UnsatisfiedReason.EXPENSIVE_PROHIBITED: evaluate((dear,), expensive_paths_prohibited=True),
+        UnsatisfiedReason.CONSTRAINED_PROHIBITED: evaluate((frugal,), constrained_paths_prohibited=True),
+    }
+    for reason, path in refused.items():
+        assert path == Path(PathStatus.UNSATISFIED, reason)
+    both = evaluate((dear, frugal))
+    assert (both.is_expensive, both.is_constrained) == (False, True)  # of the best one
+    assert evaluate((dear, frugal), constrained_paths_prohibited=True).is_expensive
+
+
+def test_signals_become_qualities(tmp_path: FilePath) -> None:
+    signals = tmp_path / "wireless"
+    rows = ["Inter-| sta-|   Quality", " face | tus | link level", "wlan0: 0000   60.  -50.  -256  0", "wlan1: 0000 9. -70. -256"]
+    signals.write_text("\n".join([*rows, "wlan2: 0000 9. -80. 0", "wlan3: 0000 9. 180. 0", "odd"]) + "\n")
+    levels = linux._levels(str(signals))
+    names = ("wlan0", "wlan1", "wlan2", "wlan3", "eth0")
+    qualities = [linux.quality(levels.get(name)).name for name in names]
+    assert qualities == ["GOOD", "MODERATE", "MINIMAL", "UNKNOWN", "UNKNOWN"]
+
+
+def test_dns_servers_from_a_file(tmp_path: FilePath) -> None:
+    file = tmp_path / "resolv.conf"
+    assert portable.dns_servers(str(file)) is None
+    file.write_text("# nameserver 192.0.2.9\nnameserver 192.0.2.53\nsearch test\nnameserver\nnameserver fd00::53 # a note\n")
+    assert portable.dns_servers(str(file)) == ("192.0.2.53", "fd00::53")

@@ -40,6 +40,8 @@ from tieline.identity import Identity as Identity
 from tieline.identity import Trust as Trust
 from tieline.listener import NetworkListener as NetworkListener
 from tieline.monitor import PathMonitor as PathMonitor
+from tieline.monitor import set_interface_policy as set_interface_policy
+from tieline.parameters import Multipath as Multipath
 from tieline.parameters import Parameters as Parameters
 from tieline.parameters import ServiceClass as ServiceClass
 from tieline.paths import Interface as Interface

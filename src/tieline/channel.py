@@ -255,7 +255,7 @@ class NetworkChannel(WebSocketChannel[P_co]):
     ) -> None:
         """Send bytes that do no harm when they arrive twice, without waiting for anything.
 
-        Before ready they may ride on the first flight of every attempt (TCP Fast Open, TLS early data) if
+        Before ready they may ride on the first flight of every attempt (TCP Fast Open, TLS early data, 0-RTT of QUIC) if
         ``Parameters(fast_open_allowed=True)`` and the protocol's own option allow it; otherwise they are sent first once
         ready. They are less protected than other data: an attacker can replay early data (RFC 8446 section 8). Raises
         `MessageTooLargeError` if `send_limit` has no room.

@@ -19,9 +19,10 @@ from tieline.establishment.failures import is_final
 from tieline.establishment.stacks import require_reachable
 from tieline.multiplexed import MultiplexedChannel
 from tieline.parameters import Parameters
-from tieline.protocols.roles import NetworkProtocol
-from tieline.reporting import PendingDataTransferReport, Reporting, connected_path
+from tieline.protocols.roles import MultiplexProtocol, NetworkProtocol
+from tieline.reporting import PendingDataTransferReport, Reporting
 from tieline.updates import UpdateIterator, Updates, Waiters
+from tieline.watching import Watching
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Address, DatagramSocket, Driver, Timer
@@ -69,14 +70,10 @@ class NetworkConnection(MultiplexedChannel[P_co]):
         self._becoming_ready = Waiters()
         self._closing = False
         self._closed = Waiters()
-        self._local: Address | None = None
-        self._remote: Address | None = None
-        self._path: Path | None = None
         self._reporting = Reporting()
         self._states: Updates[Any, State] = Updates()
-        self._paths: Updates[Any, Path] = Updates()
-        self._viability: Updates[Any, bool] = Updates()
-        self._better_paths: Updates[Any, bool] = Updates()
+        multiplexed = isinstance(self._parameters.stack, MultiplexProtocol)
+        self._watching = Watching(self, self._parameters, self._endpoint, multiplexed=multiplexed)
 
     @classmethod
     def accepted(
@@ -96,7 +93,7 @@ class NetworkConnection(MultiplexedChannel[P_co]):
         self._prepare(remote)
         self.driver = driver
         self._reporting.accepted(attempt, driver.time(), self._flow)
-        self._local, self._remote = attach(self._flow).local_address, remote
+        self._watching.ready(attach(self._flow).local_address, remote)
         return self
 
     def __repr__(self) -> str:
@@ -182,7 +179,7 @@ class NetworkConnection(MultiplexedChannel[P_co]):
         )
         timer = self.driver.call_later(timeout, self._becoming_ready.release, late)
         try:
-            self._retry()
+            self.retry()
             if not self._state.is_final:
                 await self._becoming_ready.wait(self.driver)
         except ChannelClosedError:  # aborted meanwhile
@@ -233,17 +230,20 @@ class NetworkConnection(MultiplexedChannel[P_co]):
 
     def on_path_update(self, handler: Callable[[Self, Path], object]) -> Self:
         """Call ``handler(connection, path)`` when the connection gets a path, and when that changes. Returns the connection."""
-        self._paths.handler = handler
+        self._watching.paths.handler = handler
+        self._watching.wanted()
         return self
 
     def on_viability_update(self, handler: Callable[[Self, bool], object]) -> Self:
         """Call ``handler(connection, viable)`` when data can pass, or cannot at present. Returns the connection."""
-        self._viability.handler = handler
+        self._watching.viability.handler = handler
+        self._watching.wanted()
         return self
 
     def on_better_path_update(self, handler: Callable[[Self, bool], object]) -> Self:
         """Call ``handler(connection, better)`` when a preferable interface comes or goes. Returns the connection."""
-        self._better_paths.handler = handler
+        self._watching.better_paths.handler = handler
+        self._watching.wanted()
         return self
 
     def _become(self, event: Event, error: NetworkError | None = None) -> None:
@@ -251,8 +251,7 @@ class NetworkConnection(MultiplexedChannel[P_co]):
         self._error = error
         self._states.publish(self, self._state, last=self._state.is_final)
         if self._state.is_final:
-            for updates in (self._paths, self._viability, self._better_paths):
-                updates.handler = None
+            self._watching.end()
 
     # Establishing. The calls that wait are told first and the state handler last, for it may do anything.
 
@@ -261,7 +260,7 @@ class NetworkConnection(MultiplexedChannel[P_co]):
         if self._state is State.SETUP:
             self.start()
         elif not self._parameters.waits_for_connectivity and not self._closing:
-            self._retry()
+            self.retry()
         if self._state is State.FAILED:  # only now: a state handler may have closed it meanwhile
             assert self._error is not None
             raise raisable(self._error)
@@ -291,12 +290,11 @@ class NetworkConnection(MultiplexedChannel[P_co]):
             socket = won.hand_over(self._flow)
         else:
             self._flow.attach(won)
-        self._local, self._remote, self._path = socket.local_address, socket.remote_address, None
         self._becoming_ready.release()
+        local, remote = self._watching.local, self._watching.remote = socket.local_address, socket.remote_address
         self._become(Event.ESTABLISHED)
-        self._path_changed()
         if self._state is State.READY:
-            self._viability.publish(self, True)
+            self._watching.ready(local, remote)
 
     def not_established(self, error: NetworkError) -> None:
         """Every candidate failed: wait if that may pass, fail if not."""
@@ -312,8 +310,10 @@ class NetworkConnection(MultiplexedChannel[P_co]):
             self._flow.raise_pending(error)
             self._becoming_ready.release(error)
         self._become(Event.UNAVAILABLE, error)
+        if self._state is State.WAITING:
+            self._watching.waiting()
 
-    def _retry(self) -> None:
+    def retry(self) -> None:
         if self._state is State.WAITING:
             self._cancel_retry()
             self._establish(Event.RETRY)
@@ -334,7 +334,7 @@ class NetworkConnection(MultiplexedChannel[P_co]):
         if self._establishment is None:
             raise RuntimeError("an accepted connection has no other candidate: only the side that connects can try the next")
         self._flow.detach()
-        self._local = self._remote = self._path = None
+        self._watching.unconnected()
         self.driver.call_soon(self._establishment.next_endpoint)
         self._become(Event.NEXT_ENDPOINT)
 
@@ -347,29 +347,22 @@ class NetworkConnection(MultiplexedChannel[P_co]):
     # Inspecting
 
     def moved(self, local: Address | None, remote: Address | None) -> None:
-        self._local, self._remote, self._path = local or self._local, remote or self._remote, None
-        self._path_changed()
-
-    def _path_changed(self) -> None:
-        if self._paths.watched and self.current_path is not None:
-            self._paths.publish(self, self.current_path)
+        self._watching.moved(local, remote)
 
     @property
     def local_endpoint(self) -> Address | None:
         """Our address and port, None until they are known."""
-        return self._local
+        return self._watching.local
 
     @property
     def remote_endpoint(self) -> Address | None:
         """The peer's address and port, None until they are known."""
-        return self._remote
+        return self._watching.remote
 
     @property
     def current_path(self) -> Path | None:
         """The interface in use and the effective endpoints, None before ready. After the end, the last one that was asked for."""
-        if self._path is None and self._state is State.READY:
-            self._path = connected_path(self.driver, self._local, self._remote)
-        return self._path
+        return self._watching.current_path if self._state is State.READY else self._watching.last_path
 
     async def establishment_report(self) -> EstablishmentReport:
         """Start, wait until ready, and tell how establishment went. Raises as `ready` does.
@@ -397,4 +390,4 @@ def _retry_if_alive(reference: weakref.ref[NetworkConnection[Any]]) -> None:
     """For a timer: a waiting connection that is dropped does not live until its next attempt."""
     connection = reference()
     if connection is not None:
-        connection._retry()
+        connection.retry()

@@ -315,6 +315,12 @@ class MultiplexedChannel(NetworkChannel[P_co]):
             raise RuntimeError("the peer does not allow migration (disable_active_migration, RFC 9000 section 18.2)")
         self._multiplex("migrate").migrate(None if local is None else _local_address(local, session.remote))
 
+    def move_to(self, interface: str) -> None:
+        """Go on over another interface, if the peer allows it. Raises OSError."""
+        session = self._session("move_to")
+        if session.is_open and session.connection.parameters().migration:
+            self._multiplex("move_to").migrate(None, interface)
+
     def moved(self, local: HostPort | None, remote: HostPort | None) -> None:
         """The connection goes on between other addresses."""
         raise NotImplementedError

@@ -9,12 +9,12 @@ from typing import Generic, TypeVar
 
 from tieline.endpoints import EndpointLike, HostPort, UnixEndpoint, URLEndpoint, to_endpoint
 from tieline.errors import UnexpectedEndpointTypeError
-from tieline.paths import InterfaceType
+from tieline.paths import InterfaceType, Restrictions
 from tieline.protocols.checks import require_at_least, require_range, require_seconds
-from tieline.protocols.roles import NetworkProtocol
+from tieline.protocols.roles import MultiplexProtocol, NetworkProtocol
 from tieline.protocols.websocket import standing
 
-__all__ = ["Parameters", "ServiceClass"]
+__all__ = ["Multipath", "Parameters", "ServiceClass"]
 
 P = TypeVar("P", bound=NetworkProtocol)
 S = TypeVar("S", bound=NetworkProtocol)
@@ -34,6 +34,20 @@ class ServiceClass(enum.Enum):
     SIGNALING = "signaling"
 
 
+class Multipath(enum.Enum):
+    """What a connection does with more than one interface. A string of the same text does, too.
+
+    Over QUIC, `HANDOVER` moves the connection to the best interface that there is, without losing a byte; QUIC has no more than
+    that, so the others are refused. Over TCP each of them asks the peer for Multipath TCP (RFC 8684): which interfaces are used,
+    and how, is then a setting of the system (``ip mptcp``); ``metadata(TCP).multipath`` says whether the peer agreed.
+    """
+
+    DISABLED = "disabled"
+    HANDOVER = "handover"
+    INTERACTIVE = "interactive"
+    AGGREGATE = "aggregate"
+
+
 @dataclass(frozen=True)  # without slots: typing marks the instances of `Parameters[TCP](...)`
 class Parameters(Generic[P]):
     """How to connect or listen: the stack, and what concerns the connection as a whole. Times in seconds, sizes in bytes.
@@ -43,7 +57,8 @@ class Parameters(Generic[P]):
     - `local_endpoint`: address and port to bind; `local_port` binds the port on the wildcard address. One of the two.
     - `local_endpoint_reuse_allowed`: several sockets may bind the same local endpoint.
     - `required_interface`: only this interface, by name. `required_interface_type`, `prohibited_interfaces` and
-      `prohibited_interface_types` restrict likewise.
+      `prohibited_interface_types` restrict likewise; so do `expensive_paths_prohibited` and `constrained_paths_prohibited`.
+    - `multipath`: whether the connection may use several interfaces, one after another or at once (`Multipath`).
     - `service_class`: sets the socket's priority, so that local queues know.
 
     Establishing:
@@ -75,6 +90,9 @@ class Parameters(Generic[P]):
     required_interface_type: InterfaceType | None = None
     prohibited_interfaces: tuple[str, ...] = ()
     prohibited_interface_types: tuple[InterfaceType, ...] = ()
+    expensive_paths_prohibited: bool = False
+    constrained_paths_prohibited: bool = False
+    multipath: Multipath | str = Multipath.DISABLED
     service_class: ServiceClass = ServiceClass.BEST_EFFORT
     waits_for_connectivity: bool = False
     fast_open_allowed: bool = False
@@ -105,6 +123,10 @@ class Parameters(Generic[P]):
                 raise ValueError(f"local_endpoint={endpoint} and local_port={self.local_port} exclude each other: give one")
             object.__setattr__(self, "local_endpoint", endpoint)
         self._check_interfaces()
+        self._check_multipath()
+        for option in ("expensive_paths_prohibited", "constrained_paths_prohibited"):
+            if not isinstance(getattr(self, option), bool):
+                raise TypeError(f"{option} must be True or False, got {getattr(self, option)!r}")
         if not isinstance(self.service_class, ServiceClass):
             raise TypeError(f"service_class must be a ServiceClass, got {self.service_class!r}")
         for option in TIMES:
@@ -136,6 +158,19 @@ class Parameters(Generic[P]):
                 raise ValueError(f"{option}={tuple(given)} rules out what is required, {required!r}")
             object.__setattr__(self, option, tuple(given))
 
+    def _check_multipath(self) -> None:
+        try:
+            multipath = Multipath(self.multipath)
+        except ValueError:
+            values = ", ".join(repr(one.value) for one in Multipath)
+            raise ValueError(f"multipath must be one of {values}, got {self.multipath!r}") from None
+        object.__setattr__(self, "multipath", multipath)
+        single = isinstance(self.stack, MultiplexProtocol) and multipath in (Multipath.INTERACTIVE, Multipath.AGGREGATE)
+        if single:
+            raise ValueError(
+                f"multipath={multipath.value!r} is not to be had over {self.stack.name}, which uses one path at a time"
+            )
+
     @staticmethod
     def of(using: S | Parameters[S]) -> Parameters[S]:
         """`using` as parameters: a bare stack gets the defaults."""
@@ -146,15 +181,16 @@ class Parameters(Generic[P]):
         stack = standing(self.stack, endpoint.scheme if isinstance(endpoint, URLEndpoint) else None, bottom)
         return self if stack is self.stack else replace(self, stack=stack)
 
+    def bound_to(self, interface: str | None) -> Parameters[P]:
+        """The same, for a socket on one interface; None leaves it to the system."""
+        return self if interface is None else replace(self, required_interface=interface)
+
     @property
-    def restricts_interfaces(self) -> bool:
-        """Whether any option here rules an interface out."""
-        return bool(
-            self.required_interface
-            or self.required_interface_type
-            or self.prohibited_interfaces
-            or self.prohibited_interface_types
-        )
+    def restrictions(self) -> Restrictions | None:
+        """Which interfaces these parameters allow, None for all."""
+        options = {name: getattr(self, name) for name in RESTRICTIONS}
+        return Restrictions(**options) if any(options.values()) else None
 
 
+RESTRICTIONS = [field.name for field in fields(Restrictions)]
 DEFAULTS = [(field.name, field.default) for field in fields(Parameters) if field.name != "stack"]

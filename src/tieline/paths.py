@@ -1,13 +1,19 @@
-"""What the network looks like at one moment: interfaces, and paths made of them.
+"""What the network looks like at one moment: interfaces and routes, and paths made of them.
 
-A path is a snapshot: a change of the network makes a new one that differs from the old, never a changed one. `evaluate`
-is the whole rule of how interfaces become a path; which ones there are, `tieline.drivers.interfaces` says.
+    Network (interfaces, routes, DNS servers) ──Restrictions──▶ Path        `evaluate`: what a program may use
+                                              ──an address───▶ Route, …     `Network.ways`: how packets get there
+
+All of it are snapshots: a change of the network makes a new one that differs from the old, never a changed one. The rules of how
+interfaces become a path are here; which interfaces and routes there are, `tieline.drivers.interfaces` says.
 """
 
+from __future__ import annotations
+
 import enum
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
+from math import inf
 
 from tieline.endpoints import Endpoint, HostPort
 
@@ -28,18 +34,152 @@ _PREFERENCE = (
 )  # fmt: skip
 
 
+class LinkQuality(enum.Enum):
+    """A hint for first guesses such as a bit rate; not a reason to connect or not to."""
+
+    UNKNOWN = "unknown"
+    MINIMAL = "minimal"
+    MODERATE = "moderate"
+    GOOD = "good"
+
+
 @dataclass(frozen=True, slots=True)
 class Interface:
     """A network interface with the IP addresses that it has now.
 
     `index` is the system's number of it. Addresses are canonical text without scope; they count in comparisons, since
-    another address means another path.
+    another address means another path. `is_expensive`: traffic costs money or is metered; cellular is taken for it.
+    `is_constrained`: the user wants little traffic. `set_interface_policy` has the last word on type, expense and constraint.
     """
 
     name: str
     index: int
     type: InterfaceType
     addresses: tuple[str, ...] = ()
+    is_expensive: bool = False
+    is_constrained: bool = False
+    link_quality: LinkQuality = LinkQuality.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Packets to a block of addresses leave through one interface, perhaps to a router there.
+
+    - `prefix`, `length`: the block, as the number of its first address and how many leading bits all have in common.
+    - `interface`: the index; None where the system refuses to send (an unreachable, prohibited or black hole route).
+    - `gateway`: the router's address, None on the interface's own link.
+    - `metric`: the lower is preferred among equally long ones.
+    - `by_policy`: from a table that only rules of the system's administrator, or of a VPN, lead to.
+    """
+
+    version: int
+    prefix: int
+    length: int
+    interface: int | None
+    gateway: str | None = None
+    metric: int = 0
+    by_policy: bool = False
+
+    @classmethod
+    def to(cls, block: str, interface: int | None, gateway: str | None = None, metric: int = 0) -> Route:
+        """To a block as text: ``Route.to("10.0.0.0/8", 2)``. Raises `ValueError`."""
+        network = ip_network(block)
+        return cls(network.version, int(network.network_address), network.prefixlen, interface, gateway, metric)
+
+    def covers(self, version: int, address: int) -> bool:
+        """Whether an address is in the block."""
+        bits = (32 if self.version == 4 else 128) - self.length
+        return version == self.version and address >> bits == self.prefix >> bits
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it leads everywhere."""
+        return self.length == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Everything that this machine knows of its network at one moment.
+
+    - `interfaces`: those that are up and have an address, by index.
+    - `routes`: None where the system does not tell.
+    - `dns_servers`: addresses, None where the system does not tell.
+    """
+
+    interfaces: tuple[Interface, ...] = ()
+    routes: tuple[Route, ...] | None = None
+    dns_servers: tuple[str, ...] | None = None
+
+    def owner(self, host: str) -> Interface | None:
+        """The interface that has a local address, which may have a scope."""
+        address, _, scope = host.partition("%")
+        for interface in self.interfaces:
+            # One link-local address may exist on several interfaces: then the scope decides.
+            if address in interface.addresses and scope in ("", interface.name, str(interface.index)):
+                return interface
+        return None
+
+    def routes_to(self, host: str) -> tuple[Route, ...]:
+        """Every route that covers an address, the preferred first. Empty where the system does not tell."""
+        text, _, scope = host.partition("%")
+        address = ip_address(text)
+        found = [route for route in self.routes or () if route.covers(address.version, int(address))]
+        if scope:
+            index = next((one.index for one in self.interfaces if scope in (one.name, str(one.index))), None)
+            found = [route for route in found if route.interface == index]
+        order = {one.index: (_PREFERENCE.index(one.type), one.index) for one in self.interfaces}
+        nowhere = len(_PREFERENCE), 0
+        return tuple(sorted(found, key=lambda one: (-one.length, one.metric, order.get(one.interface or 0, nowhere))))
+
+    def ways(self, host: str) -> tuple[tuple[Interface, Route], ...] | None:
+        """The interfaces that packets to an address may leave through, the system's choice first; None if only the system knows.
+
+        Only the longest prefix counts: a route to a smaller block is somebody's decision for it, such as a VPN's. Where rules of
+        policy have a say, the system alone decides.
+        """
+        if self.routes is None:
+            return None
+        covering = self.routes_to(host)
+        if any(route.by_policy for route in covering):
+            return None
+        longest = [route for route in covering if route.length == covering[0].length]
+        if longest and longest[0].interface is None:
+            return ()
+        interfaces = {one.index: one for one in self.interfaces}
+        ways: dict[int, tuple[Interface, Route]] = {}
+        for route in longest:
+            if (interface := interfaces.get(route.interface or 0)) is not None:
+                ways.setdefault(interface.index, (interface, route))
+        return tuple(ways.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restrictions:
+    """Which interfaces may be used; named as in `Parameters`, where they are explained."""
+
+    required_interface: str | None = None
+    required_interface_type: InterfaceType | None = None
+    prohibited_interfaces: Collection[str] = ()
+    prohibited_interface_types: Collection[InterfaceType] = ()
+    expensive_paths_prohibited: bool = False
+    constrained_paths_prohibited: bool = False
+
+    def allow(self, interface: Interface) -> bool:
+        """Whether this one may be used."""
+        return all(allows(interface) for _, allows in self.rules())
+
+    def rules(self) -> tuple[tuple[UnsatisfiedReason, Callable[[Interface], bool]], ...]:
+        """Prohibitions, then requirements; each with the reason that it gives if nothing is left."""
+        name, type = self.required_interface, self.required_interface_type
+        expense, constraint = self.expensive_paths_prohibited, self.constrained_paths_prohibited
+        return (
+            (UnsatisfiedReason.INTERFACE_PROHIBITED, lambda one: one.name not in self.prohibited_interfaces),
+            (UnsatisfiedReason.INTERFACE_TYPE_PROHIBITED, lambda one: one.type not in self.prohibited_interface_types),
+            (UnsatisfiedReason.EXPENSIVE_PROHIBITED, lambda one: not (expense and one.is_expensive)),
+            (UnsatisfiedReason.CONSTRAINED_PROHIBITED, lambda one: not (constraint and one.is_constrained)),
+            (UnsatisfiedReason.INTERFACE_REQUIRED, lambda one: name in (None, one.name)),
+            (UnsatisfiedReason.INTERFACE_TYPE_REQUIRED, lambda one: type in (None, one.type)),
+        )
 
 
 class PathStatus(enum.Enum):
@@ -54,27 +194,20 @@ class PathStatus(enum.Enum):
 class UnsatisfiedReason(enum.Enum):
     """Why a path is not satisfied: what removed the last interface.
 
-    `evaluate` gives the first five; the others are for platforms and policies that deny a medium.
+    `evaluate` gives those about availability, prohibitions and requirements; the others are for platforms that deny a medium.
     """
 
     NOT_AVAILABLE = "no interface is up with an address"
     INTERFACE_PROHIBITED = "every remaining interface is prohibited"
     INTERFACE_TYPE_PROHIBITED = "every remaining interface is of a prohibited type"
+    EXPENSIVE_PROHIBITED = "every remaining interface is expensive, and such paths are prohibited"
+    CONSTRAINED_PROHIBITED = "every remaining interface is constrained, and such paths are prohibited"
     INTERFACE_REQUIRED = "the required interface is not available"
     INTERFACE_TYPE_REQUIRED = "no remaining interface is of the required type"
     CELLULAR_DENIED = "cellular is denied"
     WIFI_DENIED = "Wi-Fi is denied"
     LOCAL_NETWORK_DENIED = "the local network is denied"
     VPN_INACTIVE = "the VPN is not active"
-
-
-class LinkQuality(enum.Enum):
-    """A hint for first guesses such as a bit rate; not a reason to connect or not to."""
-
-    UNKNOWN = "unknown"
-    MINIMAL = "minimal"
-    MODERATE = "moderate"
-    GOOD = "good"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +217,10 @@ class Path:
     - `available_interfaces`: best first; loopback is one of them, so look at `supports_ipv4` and `supports_ipv6` for
       whether other machines can be reached: an interface has an address of that family beyond its own link.
     - `local_endpoint`, `remote_endpoint`: the addresses of a connection; `None` in a monitor's path.
-    - `is_constrained`, `is_ultra_constrained`: settings of the user, `False` until made.
-
-    These need further sources, and say that they do not know until those are read:
-
-    - `gateways`: empty; default routes (rtnetlink) will fill it. Addresses with port 0.
-    - `supports_dns`: `None`; systemd-resolved or resolv.conf will tell.
-    - `is_expensive`: `None`; NetworkManager's metered state will tell.
-    - `link_quality`: `UNKNOWN`; nl80211 and ModemManager will tell.
+    - `supports_dns`: whether the system knows a DNS server, `None` where it does not tell.
+    - `is_expensive`, `is_constrained`, `link_quality`: of the best interface, which is the one that a connection uses.
+    - `is_ultra_constrained`: no system that this runs on has such interfaces.
+    - `gateways`: the routers of the default routes, in the interfaces' order; addresses with port 0.
     """
 
     status: PathStatus
@@ -100,7 +229,7 @@ class Path:
     supports_ipv4: bool = False
     supports_ipv6: bool = False
     supports_dns: bool | None = None
-    is_expensive: bool | None = None
+    is_expensive: bool = False
     is_constrained: bool = False
     is_ultra_constrained: bool = False
     gateways: tuple[HostPort, ...] = ()
@@ -118,12 +247,7 @@ class Path:
         """The interface that a connection's local address belongs to; `None` in a monitor's path or if it is gone."""
         if not isinstance(self.local_endpoint, HostPort):
             return None
-        address, _, scope = self.local_endpoint.host.partition("%")
-        for interface in self.available_interfaces:
-            # One link-local address may exist on several interfaces: then the scope decides.
-            if address in interface.addresses and scope in ("", interface.name, str(interface.index)):
-                return interface
-        return None
+        return Network(self.available_interfaces).owner(self.local_endpoint.host)
 
     def uses_interface_type(self, type: InterfaceType) -> bool:
         """Whether traffic goes over that type, or, if the path is not of a connection, may go over it."""
@@ -131,42 +255,63 @@ class Path:
         return any(interface.type is type for interface in candidates)
 
 
-def evaluate(
-    interfaces: Iterable[Interface],
-    *,
-    required_interface_type: InterfaceType | None = None,
-    prohibited_interface_types: Collection[InterfaceType] = (),
-    required_interface: str | None = None,
-    prohibited_interfaces: Collection[str] = (),
-) -> Path:
-    """The path over `interfaces` (up, each with an address) that the restrictions leave; interfaces are given by name.
+def evaluate(network: Network, restrictions: Restrictions | None = None) -> Path:
+    """The path over a network that the restrictions leave.
 
-    Prohibitions prune before requirements; the rule that removed the last interface becomes the reason. What is left is
-    ordered by type (wired, Wi-Fi, cellular, other, loopback), then by index.
+    The rule that removed the last interface becomes the reason. What is left is ordered as the system prefers their default
+    routes, then by type (wired, Wi-Fi, cellular, other, loopback), then by index.
     """
-    rules: tuple[tuple[UnsatisfiedReason, Callable[[Interface], bool]], ...] = (
-        (UnsatisfiedReason.NOT_AVAILABLE, lambda one: bool(one.addresses)),
-        (UnsatisfiedReason.INTERFACE_PROHIBITED, lambda one: one.name not in prohibited_interfaces),
-        (UnsatisfiedReason.INTERFACE_TYPE_PROHIBITED, lambda one: one.type not in prohibited_interface_types),
-        (UnsatisfiedReason.INTERFACE_REQUIRED, lambda one: required_interface in (None, one.name)),
-        (UnsatisfiedReason.INTERFACE_TYPE_REQUIRED, lambda one: required_interface_type in (None, one.type)),
-    )
-    left = list(interfaces)
-    for reason, allows in rules:
+    left = [one for one in network.interfaces if one.addresses]
+    if not left:
+        return Path(PathStatus.UNSATISFIED, UnsatisfiedReason.NOT_AVAILABLE)
+    for reason, allows in () if restrictions is None else restrictions.rules():
         left = [one for one in left if allows(one)]
         if not left:
             return Path(PathStatus.UNSATISFIED, reason)
-    left.sort(key=lambda one: (_PREFERENCE.index(one.type), one.index))
-    versions = {version for one in left for version in _reaching_versions(one)}
+    routes = [route for route in network.routes or () if not route.by_policy and route.interface is not None]
+    defaults: dict[int, list[Route]] = {}
+    for route in routes:
+        if route.is_default:
+            defaults.setdefault(route.interface or 0, []).append(route)
+    left.sort(
+        key=lambda one: (
+            min((route.metric for route in defaults.get(one.index, ())), default=inf),
+            _PREFERENCE.index(one.type),
+            one.index,
+        )
+    )
+    versions = {version for one in left for version in _reaching_versions(one, None if network.routes is None else routes)}
+    gateways = [
+        HostPort(f"{route.gateway}%{one.name}" if route.gateway.startswith("fe80:") else route.gateway, 0)
+        for one in left
+        for route in sorted(defaults.get(one.index, ()), key=lambda route: (route.metric, route.version))
+        if route.gateway is not None
+    ]
+    best = left[0]
     return Path(
         PathStatus.SATISFIED,
         available_interfaces=tuple(left),
         supports_ipv4=4 in versions,
         supports_ipv6=6 in versions,
+        supports_dns=None if network.dns_servers is None else bool(network.dns_servers),
+        is_expensive=best.is_expensive,
+        is_constrained=best.is_constrained,
+        gateways=tuple(dict.fromkeys(gateways)),
+        link_quality=best.link_quality,
     )
 
 
-def _reaching_versions(interface: Interface) -> set[int]:
-    """The IP versions of which the interface has an address that other links can answer to."""
+def _reaching_versions(interface: Interface, routes: Collection[Route] | None) -> set[int]:
+    """The IP versions of which the interface has an address that other links can answer to, and a route beyond its own link."""
     addresses = (ip_address(address) for address in interface.addresses)
-    return {address.version for address in addresses if not (address.is_loopback or address.is_link_local)}
+    versions: set[int] = {address.version for address in addresses if not (address.is_loopback or address.is_link_local)}
+    if routes is None:
+        return versions
+    own = [route for route in routes if route.interface == interface.index]
+    return {version for version in versions if any(route.version == version and not _is_link_local(route) for route in own)}
+
+
+def _is_link_local(route: Route) -> bool:
+    return (route.version, route.prefix >> 112, route.length >= 10) == (6, 0xFE80, True) or (
+        route.version == 4 and route.prefix >> 16 == 0xA9FE and route.length >= 16
+    )

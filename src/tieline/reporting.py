@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tieline.endpoints import HostPort
 from tieline.engines.states import State
 from tieline.establishment.attempt import Attempt
-from tieline.paths import Interface, Path, PathStatus, evaluate
 from tieline.reports import (
     DataTransferReport,
     EstablishmentReport,
@@ -17,13 +14,14 @@ from tieline.reports import (
     Resolution,
     TransportCounters,
 )
+from tieline.watching import connected_path, current_network
 
 if TYPE_CHECKING:
     from tieline.connection import NetworkConnection
-    from tieline.drivers.port import Address, DatagramSocket, Driver
+    from tieline.drivers.port import DatagramSocket
     from tieline.establishment.establishment import Establishment
 
-__all__ = ["PendingDataTransferReport", "Reading", "Reporting", "connected_path"]
+__all__ = ["PendingDataTransferReport", "Reading", "Reporting"]
 
 
 class Reading:
@@ -104,7 +102,9 @@ class Reporting:
         if ready is None or start is None:
             raise RuntimeError(f"nothing was transferred: {connection!r} has never been ready")
         end = self.read(connection)
-        path = connection.current_path or connected_path(connection.driver, connection.local_endpoint, connection.remote_endpoint)
+        path = connection.current_path or connected_path(
+            current_network(connection.driver), connection.local_endpoint, connection.remote_endpoint
+        )
         report = PathReport.between(
             # Another socket since (`try_next_endpoint`) counts from zero.
             start.transport if start.time >= ready.time else ready.transport,
@@ -135,16 +135,3 @@ class PendingDataTransferReport:
                 await self._connection.ready()
             self._collected = self._reporting.transfer(self._connection, self._start)
         return self._collected
-
-
-def connected_path(driver: Driver, local: Address | None, remote: Address | None) -> Path:
-    """The path of a connection between these addresses: the interface that has the local one."""
-    if not isinstance(local, HostPort):  # a Unix socket leads over no interface
-        return Path(PathStatus.SATISFIED, local_endpoint=local, remote_endpoint=remote)
-    try:
-        every = driver.interfaces()
-    except OSError:  # the system does not tell: a path without interfaces is what we know
-        every = ()
-    host, _, scope = local.host.partition("%")
-    used: list[Interface] = [one for one in every if host in one.addresses and scope in ("", one.name, str(one.index))]
-    return replace(evaluate(used or every), local_endpoint=local, remote_endpoint=remote)

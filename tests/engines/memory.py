@@ -22,6 +22,7 @@ from tieline import HostPort
 from tieline.drivers.asyncio.loop import LoopDriver
 from tieline.drivers.port import Address, DatagramHandler, StreamHandler
 from tieline.paths import Interface, InterfaceType
+from tieline.paths import Network as PathNetwork
 from tieline.reports import TransportCounters
 from tieline.testing import VirtualClock
 
@@ -162,5 +163,8 @@ class Network(LoopDriver):
         socket.state = "open"
         return socket
 
-    def interfaces(self) -> tuple[Interface, ...]:
-        return self.links
+    def watch_network(self, changed: Callable[[PathNetwork], object]) -> Any:
+        raise OSError(errno.ENOSYS, "nobody tells")
+
+    def network(self) -> PathNetwork:
+        return PathNetwork(self.links)

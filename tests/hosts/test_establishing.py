@@ -22,6 +22,7 @@ from tieline import (
 from tieline.drivers.asyncio import AsyncioDriver
 from tieline.errors import Phase
 
+from ..peers import until
 from .conftest import DROP, PROHIBIT, RESET, Hosts
 
 SERVER, OTHER, FAR = "10.77.1.2", "10.77.1.3", "10.99.0.1"
@@ -214,7 +215,7 @@ async def test_a_required_interface_that_goes_and_comes(hosts: Hosts) -> None:
                 await connection.ready()
             assert connection.state is State.WAITING and caught.value.errno in (errno.ENETDOWN, errno.ENETUNREACH)
             hosts.ip("link", "set", "cl0", "up")
-            await connection.ready()
+            await until(lambda: connection.state is State.READY, 1.0)  # nobody calls
             connection.abort()
 
 

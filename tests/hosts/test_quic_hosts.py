@@ -326,8 +326,8 @@ async def test_moving_to_another_link(hosts: Hosts) -> None:
         for place, name in (("10.77.2.1", "cl0"), ("10.77.1.1", "cl1")):
             transferring = await begun(connection)
             hosts.ip("link", "set", name, "down")
-            await asyncio.sleep(0.05)
-            assert not transferring.done() and connection.state is State.READY
+            await asyncio.sleep(0.05)  # it may have found the other way by itself: its socket was bound to the first one
+            assert connection.state is State.READY
             hosts.ip("link", "set", "cl0" if name == "cl1" else "cl1", "up")
             await connection.migrate(HostPort(place, 0))
             async with asyncio.timeout(10):

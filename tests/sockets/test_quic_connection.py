@@ -625,8 +625,9 @@ async def test_refused_by_the_servers_validator() -> None:
     ).serving(idle) as listener:
         connection = NetworkConnection(listener.endpoint, client_of(identity=CLIENT))
         stream = await connection.open_stream()
-        with pytest.raises(ConnectionAbortedByPeerError, match="certificate"):
+        with pytest.raises(TLSError, match="certificate") as refused:
             await stream.receive()
+        assert refused.value.reason == "alert_received" and refused.value.alert == "bad_certificate"
         assert listener.failed_handshake_count == 1
         await connection.aclose()
 

@@ -28,8 +28,10 @@ from tieline import (
     Trust,
 )
 from tieline.engines import quic
+from tieline.errors import ConnectRefusedError
+from tieline.protocols.security import PeerAuthentication
 
-from ..authority import STRANGER
+from ..authority import CLIENT, STRANGER
 from ..peers import until
 from ..quic import client_of, collect, echo_streams, server_of
 
@@ -126,9 +128,11 @@ async def test_new_connection_limit() -> None:
         await echoed(two)
         assert listener.new_connection_limit == 0
         async with connecting(listener) as three:
-            with pytest.raises(ConnectError):
+            with pytest.raises(ConnectionRefusedError, match=r"takes in no connection at present \(CONNECTION_REFUSED\)"):
                 await three.ready()
             assert three.state is State.WAITING and listener.failed_handshake_count == 0
+            [port] = listener._side._ports
+            assert port._engine.counters[2] > 0 and not listener._side._handshakes  # it cost no handshake
             listener.new_connection_limit = 1
             await echoed(three)
         await echoed(one)
@@ -361,6 +365,27 @@ async def test_handshakes_under_way_are_given_up() -> None:
     with pytest.raises(NetworkError):
         await waiting
     await connection.aclose()
+
+
+async def test_stopping_refuses_whose_validator_has_not_decided() -> None:
+    """With a code of the transport, not with one of an application that has never seen the connection."""
+    asked = asyncio.Event()
+
+    async def never(*_: Any) -> bool:
+        asked.set()
+        await asyncio.Event().wait()
+        return True
+
+    options = {"peer_authentication": PeerAuthentication.REQUIRED, "certificate_validator": never}
+    async with contextlib.AsyncExitStack() as stack:
+        listener = await stack.enter_async_context(listening(**options).serving(echo_streams))
+        connection = NetworkConnection(listener.endpoint, client_of(identity=CLIENT))
+        stream = await connection.open_stream()
+        await asked.wait()
+        await stack.aclose()
+        with pytest.raises(ConnectRefusedError, match="takes in no connection at present"):
+            await stream.receive()
+        await connection.aclose()
 
 
 async def test_run_is_cancelled() -> None:

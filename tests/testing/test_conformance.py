@@ -6,7 +6,6 @@ import re
 import ssl
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -245,9 +244,9 @@ async def fails(checks: tuple[Check, ...], name: str, make_pair: Callable[[], Aw
 # A broken library, for the checks that no socket can fail
 
 
-class LastComeFirstServed(deque[Any]):
+class LastComeFirstServed(list[Any]):
     def append(self, item: Any, /) -> None:
-        self.appendleft(item)
+        self.insert(0, item)
 
 
 Break = Callable[[pytest.MonkeyPatch], None]

@@ -71,9 +71,9 @@ async def test_a_recorder_that_is_dropped_is_gone_at_once() -> None:
         try:
             events = record_events(near)
             gone = weakref.ref(events)
-            assert near._paths.watched
+            assert near._watching.paths.watched
             del events
-            assert gone() is None and not near._paths.watched
+            assert gone() is None and not near._watching.paths.watched
         finally:
             gc.enable()
         events = record_events(near)

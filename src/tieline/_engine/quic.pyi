@@ -185,6 +185,9 @@ class QuicEndpoint:
         refused (address, QuicClose)  with handle 0: somebody failed to connect in the first packet
         """
 
+    def admit_at_most(self, room: int | None, /) -> None:
+        """Take in so many more connections, and refuse what comes after them. None: as many as the other limits allow."""
+
     def stop(self) -> None:
         """Make no more connections, and take in no others."""
 
@@ -253,6 +256,9 @@ class QuicConnection:
 
     def close(self, now: float, code: int, reason: bytes | None = None, /) -> None:
         """Close at once. What is not acknowledged may be lost."""
+
+    def refuse(self, now: float, code: int, reason: str, /) -> None:
+        """Close at once, with an error code of the transport (RFC 9000 section 20.1)."""
 
     def release(self, now: float, /) -> None:
         """Nobody wants to know of this connection any more. It is closed if it was not."""

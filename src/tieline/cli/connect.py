@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,17 @@ import click
 
 from tieline.cli import bridge
 from tieline.cli.facts import agreement, allowances
-from tieline.cli.options import ENDPOINT, FILE, Security, adding, ip_options, ip_version, security_options, usage
+from tieline.cli.options import (
+    ENDPOINT,
+    FILE,
+    INTERFACE_TYPES,
+    Security,
+    adding,
+    ip_options,
+    ip_version,
+    security_options,
+    usage,
+)
 from tieline.cli.program import fail, run
 from tieline.cli.stdio import Input, Output, standard_input, standard_output
 from tieline.cli.streams import explaining
@@ -40,6 +51,8 @@ trust_options = adding(
 @click.option("--linger", type=click.FloatRange(0), default=1.0, metavar="SECONDS",
               help="With --udp and WebSocket: wait for answers after the end of input, 1 second if not told.")  # fmt: skip
 @ip_options
+@click.option("--prohibit", metavar="NAME|TYPE", multiple=True,
+              help="Not over this interface, or type (wired, wifi, cellular, other, loopback); may be repeated.")  # fmt: skip
 @click.option("--local", type=ENDPOINT, metavar="ADDRESS:PORT", help="Where to connect from.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Limit for connecting.")
 @click.option("--wait", is_flag=True, help="Keep trying until the connection can be established.")
@@ -52,6 +65,7 @@ def connect(
     ipv4: bool,
     ipv6: bool,
     interface: str | None,
+    prohibit: Sequence[str],
     local: Endpoint | None,
     timeout: float | None,
     wait: bool,
@@ -94,6 +108,8 @@ def connect(
             stack,
             local_endpoint=local,
             required_interface=interface,
+            prohibited_interfaces=tuple(one for one in prohibit if one not in INTERFACE_TYPES),
+            prohibited_interface_types=tuple(INTERFACE_TYPES[one] for one in prohibit if one in INTERFACE_TYPES),
             waits_for_connectivity=wait,
         )
         connection = NetworkConnection(endpoint, parameters)

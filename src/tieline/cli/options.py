@@ -12,6 +12,7 @@ import click
 
 from tieline.endpoints import Endpoint
 from tieline.identity import Identity, Trust
+from tieline.paths import InterfaceType
 from tieline.protocols.ip import IP, IPVersion
 from tieline.protocols.roles import NetworkProtocol
 from tieline.protocols.security import PeerAuthentication, TLSVersion
@@ -23,6 +24,7 @@ from tieline.quic import QUIC
 __all__ = [
     "ENDPOINT",
     "FILE",
+    "INTERFACE_TYPES",
     "Security",
     "adding",
     "ip_options",
@@ -70,6 +72,9 @@ ip_options = adding(
     click.option("-6", "ipv6", is_flag=True, help="IPv6 only."),
     click.option("--interface", metavar="NAME", help="Over this network interface only."),
 )
+
+INTERFACE_TYPES = {"wired": InterfaceType.WIRED, "wifi": InterfaceType.WIFI, "cellular": InterfaceType.CELLULAR,
+                   "other": InterfaceType.OTHER, "loopback": InterfaceType.LOOPBACK}  # fmt: skip
 
 
 def ip_version(*, ipv4: bool, ipv6: bool) -> IP:

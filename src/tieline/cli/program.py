@@ -18,7 +18,7 @@ class Program(click.Group):
     """Imports a command when it is asked for: `connect` does without the progress bars of `demo`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["connect", "listen", "demo"]
+        return ["connect", "listen", "paths", "demo"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name == "connect":
@@ -29,6 +29,10 @@ class Program(click.Group):
             from tieline.cli.listen import listen
 
             return listen
+        if cmd_name == "paths":
+            from tieline.cli.paths import paths
+
+            return paths
         if cmd_name == "demo":
             from tieline.cli.demo import demo
 
@@ -55,6 +59,7 @@ def program() -> None:
     \b
     tieline connect example.com:443 --tls     bytes from standard input, bytes to standard output
     tieline listen 9000                       the other end
+    tieline paths                             the network of this machine, and its changes
     tieline demo                              see it work, on this machine
     """
 

@@ -18,13 +18,13 @@ from tieline.endpoints import HostPort, UnixEndpoint
 
 if TYPE_CHECKING:
     from tieline.parameters import Parameters
-    from tieline.paths import Interface
+    from tieline.paths import Network
     from tieline.protocols.tcp import TCPMetadata
     from tieline.reports import TransportCounters
 
 __all__ = [
-    "Address", "Buffer", "DatagramHandler", "DatagramSocket", "Driver", "OneByOne", "PacketAddress", "PacketHandler",
-    "PacketSocket", "Packets", "StreamAcceptor", "StreamHandler", "StreamSocket",
+    "Address", "Buffer", "DatagramHandler", "DatagramSocket", "Driver", "NetworkWatch", "OneByOne", "PacketAddress",
+    "PacketHandler", "PacketSocket", "Packets", "StreamAcceptor", "StreamHandler", "StreamSocket",
 ]  # fmt: skip
 
 Address = HostPort | UnixEndpoint
@@ -229,6 +229,14 @@ class PacketSocket(Protocol):
     def close(self) -> None: ...
 
 
+class NetworkWatch(Protocol):
+    """A subscription to changes of the network."""
+
+    def cancel(self) -> None:
+        """End it. Idempotent."""
+        ...
+
+
 class Driver(Protocol):
     """One event loop and its network."""
 
@@ -280,4 +288,10 @@ class Driver(Protocol):
         """A packet socket, bound if `at` is given, connected if `to` is. Raises OSError."""
         ...
 
-    def interfaces(self) -> tuple[Interface, ...]: ...
+    def network(self) -> Network:
+        """The network as it is now. Raises OSError if the system does not tell."""
+        ...
+
+    def watch_network(self, changed: Callable[[Network], object]) -> NetworkWatch:
+        """Call back with the network after each change, until cancelled. Raises OSError if the system does not tell."""
+        ...

@@ -25,7 +25,18 @@ from tieline.protocols.quic import RESET_KEY_LENGTH, QUICOptions
 if TYPE_CHECKING:
     from tieline._engine.tls import TlsConfig
 
-__all__ = ["client", "client_endpoint", "close_error", "server_config", "server_endpoint"]
+__all__ = [
+    "BAD_CERTIFICATE",
+    "CONNECTION_REFUSED",
+    "client",
+    "client_endpoint",
+    "close_error",
+    "server_config",
+    "server_endpoint",
+]
+
+CONNECTION_REFUSED = 0x02  # RFC 9000 section 20.1
+BAD_CERTIFICATE = 0x12A  # a CRYPTO_ERROR: the alert with this name (RFC 9001 section 4.8, RFC 8446 section 6)
 
 CONFIGURATIONS = 128
 SEND_WINDOW = 1024 * 1024  # bytes that the engine keeps of what was sent until it is acknowledged, for each connection

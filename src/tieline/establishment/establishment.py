@@ -20,7 +20,7 @@ from tieline.establishment import failures, racing
 from tieline.establishment.attempt import Attempt, StreamAttempt
 from tieline.establishment.guard import guarded
 from tieline.establishment.ordering import interleave, sort_destinations
-from tieline.establishment.routes import route_refusal, unusable_path
+from tieline.establishment.routes import Candidate, Routes
 from tieline.establishment.stacks import client_pipeline, forget_tickets, prepare_client, server_name, transport_endpoint
 from tieline.protocols.ip import IP, IPVersion
 from tieline.protocols.roles import MultiplexProtocol
@@ -79,7 +79,8 @@ class Establishment:
         self._timer: Timer | None = None
         self._ended = self._cancelled = False
         named = isinstance(self._target, HostPort) and not self._target.is_literal
-        self._race: racing.Race[Address] = racing.Race(
+        self._routes = Routes(driver, parameters)
+        self._race: racing.Race[Candidate] = racing.Race(
             order=self._order,
             families=self._families() if named else (),
             resolution_delay=parameters.resolution_delay,
@@ -87,7 +88,7 @@ class Establishment:
         )
         self._named = named
         self._resolved_after: float | None = None
-        self._winner: Address | None = None
+        self._winner: Candidate | None = None
         self._left_one = False  # somebody did not want the winner
         self.handshakes: list[Handshake] = []
         self.started = driver.time()
@@ -98,11 +99,11 @@ class Establishment:
     def start(self) -> None:
         if self._cancelled:
             return
-        unusable = prepare_client(self._parameters.stack) or unusable_path(self._driver, self._parameters)
+        unusable = prepare_client(self._parameters.stack) or self._routes.unusable()
         if unusable is not None:
             self._not_established(failures.unusable(unusable, self._endpoint))
             return
-        self._do(self._race.start(self._driver.time(), () if self._named else (self._target,)))
+        self._do(self._race.start(self._driver.time(), () if self._named else (Candidate(self._target),)))
 
     @guarded
     def next_endpoint(self) -> None:
@@ -138,8 +139,8 @@ class Establishment:
                 source=ResolutionSource.QUERY,
                 duration=self._resolved_after,
                 endpoint_count=sum(self._race.address_counts.values()),
-                preferred_endpoint=self._race.preferred,
-                successful_endpoint=self._winner,
+                preferred_endpoint=None if self._race.preferred is None else self._race.preferred.address,
+                successful_endpoint=None if self._winner is None else self._winner.address,
                 dns_protocol=DNSProtocol.UNKNOWN,
             ),
         )
@@ -153,25 +154,26 @@ class Establishment:
             return (6,) if local.version == 6 else (4,)
         return {IPVersion.V4: (4,), IPVersion.V6: (6,), IPVersion.ANY: (6, 4)}[version]  # type: ignore[return-value]
 
-    def _order(self, addresses: Sequence[Address]) -> Sequence[Address]:
+    def _order(self, found: Sequence[Candidate]) -> Sequence[Candidate]:
+        addresses = [one.address for one in found]
         hosts = [address for address in addresses if isinstance(address, HostPort)]
-        if len(hosts) < 2:
-            return addresses
-        return interleave(sort_destinations(hosts, self._driver.source_of))
+        return self._routes.candidates(
+            interleave(sort_destinations(hosts, self._driver.source_of)) if len(hosts) > 1 else addresses
+        )
 
-    def _do(self, actions: Sequence[racing.Action[Address]]) -> None:
+    def _do(self, actions: Sequence[racing.Action[Candidate]]) -> None:
         for action in actions:
             match action:
                 case racing.Resolve(family):
                     self._resolve(family)
-                case racing.Attempt(number, address):
-                    self._begin(number, address)
+                case racing.Attempt(number, candidate):
+                    self._begin(number, candidate)
                 case racing.Cancel(number):
                     loser = self._attempts.pop(number, None)
                     if loser is not None:  # unless a state handler has cancelled everything meanwhile
                         self._drop(loser)
-                case racing.Won(number, address):
-                    self._won(number, address)
+                case racing.Won(number, candidate):
+                    self._won(number, candidate)
                 case racing.Lost():
                     self._lost(action)
         self._set_timer()
@@ -214,7 +216,7 @@ class Establishment:
         now = self._driver.time()
         self._resolved_after = now - self.started
         if error is None:
-            self._do(self._race.resolved(now, family, addresses))
+            self._do(self._race.resolved(now, family, [Candidate(address) for address in addresses]))
         elif isinstance(error, DNSError):
             self._do(self._race.resolution_failed(now, family, error))
         else:
@@ -225,35 +227,36 @@ class Establishment:
         reason = f"the resolver did not answer within resolution_timeout={timeout:g} s"
         self._answered(family, (), DNSError(reason, endpoint=self._endpoint, phase=Phase.RESOLVING))
 
-    def _begin(self, number: int, address: Address) -> None:
+    def _begin(self, number: int, candidate: Candidate) -> None:
         try:
-            refusal = route_refusal(self._driver, self._parameters, address)
+            refusal = self._routes.refusal(candidate)
             if refusal is not None:
                 raise refusal
+            parameters = self._parameters.bound_to(candidate.interface)
             if self._datagrams:
-                self._attempts[number] = self._driver.bind(None, address, self._parameters, _SilentHandler())
+                self._attempts[number] = self._driver.bind(None, candidate.address, parameters, _SilentHandler())
                 self._driver.call_soon(self._succeeded, number)
                 return
             if self._multiplexed:
-                self._begin_session(number, address)
+                self._begin_session(number, candidate)
                 return
             attempt = StreamAttempt(
                 self._driver,
-                self._parameters,
+                parameters,
                 self._endpoint,
                 client_pipeline(self._parameters.stack, self._endpoint),
                 succeeded=lambda: self._succeeded(number),
-                failed=lambda error: self._failed(number, address, error),
+                failed=lambda error: self._failed(number, candidate, error),
                 progressed=lambda: self._progressed(number),
             )
             self._attempts[number] = attempt
             owner = self._owner()
-            attempt.connect(address, b"" if owner is None else owner.accepted_early)
+            attempt.connect(candidate.address, b"" if owner is None else owner.accepted_early)
         except (OSError, NetworkError) as error:
             # The race is told from the loop, not from inside its own action.
-            self._driver.call_soon(self._failed, number, address, error)
+            self._driver.call_soon(self._failed, number, candidate, error)
 
-    def _begin_session(self, number: int, address: Address) -> None:
+    def _begin_session(self, number: int, candidate: Candidate) -> None:
         from tieline.establishment.handshaking import QUICAttempt  # takes in QUIC's engine
 
         attempt = QUICAttempt(
@@ -261,11 +264,11 @@ class Establishment:
             self._parameters,
             self._endpoint,
             succeeded=lambda: self._succeeded(number),
-            failed=lambda error: self._failed(number, address, error),
+            failed=lambda error: self._failed(number, candidate, error),
         )
         owner = self._owner()
         early = () if owner is None else owner.accepted_early
-        attempt.connect(address, server_name(self._parameters.stack, self._endpoint), early)
+        attempt.connect(candidate.address, server_name(self._parameters.stack, self._endpoint), early, candidate.interface)
         self._attempts[number] = attempt
 
     @guarded
@@ -278,7 +281,7 @@ class Establishment:
             self._do(self._race.succeeded(self._driver.time(), number))
 
     @guarded
-    def _failed(self, number: int, address: Address, error: Exception) -> None:
+    def _failed(self, number: int, candidate: Candidate, error: Exception) -> None:
         if self._ended:
             return
         if not isinstance(error, (OSError, NetworkError)):
@@ -287,7 +290,7 @@ class Establishment:
         if isinstance(error, TLSError) and error.alert == NO_TICKET and number not in self._again:
             self._again.add(number)
             if forget_tickets(self._parameters.stack, self._endpoint):
-                self._begin(number, address)
+                self._begin(number, candidate)
                 return
         self._phases[number] = attempt.phase if isinstance(attempt, Attempt) else Phase.CONNECTING
         now = self._driver.time()
@@ -313,9 +316,9 @@ class Establishment:
             timer.cancel()
         self._resolving.clear()
 
-    def _won(self, number: int, address: Address) -> None:
+    def _won(self, number: int, candidate: Candidate) -> None:
         self._end()
-        self._winner = address
+        self._winner = candidate
         winner = self._attempts.pop(number)
         self.handshakes = winner.handshakes if isinstance(winner, Attempt) else []
         owner = self._owner()
@@ -324,10 +327,10 @@ class Establishment:
         else:
             owner.established(winner)
 
-    def _lost(self, lost: racing.Lost[Address]) -> None:
+    def _lost(self, lost: racing.Lost[Candidate]) -> None:
         self._end()
         attempts = [
-            FailedAttempt(one.address, self._phases.get(one.id, Phase.CONNECTING), one.ended - one.started, one.error)
+            FailedAttempt(one.address.address, self._phases.get(one.id, Phase.CONNECTING), one.ended - one.started, one.error)
             for one in lost.failures
         ]
         if attempts:

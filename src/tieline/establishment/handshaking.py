@@ -32,6 +32,9 @@ __all__ = ["QUICAttempt", "SessionHandshake"]
 class SessionHandshake(Attempt):
     """Brings one session to the point where streams may be opened: the engine's handshake, and the validator's decision."""
 
+    farewell: tuple[int, str] | None = None
+    """A code of the transport's, and a reason, for a session that comes to nothing. None: it is simply closed."""
+
     def __init__(
         self,
         driver: Driver,
@@ -49,7 +52,6 @@ class SessionHandshake(Attempt):
         self._timer: Timer | None = None
         self._decision: Task | None = None
         self._over = False
-        self._said = b""  # to the peer, as the reason of a close
         self.session: Session | None = None
         self.server_name: str | None = None
         self.begun = driver.time()
@@ -108,7 +110,7 @@ class SessionHandshake(Attempt):
     def _refuse(self, reason: BaseException | None) -> None:
         error = tls_error("refused_by_validator", endpoint=self._endpoint, phase=Phase.HANDSHAKE)
         error.__cause__ = reason
-        self._said = b"the certificate was refused"
+        self.farewell = quic.BAD_CERTIFICATE, "the certificate was refused"
         self._fail(error)
 
     @guarded
@@ -164,7 +166,10 @@ class SessionHandshake(Attempt):
         if session is not None:
             session.owner = None
             if session.is_open:
-                session.connection.close(self._driver.time(), 0, self._said)
+                if self.farewell is None:
+                    session.connection.close(self._driver.time(), 0)
+                else:
+                    session.connection.refuse(self._driver.time(), *self.farewell)
             session.endpoint.flush()
 
     def _end(self) -> None:
@@ -177,6 +182,8 @@ class SessionHandshake(Attempt):
             self._decision = None
 
     def _expired(self, timeout: float) -> None:
+        if self.farewell is not None:
+            self.farewell = self.farewell[0], "the handshake took too long"
         waiting = "the peer" if self._decision is None else "the certificate validator"
         self._fail(
             HandshakeTimeoutError(
@@ -193,8 +200,13 @@ class SessionHandshake(Attempt):
 class QUICAttempt(SessionHandshake):
     """A client's: it owns a socket for the connection alone."""
 
-    def connect(self, address: Address, server_name: str, early: Sequence[EarlyStream] = ()) -> None:
-        """Begin towards an address. `early` streams ride on the first flight if a ticket allows it. Raises OSError."""
+    def connect(
+        self, address: Address, server_name: str, early: Sequence[EarlyStream] = (), interface: str | None = None
+    ) -> None:
+        """Begin towards an address, over one interface if that is given. Raises OSError.
+
+        `early` streams ride on the first flight if a ticket allows it.
+        """
         from tieline.endpoints import HostPort
 
         assert isinstance(address, HostPort)  # QUIC runs over UDP
@@ -202,12 +214,12 @@ class QUICAttempt(SessionHandshake):
         self.server_name = server_name
         self.remote = address
         self._port = QUICEndpoint(self._driver, quic.client_endpoint(options, self._driver.seed()), failed=self._unreachable)
-        self._port.open(None, address, self._parameters)
+        self._port.open(None, address, self._parameters, interface)
         try:
             session = self._port.connect(quic.client(options), self._port.peer, server_name)
-            self.watch(session)
             if session.connection.has_early_data:
                 session.ride(early)
+            self.watch(session)
         except BaseException:
             self._port.close()
             raise

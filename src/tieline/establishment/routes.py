@@ -1,61 +1,107 @@
-"""Which interfaces the parameters leave, and whether an address is reached through one of them."""
+"""Which interfaces the parameters leave, and through which of them an address is tried.
+
+With several ways to an address, each interface is a candidate of its own, the system's choice first, and its socket is bound to
+it: an unbound one would leave through another interface as soon as the system prefers that, with a source address that the
+routers there do not know. With one way, and to addresses of this machine, there is nothing to choose, and nothing is bound.
+"""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any
 
 from tieline.endpoints import HostPort
-from tieline.paths import PathStatus, UnsatisfiedReason, evaluate
+from tieline.paths import Network, UnsatisfiedReason, evaluate
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Address, Driver
     from tieline.parameters import Parameters
 
-__all__ = ["route_refusal", "unusable_path"]
+__all__ = ["Candidate", "Routes"]
 
 # The option that speaks in each reason, for the error's text.
 OPTIONS = {
     UnsatisfiedReason.INTERFACE_PROHIBITED: "prohibited_interfaces",
     UnsatisfiedReason.INTERFACE_TYPE_PROHIBITED: "prohibited_interface_types",
+    UnsatisfiedReason.EXPENSIVE_PROHIBITED: "expensive_paths_prohibited",
+    UnsatisfiedReason.CONSTRAINED_PROHIBITED: "constrained_paths_prohibited",
     UnsatisfiedReason.INTERFACE_REQUIRED: "required_interface",
     UnsatisfiedReason.INTERFACE_TYPE_REQUIRED: "required_interface_type",
 }
 
 
-def unusable_path(driver: Driver, parameters: Parameters[Any]) -> OSError | None:
-    """Why no interface may be used at present, or None if one may (or nobody restricts them)."""
-    if not parameters.restricts_interfaces:
-        return None
-    path = evaluate(
-        driver.interfaces(),
-        required_interface=parameters.required_interface,
-        required_interface_type=parameters.required_interface_type,
-        prohibited_interfaces=parameters.prohibited_interfaces,
-        prohibited_interface_types=parameters.prohibited_interface_types,
-    )
-    reason = path.unsatisfied_reason
-    if path.status is PathStatus.SATISFIED or reason is None:
-        return None
-    option = OPTIONS.get(reason)
-    setting = "" if option is None else f" ({option}={getattr(parameters, option)!r})"
-    return OSError(errno.ENETDOWN, f"no usable network: {reason.value}{setting}")
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An address, and the interface that its socket is bound to; None leaves that to the system."""
+
+    address: Address
+    interface: str | None = None
 
 
-def route_refusal(driver: Driver, parameters: Parameters[Any], address: Address) -> OSError | None:
-    """Why this address may not be tried: its packets would leave through an interface that the parameters rule out."""
-    if not isinstance(address, HostPort) or not parameters.restricts_interfaces or parameters.required_interface:
-        return None  # a required interface is bound to its socket, so that the kernel sees to it
-    source = driver.source_of(address)
-    for interface in driver.interfaces():
-        if source is not None and source in (host.partition("%")[0] for host in interface.addresses):
-            allowed = evaluate(
-                (interface,),
-                required_interface_type=parameters.required_interface_type,
-                prohibited_interfaces=parameters.prohibited_interfaces,
-                prohibited_interface_types=parameters.prohibited_interface_types,
-            )
-            if allowed.status is PathStatus.SATISFIED:
-                return None
-            return OSError(errno.ENETUNREACH, f"the route leads through {interface.name}, which the parameters rule out")
-    return OSError(errno.ENETUNREACH, "no route through an interface that the parameters allow")
+class Routes:
+    """The network as one attempt sees it. It is looked up when it first matters."""
+
+    def __init__(self, driver: Driver, parameters: Parameters[Any]) -> None:
+        self._driver = driver
+        self._parameters = parameters
+        self._restrictions = parameters.restrictions
+        self._network: Network | None = None
+
+    @property
+    def network(self) -> Network:
+        """Without anything in it where the system does not tell."""
+        if self._network is None:
+            try:
+                self._network = self._driver.network()
+            except OSError:
+                self._network = Network()
+        return self._network
+
+    def unusable(self) -> OSError | None:
+        """Why no interface may be used at present, or None if one may (or nobody restricts them)."""
+        if self._restrictions is None:
+            return None
+        reason = evaluate(self.network, self._restrictions).unsatisfied_reason
+        if reason is None:
+            return None
+        option = OPTIONS.get(reason)
+        setting = "" if option is None else f" ({option}={getattr(self._parameters, option)!r})"
+        return OSError(errno.ENETDOWN, f"no usable network: {reason.value}{setting}")
+
+    def candidates(self, addresses: Sequence[Address]) -> list[Candidate]:
+        """Each address over each interface: first all of them over the best one for each, then over the next (RFC 9623, 4.2)."""
+        ways = [[Candidate(address, name) for name in self._interfaces(address)] for address in addresses]
+        return [one for one in chain.from_iterable(zip_longest(*ways)) if one is not None]
+
+    def _interfaces(self, address: Address) -> Sequence[str | None]:
+        if not isinstance(address, HostPort) or self._parameters.required_interface is not None:
+            return (None,)  # a required interface is bound anyway
+        pinned = self._parameters.local_endpoint
+        if isinstance(pinned, HostPort) and not ip_address(pinned.host.partition("%")[0]).is_unspecified:
+            return (None,)  # who gives the address has chosen the interface
+        if ip_address(address.host.partition("%")[0]).is_loopback or self.network.owner(address.host) is not None:
+            return (None,)
+        ways = self.network.ways(address.host)
+        if not ways or len(ways) == 1:
+            return (None,)
+        allowed = [one.name for one, _ in ways if self._restrictions is None or self._restrictions.allow(one)]
+        return allowed or (None,)
+
+    def refusal(self, candidate: Candidate) -> OSError | None:
+        """Why it may not be tried: its packets would leave through an interface that the parameters rule out."""
+        address, restrictions = candidate.address, self._restrictions
+        if restrictions is None or not isinstance(address, HostPort):
+            return None
+        if candidate.interface is not None or restrictions.required_interface is not None:
+            return None  # it is bound to its socket, so that the kernel sees to it
+        source = self._driver.source_of(address)
+        leaving = None if source is None else self.network.owner(source)
+        if leaving is None:
+            return OSError(errno.ENETUNREACH, "no route through an interface that the parameters allow")
+        if restrictions.allow(leaving):
+            return None
+        return OSError(errno.ENETUNREACH, f"the route leads through {leaving.name}, which the parameters rule out")

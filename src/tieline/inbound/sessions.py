@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tieline.connection import NetworkConnection
 from tieline.endpoints import HostPort
-from tieline.engines.quic import server_endpoint
+from tieline.engines.quic import CONNECTION_REFUSED, server_endpoint
 from tieline.errors import NetworkError
 from tieline.establishment.handshaking import SessionHandshake
 from tieline.inbound.side import FATAL, Accepted, Failed, listening_failed, logger
@@ -52,11 +52,19 @@ class SessionSide:
         )
         local = port.open(address, None, self._parameters)
         self._ports.append(port)
+        self._share_room()
         return local
 
     def limit(self, budget: int | None) -> None:
         """How many more connections may be handed out."""
         self._budget = budget
+        self._share_room()
+
+    def _share_room(self) -> None:
+        """Handshakes under way may still become connections, of which only so many may be handed out."""
+        room = None if self._budget is None else max(0, self._budget - len(self._handshakes))
+        for port in self._ports:
+            port.admit_at_most(room)
 
     def _arrived(self, port: QUICEndpoint, session: Session) -> None:
         remote = session.remote
@@ -70,9 +78,7 @@ class SessionSide:
         attempt.local_address, attempt.remote_address = session.local, remote
         self._handshakes[attempt] = None
         attempt.watch(session)
-        if self._budget is not None and self._budget < len(self._handshakes):
-            self._handshakes.pop(attempt)
-            attempt.cancel()
+        self._share_room()
 
     def _ready(self, attempt: InboundSession) -> None:
         self._handshakes.pop(attempt, None)
@@ -84,6 +90,7 @@ class SessionSide:
 
     def _handshake_failed(self, attempt: InboundSession, error: Exception) -> None:
         self._handshakes.pop(attempt, None)
+        self._share_room()
         self.failed_handshakes += 1
         if isinstance(error, (OSError, NetworkError)):
             logger.debug("handshake with %s failed: %s", attempt.remote_address, error)
@@ -126,5 +133,6 @@ class SessionSide:
 class InboundSession(SessionHandshake):
     """A client that has begun to connect to us."""
 
+    farewell = CONNECTION_REFUSED, "the server takes in no connection at present"
     local_address: Address
     remote_address: HostPort

@@ -28,6 +28,7 @@ __all__ = ["QUICEndpoint"]
 
 TRANSMISSIONS = 32  # that leave before received datagrams and other tasks have their turn
 SEGMENTS = 20  # datagrams that leave at once: a system call costs less for each, and they are still a short burst
+LONGEST_LINGER = 2.0  # seconds; a probe timeout may be as long where a busy machine has answered late
 SILENCE = 0.5  # seconds in which nothing comes, after which a client looks whether its address is still there
 OVERLAP = 16  # things that are done before what follows from them leaves: so the peer works on these during the next ones
 
@@ -53,24 +54,27 @@ class QUICEndpoint:
         self._sessions: dict[int, Session] = {}
         self._unsent: list[Any] = []  # at most TRANSMISSIONS
         self._timer: Timer | None = None
+        self._limit: Timer | None = None  # of lingering
         self._due = 0.0
         self._heard = driver.time()
         self._touches = 0  # since something left
         self._turning = self._soon = self._blocked = self._leaving = self._closed = False
 
-    def open(self, at: HostPort | None, to: HostPort | None, parameters: Parameters[Any]) -> HostPort:
-        """Make the socket; returns its address. Raises OSError."""
-        self._to, self._parameters = to, parameters
+    def open(
+        self, at: HostPort | None, to: HostPort | None, parameters: Parameters[Any], interface: str | None = None
+    ) -> HostPort:
+        """Make the socket, on one interface if that is given; returns its address. Raises OSError."""
+        self._to, self._parameters, self.interface = to, parameters, interface
         wanted = parameters.local_endpoint
         self._has_own_port = bool(at or parameters.local_port or (isinstance(wanted, HostPort) and wanted.port))
-        self._socket = self.driver.packets(at, to, parameters, self)
+        self._socket = self.driver.packets(at, to, parameters.bound_to(interface), self)
         return self._socket.local_address
 
-    def rebind(self, at: HostPort | None) -> None:
-        """Go on with another socket. Raises OSError, and the old one goes on."""
-        socket = self.driver.packets(at, self._to, self._parameters, self)
+    def rebind(self, at: HostPort | None, interface: str | None = None) -> None:
+        """Go on with another socket, on one interface or where the system leads. Raises OSError, and the old one goes on."""
+        socket = self.driver.packets(at, self._to, self._parameters.bound_to(interface), self)
         self._socket.close()
-        self._socket = socket
+        self._socket, self.interface = socket, interface
         self._has_own_port = at is not None and at.port != 0
         self._blocked = False
 
@@ -217,13 +221,17 @@ class QUICEndpoint:
             self._heard = self.now  # so the next look is as far away
             host = self.local_address.host.partition("%")[0]
             try:
-                is_here = host.startswith("127.") or any(host in one.addresses for one in self.driver.interfaces())
+                is_here = host.startswith("127.") or self.driver.network().owner(self.local_address.host) is not None
             except OSError:  # the system does not tell
                 return
             if not is_here:
                 self.local_address_gone(OSError(errno.EADDRNOTAVAIL, f"the local address {host} is gone"))
 
     # Ending
+
+    def admit_at_most(self, room: int | None) -> None:
+        """Take in so many more connections; others are refused with their first packet (CONNECTION_REFUSED)."""
+        self._engine.admit_at_most(room)
 
     def stop(self) -> None:
         """Take in no more connections; those that there are go on."""
@@ -242,11 +250,12 @@ class QUICEndpoint:
     def leave(self) -> None:
         """Close the socket as soon as no peer may need to be told again that its connection was closed.
 
-        That lasts three probe timeouts (RFC 9000 section 10.2), which the engine counts. A port that the program has chosen is
-        given back at once: it may want it for the next connection.
+        That lasts three probe timeouts (RFC 9000 section 10.2), which the engine counts, at most LONGEST_LINGER. A port that the
+        program has chosen is given back at once: it may want it for the next connection.
         """
         if any(session.is_closing for session in self._sessions.values()) and not self._has_own_port and self._socket.linger():
             self._leaving = True
+            self._limit = self.driver.call_later(LONGEST_LINGER, self.close)
             self.touched()
         else:
             self.close()
@@ -256,9 +265,10 @@ class QUICEndpoint:
         if self._closed:
             return
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._limit):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._limit = None
         self._socket.close()
         self._sessions.clear()
         self._unsent.clear()

@@ -259,10 +259,10 @@ class MultiplexFlow:
             self.session.connection.set_keepalive(self.session.endpoint.now, seconds)
             self.session.endpoint.touched()
 
-    def migrate(self, local: HostPort | None) -> None:
-        """Go on from another local address. Raises OSError, and nothing has changed."""
+    def migrate(self, local: HostPort | None, interface: str | None = None) -> None:
+        """Go on from another local address or interface. Raises OSError, and nothing has changed."""
         assert self._migration is not None  # the caller looked: this side is the client, and there is a session
-        self._migration.move(local)
+        self._migration.move(local, interface)
 
     def _left_from(self, local: HostPort) -> None:
         owner = self._owner()

@@ -34,15 +34,27 @@ class Migration:
         self._trial: Timer | None = None
         self._search: Timer | None = None
 
-    def move(self, local: HostPort | None) -> None:
-        """Go on from another local address, or from what the parameters choose. Raises OSError, and nothing has changed."""
+    def move(self, local: HostPort | None, interface: str | None = None) -> None:
+        """Go on from another local address or interface, or from what the parameters choose.
+
+        Raises OSError, and nothing has changed.
+        """
         session = self._session
-        before = session.endpoint.local_address
-        self._rebind(local)
+        before = session.endpoint.local_address, session.endpoint.interface or (interface and self._interface_of_address())
+        self._rebind(local, interface)
         received, rtt = session.progress()[0], session.connection.statistics().rtt
         session.connection.ping()  # so that something is to be heard
         patience = max(SHORTEST_TRIAL, TRIAL_ROUND_TRIPS * rtt)
-        self._trial = session.endpoint.driver.call_later(patience, self._look_back, before, received)
+        self._trial = session.endpoint.driver.call_later(patience, self._look_back, *before, received)
+
+    def _interface_of_address(self) -> str | None:
+        """Back from one interface to another means through that one: the system would choose as it did for the new path."""
+        endpoint = self._session.endpoint
+        try:
+            owner = endpoint.driver.network().owner(endpoint.local_address.host)
+        except OSError:
+            return None
+        return None if owner is None else owner.name
 
     def local_address_gone(self) -> None:
         """Nothing can leave from the local address: go on from another one, now or as soon as there is one.
@@ -71,20 +83,20 @@ class Migration:
         except OSError:  # no way leads to the peer at present
             self._search_after(pause, min(2 * pause, LONGEST_PAUSE))
 
-    def _rebind(self, local: HostPort | None) -> None:
+    def _rebind(self, local: HostPort | None, interface: str | None) -> None:
         endpoint = self._session.endpoint
-        endpoint.rebind(local)
+        endpoint.rebind(local, interface)
         self._stop_trial()
         self._session.connection.migrate(endpoint.now)
         endpoint.touched()
         self._moved(endpoint.local_address)
 
-    def _look_back(self, before: HostPort, received: int) -> None:
+    def _look_back(self, before: HostPort, interface: str | None, received: int) -> None:
         """The new path has had its time: if nothing has come on it, try the old address again, if it is still there."""
         self._trial = None
         if self._session.progress()[0] == received:
             with contextlib.suppress(OSError):
-                self._rebind(before)
+                self._rebind(before, interface)
 
     def _stop_trial(self) -> None:
         if self._trial is not None:

@@ -234,6 +234,8 @@ class Session:
 
     def _open_early(self, bidirectional: bool) -> bool:
         """Whether all are opened, so that it is others' turn."""
+        if not self._early:
+            return True
         for stream in [stream for stream in self._early if stream.may_receive is bidirectional]:
             number = self._opened(bidirectional)
             if number is None:

@@ -98,10 +98,12 @@ class TCPMetadata:
     """What the kernel holds of a TCP connection at this moment, in bytes.
 
     `receive_buffer_bytes` waits to be read; `unacknowledged_bytes` was sent or queued and not yet acknowledged;
-    `maximum_segment_size` is what both sides agreed on; `fast_open` says whether data rode on the SYN.
+    `maximum_segment_size` is what both sides agreed on; `fast_open` says whether data rode on the SYN,
+    `multipath` whether both sides speak Multipath TCP (RFC 8684), for which ``Parameters(multipath=...)`` asks.
     """
 
     receive_buffer_bytes: int
     unacknowledged_bytes: int
     maximum_segment_size: int
     fast_open: bool
+    multipath: bool = False

@@ -64,11 +64,12 @@ class EventRecorder:
         self.events: list[ConnectionEvent] = []
         sources: tuple[tuple[EventKind, Updates[Any, Any]], ...] = (
             ("state", connection._states),
-            ("path", connection._paths),
-            ("viability", connection._viability),
-            ("better path", connection._better_paths),
+            ("path", connection._watching.paths),
+            ("viability", connection._watching.viability),
+            ("better path", connection._watching.better_paths),
         )
         self._notes = tuple(Notes(self.events, time, kind, updates) for kind, updates in sources)
+        connection._watching.wanted()
 
     def stop(self) -> None:
         """Note nothing more; what was noted stays. Idempotent."""

@@ -15,6 +15,7 @@ use super::config::MINIMUM_KEEPALIVE;
 use super::datagrams::{Received, Sent};
 use super::early::InTheWay;
 use super::event::{Change, Direction, Event, Handle};
+use super::farewell::Farewell;
 use super::parameters::PeerParameters;
 use super::session::{Shared, is_genuine_retry};
 use super::streams::{StreamError, number, side};
@@ -357,6 +358,18 @@ impl Connection {
             let reason = Bytes::copy_from_slice(reason);
             self.inner.close(self.clock.at(now), code, reason);
             self.end(CloseReason::Local);
+        }
+        Ok(())
+    }
+
+    /// Close at once, with an error code of the transport.
+    pub fn refuse(&mut self, now: Duration, code: u64, reason: &str) -> Result<(), StreamError> {
+        let farewell = Farewell::new(code, reason).ok_or(StreamError::Code)?;
+        if !self.is_closed() {
+            let said = farewell.said_reason().to_vec();
+            let farewell = self.shared.farewell.set(farewell);
+            debug_assert!(farewell.is_ok(), "a connection is closed once");
+            self.close(now, code, &said)?;
         }
         Ok(())
     }

@@ -6,7 +6,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +21,7 @@ use super::close::CloseReason;
 use super::config::{Config, Retry, Settings};
 use super::connection::Connection;
 use super::early::InTheWay;
+use super::error::EndpointError;
 use super::event::{Change, Event, Handle};
 use super::identifiers::{Generator, MAXIMUM_LENGTH, Random};
 use super::packets::{Incoming, Transmit};
@@ -30,33 +30,6 @@ use super::time::{Clock, WallClock};
 
 /// Answers to datagrams that belong to no connection. Under a flood, the others get none.
 const RESPONSES: usize = 256;
-
-/// Why an endpoint cannot do what it was asked for.
-#[derive(Debug, PartialEq, Eq)]
-pub enum EndpointError {
-    /// There is no such connection (any more).
-    Unknown,
-    /// The endpoint is stopping.
-    Stopping,
-    Invalid(String),
-    /// It has failed inside, which is a bug.
-    Poisoned,
-}
-
-impl fmt::Display for EndpointError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown => f.write_str("there is no such QUIC connection"),
-            Self::Stopping => f.write_str("the QUIC endpoint makes no more connections"),
-            Self::Invalid(text) => f.write_str(text),
-            Self::Poisoned => {
-                f.write_str("the QUIC endpoint failed inside; this is a bug in tieline")
-            }
-        }
-    }
-}
-
-impl std::error::Error for EndpointError {}
 
 /// What has become of those who wanted to connect to us.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,6 +57,8 @@ pub struct Endpoint {
     server: Option<Server>,
     maximum_connections: usize,
     maximum_handshakes: usize,
+    /// How many more may come in, if that is limited.
+    room: Option<usize>,
     retry: Retry,
     destinations: Random,
     connections: HashMap<Handle, Box<Connection>>,
@@ -162,6 +137,7 @@ impl Endpoint {
             server,
             maximum_connections: settings.maximum_connections,
             maximum_handshakes: settings.maximum_handshakes,
+            room: None,
             retry: settings.retry,
             destinations: random("destinations"),
             connections: HashMap::new(),
@@ -278,8 +254,9 @@ impl Endpoint {
     fn admit(&mut self, now: Instant, attempt: quinn_proto::Incoming) {
         let remote = attempt.remote_address();
         let mut response = Vec::new();
-        let full =
-            self.incoming >= self.maximum_connections || self.handshakes >= self.maximum_handshakes;
+        let full = self.incoming >= self.maximum_connections
+            || self.handshakes >= self.maximum_handshakes
+            || self.room == Some(0);
         let suspicious = match self.retry {
             Retry::Never => false,
             Retry::Above(limit) => self.handshakes >= limit,
@@ -316,6 +293,7 @@ impl Endpoint {
                 self.counters.accepted += 1;
                 self.incoming += 1;
                 self.handshakes += 1;
+                self.room = self.room.map(|room| room.saturating_sub(1));
                 let handle = self.add(inner, key, shared, &config);
                 if let Some(connection) = self.connections.get_mut(&handle) {
                     connection.announce(Change::Incoming);
@@ -479,12 +457,17 @@ impl Endpoint {
         }
     }
 
+    /// Take in so many more, and refuse what comes after them. None: as the other limits allow.
+    pub fn admit_at_most(&mut self, room: Option<usize>) {
+        self.room = room;
+    }
+
     /// Make no more connections, and take in no others. Those that there are go on.
     pub fn stop(&mut self) {
         self.stopping = true;
     }
 
-    /// How many connections there are, those that are not yet drained or released among them.
+    /// How many there are, those that are not yet drained or released among them.
     pub fn connections(&self) -> usize {
         self.connections.len()
     }

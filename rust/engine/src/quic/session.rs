@@ -7,7 +7,7 @@
 
 use std::any::Any;
 use std::io::Cursor;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -21,11 +21,11 @@ use quinn_proto::{ConnectError, ConnectionId, Side, TransportError, TransportErr
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use rustls::pki_types::ServerName;
 use rustls::quic::{
-    ClientConnection, Connection, DirectionalKeys, KeyChange, Secrets, ServerConnection, Suite,
-    Version,
+    ClientConnection, Connection, KeyChange, Secrets, ServerConnection, Suite, Version,
 };
 use rustls::{AlertDescription, ClientConfig, ServerConfig};
 
+use super::farewell::{Farewell, Sealer};
 use super::parameters::{self, PeerParameters};
 use crate::tls::failure::alert_name;
 use crate::tls::notes::{Notes, with_notes};
@@ -56,11 +56,37 @@ pub(crate) struct Handshake {
 }
 
 #[derive(Clone, Default)]
-pub(crate) struct Shared(Arc<Mutex<Handshake>>);
+pub(crate) struct Shared {
+    handshake: Arc<Mutex<Handshake>>,
+    /// How the connection ends, if it is by an error code of the transport.
+    pub(crate) farewell: Arc<OnceLock<Farewell>>,
+}
 
 impl Shared {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Handshake> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.handshake
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sealer<Key: PacketKey + 'static>(&self, key: Key) -> Box<dyn PacketKey> {
+        Box::new(Sealer {
+            key,
+            farewell: self.farewell.clone(),
+        })
+    }
+
+    fn keys(&self, keys: rustls::quic::Keys) -> Keys {
+        Keys {
+            header: KeyPair {
+                local: Box::new(keys.local.header),
+                remote: Box::new(keys.remote.header),
+            },
+            packet: KeyPair {
+                local: self.sealer(keys.local.packet),
+                remote: Box::new(keys.remote.packet),
+            },
+        }
     }
 }
 
@@ -126,7 +152,7 @@ impl crypto::ClientConfig for Maker<ClientConfig> {
 impl crypto::ServerConfig for Maker<ServerConfig> {
     fn initial_keys(&self, version: u32, id: &ConnectionId) -> Result<Keys, UnsupportedVersion> {
         match version {
-            VERSION_1 => initial_keys(id, Side::Server).ok_or(UnsupportedVersion),
+            VERSION_1 => initial_keys(id, Side::Server, &self.shared).ok_or(UnsupportedVersion),
             _ => Err(UnsupportedVersion),
         }
     }
@@ -180,7 +206,7 @@ impl Session {
 
 impl crypto::Session for Session {
     fn initial_keys(&self, id: &ConnectionId, side: Side) -> Keys {
-        initial_keys(id, side).unwrap_or_else(no_keys)
+        initial_keys(id, side, &self.shared).unwrap_or_else(no_keys)
     }
 
     fn handshake_data(&self) -> Option<Box<dyn Any>> {
@@ -266,14 +292,14 @@ impl crypto::Session for Session {
                 keys
             }
         };
-        Some(pair(keys.local, keys.remote))
+        Some(self.shared.keys(keys))
     }
 
     fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
         let keys = self.next.as_mut()?.next_packet_keys();
         self.shared.lock().key_updates += 1;
         Some(KeyPair {
-            local: Box::new(keys.local),
+            local: self.shared.sealer(keys.local),
             remote: Box::new(keys.remote),
         })
     }
@@ -317,23 +343,9 @@ pub(crate) fn alert_of(code: u64) -> Option<AlertDescription> {
 }
 
 /// Whatever suites a configuration allows, Initial packets have this one (RFC 9001, section 5.2).
-fn initial_keys(id: &ConnectionId, side: Side) -> Option<Keys> {
+fn initial_keys(id: &ConnectionId, side: Side, shared: &Shared) -> Option<Keys> {
     let suite: Suite = TLS13_AES_128_GCM_SHA256.tls13()?.quic_suite()?;
-    let keys = suite.keys(id, side.into(), Version::V1);
-    Some(pair(keys.local, keys.remote))
-}
-
-fn pair(local: DirectionalKeys, remote: DirectionalKeys) -> Keys {
-    Keys {
-        header: KeyPair {
-            local: Box::new(local.header),
-            remote: Box::new(remote.header),
-        },
-        packet: KeyPair {
-            local: Box::new(local.packet),
-            remote: Box::new(remote.packet),
-        },
-    }
+    Some(shared.keys(suite.keys(id, side.into(), Version::V1)))
 }
 
 fn retry_tag(original: &ConnectionId, packet: &[&[u8]]) -> Option<[u8; TAG]> {

@@ -57,6 +57,52 @@ fn applications_close() {
 }
 
 #[test]
+fn refusing_with_a_code_of_the_transport() {
+    for side in [Side::Client, Side::Server] {
+        for code in [0x02, 0x12a] {
+            let mut pair = connected();
+            let now = pair.now;
+            let connection = pair.peer(side).connection();
+            assert_eq!(connection.refuse(now, 0x200, ""), Err(StreamError::Code));
+            connection.refuse(now, code, "not today").unwrap();
+            connection.refuse(now, 0, "not the first").unwrap();
+            pair.run_for(ms(500));
+            let (closer, other) = match side {
+                Side::Client => (&mut pair.client, &mut pair.server),
+                Side::Server => (&mut pair.server, &mut pair.client),
+            };
+            assert!(matches!(closer.lost(), Some(CloseReason::Local)));
+            match other.lost().unwrap() {
+                CloseReason::Transport { code, reason, .. } => {
+                    assert_eq!((code, reason.as_str()), (2, "not today"));
+                }
+                CloseReason::Tls(failure) => {
+                    assert_eq!(failure.alert.as_deref(), Some("bad_certificate"));
+                    assert!(failure.received && code == 0x12a);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn only_so_many_more_are_admitted() {
+    let (mut pair, config) = Setup::new().build();
+    pair.server.endpoint.admit_at_most(Some(1));
+    pair.connect(&config);
+    pair.start(&config);
+    pair.run_for(ms(500));
+    let Some(CloseReason::Transport { code, .. }) = pair.client.lost() else {
+        panic!("the client is told");
+    };
+    assert_eq!(code, 2);
+    assert!(pair.server.endpoint.counters().refused > 0); // for each packet of its first flight
+    pair.server.endpoint.admit_at_most(None);
+    pair.connect(&config);
+}
+
+#[test]
 fn closing_during_the_handshake() {
     let mut setup = Setup::new();
     setup.server.maximum_handshakes = 1;

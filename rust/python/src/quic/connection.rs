@@ -299,6 +299,13 @@ impl QuicConnection {
         self.stream(py, |connection| connection.close(now, code, &reason))
     }
 
+    /// Close at once, with an error code of the transport.
+    #[pyo3(signature = (now, code, reason, /))]
+    fn refuse(&self, py: Python<'_>, now: f64, code: u64, reason: &str) -> PyResult<()> {
+        let now = duration(now)?;
+        self.stream(py, |connection| connection.refuse(now, code, reason))
+    }
+
     /// Nobody wants to know of this connection any more.
     #[pyo3(signature = (now, /))]
     fn release(&self, py: Python<'_>, now: f64) -> PyResult<()> {

@@ -288,6 +288,13 @@ impl QuicEndpoint {
         Ok(list)
     }
 
+    /// Take in so many more connections, and refuse what comes after them.
+    #[pyo3(signature = (room, /))]
+    fn admit_at_most(&self, py: Python<'_>, room: Option<usize>) -> PyResult<()> {
+        self.0
+            .guarded(py, 0, |endpoint| endpoint.admit_at_most(room))
+    }
+
     /// Make no more connections, and take in no others.
     fn stop(&self, py: Python<'_>) -> PyResult<()> {
         self.0.guarded(py, 0, Endpoint::stop)

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
-from tieline.drivers import interfaces
 from tieline.drivers.asyncio.addresses import family_of, to_sockaddr
 from tieline.drivers.asyncio.loop import LoopDriver
+from tieline.drivers.asyncio.network import NetworkWatch, SystemNetwork
 from tieline.drivers.asyncio.packets import BATCHES, UDPPacketSocket
 from tieline.drivers.asyncio.resolver import resolve
 from tieline.drivers.asyncio.tcp import Acceptor, TCPSocket
@@ -20,7 +20,7 @@ from tieline.drivers.asyncio.udp import LARGEST, UDPSocket
 from tieline.drivers.port import Address, DatagramHandler, PacketHandler, StreamHandler
 from tieline.endpoints import HostPort
 from tieline.parameters import Parameters
-from tieline.paths import Interface
+from tieline.paths import Network
 
 __all__ = ["AsyncioDriver"]
 
@@ -33,6 +33,7 @@ class AsyncioDriver(LoopDriver):
         super().__init__(loop, loop.time if isinstance(loop, asyncio.BaseEventLoop) else time.monotonic)
         self._buffer = memoryview(bytearray(LARGEST))  # one for all sockets: a datagram is copied out of it at once
         self._lingering: WeakSet[UDPPacketSocket] = WeakSet()
+        self._network = SystemNetwork(loop)
         self._batch: list[memoryview] | None = None  # the same for packet sockets, which hand on several reads at once
 
     @classmethod
@@ -78,8 +79,11 @@ class AsyncioDriver(LoopDriver):
             self._batch = [memoryview(bytearray(LARGEST)) for _ in range(BATCHES)]
         return UDPPacketSocket(self._loop, self._batch, self._lingering, at, to, parameters, handler)
 
-    def interfaces(self) -> tuple[Interface, ...]:
-        return interfaces.current()
+    def network(self) -> Network:
+        return self._network.now()
+
+    def watch_network(self, changed: Callable[[Network], object]) -> NetworkWatch:
+        return self._network.watch(changed)
 
 
 _local = threading.local()  # a thread runs one loop at a time, so remembering the last one is enough

@@ -13,12 +13,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from tieline.parameters import Parameters, ServiceClass
+from tieline.parameters import Multipath, Parameters, ServiceClass
 from tieline.protocols.ip import IP, AddressPreference
 from tieline.protocols.tcp import TCP
 from tieline.protocols.udp import UDP
 
-__all__ = ["apply_accepted", "apply_datagram", "apply_stream", "require_supported"]
+__all__ = ["apply_accepted", "apply_datagram", "apply_stream", "is_multipath", "require_supported", "stream_socket"]
 
 LINUX = sys.platform == "linux"
 IP_MTU_DISCOVER, IP_PMTUDISC_DO = 10, 2
@@ -30,6 +30,7 @@ SO_NO_CHECK, SO_TIMESTAMPNS = 11, 35
 SO_PRIORITY = getattr(socket, "SO_PRIORITY", 12)
 TCP_FASTOPEN = getattr(socket, "TCP_FASTOPEN", 23)
 TCP_FASTOPEN_CONNECT = 30
+IPPROTO_MPTCP, SOL_MPTCP, MPTCP_INFO = 262, 284, 1  # linux/in.h, linux/socket.h, linux/mptcp.h
 
 # Linux queues by SO_PRIORITY (tc-prio(8)); above 6 needs CAP_NET_ADMIN.
 PRIORITY = {
@@ -82,6 +83,26 @@ def require_supported(parameters: Parameters[Any]) -> None:
             errno.ENOPROTOOPT,
             f"{', '.join(refused)} cannot be set for one connection on {sys.platform}: leave it out",
         )
+
+
+def stream_socket(family: int, parameters: Parameters[Any]) -> socket.socket:
+    """A stream socket, of Multipath TCP if the parameters want that and the system has it. Raises OSError."""
+    wanted = parameters.multipath is not Multipath.DISABLED and family != socket.AF_UNIX
+    if wanted and LINUX:
+        try:
+            return socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP)
+        except OSError as error:
+            if error.errno not in (errno.EPROTONOSUPPORT, errno.ENOPROTOOPT, errno.EPERM):  # built without, or switched off
+                raise
+    return socket.socket(family, socket.SOCK_STREAM)
+
+
+def is_multipath(sock: socket.socket) -> bool:
+    """Whether a connected socket speaks Multipath TCP: this side asked, and the peer agreed (RFC 8684 section 3.1)."""
+    try:
+        return bool(sock.getsockopt(SOL_MPTCP, MPTCP_INFO, 128))
+    except OSError:  # an ordinary socket, or one that fell back to being one
+        return False
 
 
 def apply_stream(sock: socket.socket, parameters: Parameters[Any], *, listening: bool, on_syn: bool = False) -> None:

@@ -40,7 +40,7 @@ __all__ = ["Acceptor", "TCPSocket"]
 # piece costs more than a small message, and large for bulk, where every system call counts.
 FIRST_READ, READ_STEP, LARGEST_READ = 4 * 1024, 8, 256 * 1024
 ACCEPTS_PER_WAKEUP = 64
-PATIENCE = 4  # wake-ups that one was there for, before a second is asked for: to find nobody costs as much as to accept
+PATIENCE = 4  # wake-ups with one accept each, after one in which there was no second: to find nobody costs as much
 ACCEPT_BACK_OFF = 0.1  # seconds without descriptors before accepting is tried again
 OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 SIOCINQ, SIOCOUTQ = termios.FIONREAD, termios.TIOCOUTQ  # linux/sockios.h gives them these numbers
@@ -78,7 +78,7 @@ class TCPSocket:
         cls, loop: asyncio.AbstractEventLoop, to: Address, parameters: Parameters[Any], handler: StreamHandler, first: bytes
     ) -> TCPSocket:
         options.require_supported(parameters)
-        sock = socket.socket(family_of(to), socket.SOCK_STREAM)
+        sock = options.stream_socket(family_of(to), parameters)
         try:
             sock.setblocking(False)
             options.apply_stream(sock, parameters, listening=False, on_syn=bool(first))
@@ -263,12 +263,10 @@ class TCPSocket:
         if self._closed or self._unix or not options.LINUX:
             return None
         information = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-        return TCPMetadata(
-            receive_buffer_bytes=_queued(self._fd, SIOCINQ),
-            unacknowledged_bytes=_queued(self._fd, SIOCOUTQ),
-            maximum_segment_size=struct.unpack_from("=I", information, 16)[0],
-            fast_open=bool(information[5] & 32),  # TCPI_OPT_SYN_DATA
-        )
+        queued = _queued(self._fd, SIOCINQ), _queued(self._fd, SIOCOUTQ)
+        (segment,) = struct.unpack_from("=I", information, 16)
+        fast_open = bool(information[5] & 32)  # TCPI_OPT_SYN_DATA
+        return TCPMetadata(*queued, segment, fast_open, options.is_multipath(self._sock))
 
 
 def _queued(fd: int, request: int) -> int:
@@ -306,9 +304,9 @@ class Acceptor:
         self._accepted = accepted
         self._failed = failed
         self._accepting = self._closed = False
-        self._accepts, self._patience = 1, PATIENCE
+        self._single = 0  # wake-ups for which one is enough
         self._back_off: asyncio.TimerHandle | None = None
-        self._sock = socket.socket(family_of(at), socket.SOCK_STREAM)
+        self._sock = options.stream_socket(family_of(at), parameters)
         self._path = at.path if isinstance(at, UnixEndpoint) and not at.is_abstract else None
         try:
             self._sock.setblocking(False)
@@ -339,11 +337,12 @@ class Acceptor:
             self._loop.remove_reader(self._sock.fileno())
 
     def _readable(self) -> None:
-        for _ in range(self._accepts):
+        for number in range(1 if self._single else ACCEPTS_PER_WAKEUP):
             try:
                 sock, remote = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                self._accepts, self._patience = 1, PATIENCE
+                if number == 1:
+                    self._single = PATIENCE
                 return
             except OSError as error:
                 if error.errno in OUT_OF_RESOURCES:
@@ -359,9 +358,8 @@ class Acceptor:
             self._accepted(stream)
             if not self._accepting:
                 return
-        self._patience -= 1
-        if self._patience < 0:
-            self._accepts = min(2 * self._accepts, ACCEPTS_PER_WAKEUP)
+        if self._single:
+            self._single -= 1
 
     def _try_again(self) -> None:
         self._back_off = None

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["UDPSocket", "open_datagram_socket"]
 
 READS_PER_WAKEUP = 64
-PATIENCE = 16  # wake-ups that one read was enough for, before another is tried in one: to find nothing costs as much as a read
+PATIENCE = 16  # wake-ups with one read each, after one in which a second found nothing: that costs as much as a read
 NAMES_KEPT = 256  # socket addresses of peers, and peers of socket addresses, so that they need not be made again
 IP_MTU, IPV6_MTU = 14, 24  # linux/in.h, linux/in6.h
 IPV4_HEADERS, IPV6_HEADERS = 20 + 8, 40 + 8  # IP and UDP, without options
@@ -73,7 +73,7 @@ class UDPSocket(OneByOne):
         self._recent_peer: Address | None = None
         self._recent = Towards(None)
         self._peers: dict[Any, Address] = {}
-        self._reads, self._patience = 1, PATIENCE
+        self._single = 0  # wake-ups for which one read is enough
         ip: IP | None = parameters.stack.find(IP)
         self._minimum_mtu = ip is not None and ip.use_minimum_mtu
         self.handler = handler
@@ -95,11 +95,12 @@ class UDPSocket(OneByOne):
     def _readable(self) -> None:
         receive = self._sock.recvmsg_into
         buffer, connected = self._buffer, self.remote_address is not None
-        for number in range(self._reads):
+        for number in range(1 if self._single else READS_PER_WAKEUP):
             try:
                 count, ancillary, _, name = receive((buffer,), ANCILLARY)
             except (BlockingIOError, InterruptedError):
-                self._reads, self._patience = 1, PATIENCE
+                if number == 1:
+                    self._single = PATIENCE
                 if self._forgetful and not number:  # an error that a send has already met
                     self._loop.call_soon(self._watch_again)
                 return
@@ -116,9 +117,8 @@ class UDPSocket(OneByOne):
             self.handler.received_all(datagrams, None if connected else self._peer(name))
             if self._closed:
                 return
-        self._patience -= 1
-        if self._patience < 0:
-            self._reads = min(2 * self._reads, READS_PER_WAKEUP)
+        if self._single:
+            self._single -= 1
 
     def send(self, datagram: Buffer, remote: Address | None = None, /) -> bool:
         try:

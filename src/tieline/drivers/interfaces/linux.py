@@ -1,42 +1,174 @@
-"""Interfaces on Linux: names and addresses from the kernel, the rest from sysfs.
+"""The network on Linux: links, addresses and routes from the kernel, the medium of a link from sysfs.
 
-sysfs shows the network namespace that it was mounted in, which need not be ours; the interface's index tells.
+sysfs shows the network namespace that it was mounted in, which need not be ours; the interface's index tells. Everything here
+works as an ordinary user.
 """
 
+from __future__ import annotations
+
+import errno
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterator
 
-from tieline.drivers.interfaces import portable
-from tieline.paths import Interface, InterfaceType
+from tieline.drivers.interfaces import portable, rtnetlink
+from tieline.drivers.interfaces.rtnetlink import Link
+from tieline.paths import Interface, InterfaceType, LinkQuality, Network, Route
+
+__all__ = ["Source"]
 
 SYSFS = "/sys/class/net"
+SIGNALS = "/proc/net/wireless"
+
+# linux/netlink.h and linux/rtnetlink.h
+GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # links; addresses and routes of both IP versions
+SOL_NETLINK, NETLINK_NO_ENOBUFS = 270, 5
+LARGEST = 1 << 16  # bytes of one answer
+PATIENCE = 2.0  # seconds; the kernel answers at once
+TRIES = 3  # while what is asked for changes under the answer
 
 # include/uapi/linux/if.h and if_arp.h
-_IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
+_IFF_LOOPBACK = 0x8
 _ARPHRD_ETHER, _ARPHRD_RAWIP, _ARPHRD_LOOPBACK = 1, 519, 772
 
 _STACKED = ("bond", "ipvlan", "macvlan", "macvtap", "vlan")  # DEVTYPEs of links that share another link's medium
 _STACKING_LIMIT = 8  # of the kernel itself: MAX_NEST_DEV in include/linux/netdevice.h
 
+# dBm from which a signal is so good; of NWPath.LinkQuality's meanings, with the usual thresholds of Wi-Fi.
+GOOD, MODERATE = -65.0, -75.0
 
-def current(
-    root: str = SYSFS,
-    addresses: Callable[[], Mapping[int, tuple[str, ...]]] = portable.addresses,
-    indexes: Callable[[], Iterable[tuple[int, str]]] = socket.if_nameindex,
-) -> tuple[Interface, ...]:
-    """The interfaces that are up, running and have an address, by index."""
-    found: list[Interface] = []
-    having = addresses()
-    for index, name in sorted(indexes()):
-        own = having.get(index)
-        if not own:
+
+class Source:
+    """The kernel's routing socket, in the network namespace where it was made. Raises OSError where there is none."""
+
+    def __init__(self) -> None:
+        self._socket = _routing_socket()
+        self._events: socket.socket | None = None
+
+    def look(self) -> Network:
+        """The network as it is now. Raises OSError if the kernel does not tell."""
+        links = [link for body in self._ask(rtnetlink.LINKS) if (link := rtnetlink.link_of(body)) is not None]
+        addresses = [one for body in self._ask(rtnetlink.ADDRESSES) if (one := rtnetlink.address_of(body)) is not None]
+        routes = [route for body in self._ask(rtnetlink.ROUTES) for route in rtnetlink.routes_of(body)]
+        return network(links, addresses, routes)
+
+    def subscribe(self) -> socket.socket | None:
+        """A socket that is readable when something has changed; `hear` takes that in. None where nobody tells."""
+        if self._events is None:
+            self._events = _routing_socket(GROUPS)
+            self._events.setblocking(False)
+            # What does not fit need not be told: what it is about is looked up later than that.
+            self._events.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)
+        return self._events
+
+    def hear(self) -> bool:
+        """Whether something has changed since the last time."""
+        heard = False
+        while self._events is not None:
+            try:
+                self._events.recv(LARGEST)
+            except (BlockingIOError, InterruptedError):
+                break
+            heard = True
+        return heard
+
+    def close(self) -> None:
+        """Ask and hear no more."""
+        self._socket.close()
+        if self._events is not None:
+            self._events.close()
+
+    def _ask(self, what: int) -> list[memoryview]:
+        answer: list[tuple[int, memoryview]] = []
+        for _ in range(TRIES):
+            self._socket.send(rtnetlink.request(what))
+            answer = list(self._answer())
+            if not any(flags & rtnetlink.INTERRUPTED for flags, _ in answer):
+                break
+        return [body for _, body in answer]
+
+    def _answer(self) -> Iterator[tuple[int, memoryview]]:
+        while True:
+            for kind, flags, body in rtnetlink.messages(self._socket.recv(LARGEST)):
+                if kind == rtnetlink.DONE:
+                    return
+                if kind == rtnetlink.ERROR:
+                    raise OSError(errno.EPROTO, "the kernel's routing socket refused a question")
+                yield flags, body
+
+
+def _routing_socket(groups: int = 0) -> socket.socket:
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    try:
+        made.bind((0, groups))
+        made.settimeout(PATIENCE)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def network(
+    links: list[Link], addresses: list[tuple[int, str]], routes: list[Route], root: str = SYSFS, signals: str = SIGNALS
+) -> Network:
+    """What the kernel told, as a network: interfaces that are up, running and have an address, and the routes over those."""
+    own: dict[int, list[str]] = {}
+    for index, address in addresses:
+        own.setdefault(index, []).append(address)
+    running = sorted((link for link in links if link.is_running and link.index in own), key=lambda link: link.index)
+    types = {link.index: medium(link, root) for link in running}
+    levels = _levels(signals) if InterfaceType.WIFI in types.values() else {}
+    return Network(
+        tuple(
+            Interface(
+                link.name,
+                link.index,
+                types[link.index],
+                tuple(own[link.index]),
+                is_expensive=types[link.index] is InterfaceType.CELLULAR,
+                link_quality=quality(levels.get(link.name)),
+            )
+            for link in running
+        ),
+        tuple(route for route in routes if route.interface is None or route.interface in types),
+        portable.dns_servers(),
+    )
+
+
+def medium(link: Link, root: str = SYSFS) -> InterfaceType:
+    """The type of an interface: what sysfs says, or what can be known where sysfs shows another network namespace."""
+    if link.is_loopback:
+        return InterfaceType.LOOPBACK
+    if _read(root, link.name, "ifindex") == str(link.index):
+        return type_of(link.name, root)
+    if link.kind:
+        return InterfaceType.WIRED if link.kind == "veth" else InterfaceType.OTHER
+    return portable.type_by_name(link.name)
+
+
+def quality(level: float | None) -> LinkQuality:
+    """What a signal of so many dBm is good for."""
+    if level is None:
+        return LinkQuality.UNKNOWN
+    return LinkQuality.GOOD if level >= GOOD else LinkQuality.MODERATE if level >= MODERATE else LinkQuality.MINIMAL
+
+
+def _levels(path: str) -> dict[str, float]:
+    """The signal of each Wi-Fi interface in dBm. Some drivers tell none, or count otherwise: such numbers are not below 0."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            rows = [line.split() for line in file.readlines()[2:]]
+    except OSError:
+        return {}
+    levels: dict[str, float] = {}
+    for row in rows:
+        try:
+            name, level = row[0].rstrip(":"), float(row[3])
+        except (IndexError, ValueError):
             continue
-        if _read(root, name, "ifindex") != str(index):
-            found.append(Interface(name, index, portable.type_by_name(name), own))
-        elif _is_running(root, name):
-            found.append(Interface(name, index, type_of(name, root), own))
-    return tuple(found)
+        if level < 0:
+            levels[name] = level
+    return levels
 
 
 def type_of(name: str, root: str = SYSFS, _depth: int = 0) -> InterfaceType:
@@ -70,11 +202,6 @@ def _lower_links(root: str, name: str) -> list[str]:
         return [entry[6:] for entry in os.listdir(f"{root}/{name}") if entry.startswith("lower_")]
     except OSError:
         return []  # the interface went meanwhile
-
-
-def _is_running(root: str, name: str) -> bool:
-    # As the kernel computes IFF_RUNNING, which sysfs leaves out of the flags; loopback and tunnels stay "unknown".
-    return bool(_flags(root, name) & _IFF_UP) and _read(root, name, "operstate") in ("up", "unknown")
 
 
 def _flags(root: str, name: str) -> int:

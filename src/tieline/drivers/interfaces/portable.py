@@ -1,14 +1,21 @@
-"""Interfaces on systems without a driver of their own: addresses from ifaddr, types guessed from names.
+"""The network on systems without a source of their own: addresses from ifaddr, types guessed from names, no routes.
 
-A name says little, so these are the names that systems themselves give out; anything else is `OTHER`.
+A name says little, so these are the names that systems themselves give out; anything else is `OTHER`. Nobody tells of changes:
+who wants to know them has to look again.
 """
+
+from __future__ import annotations
 
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
 
-from tieline.paths import Interface, InterfaceType
+from tieline.paths import Interface, InterfaceType, Network
+
+__all__ = ["Source", "dns_servers"]
+
+RESOLVER_FILE = "/etc/resolv.conf"
 
 # "en0" on macOS is Wi-Fi on laptops and wired on desktops; wired is what the name means.
 _TYPES = (
@@ -41,4 +48,41 @@ def current(
 ) -> tuple[Interface, ...]:
     """The interfaces that have an address, by index; whether they are up, these sources do not say."""
     own = addresses()
-    return tuple(Interface(name, index, type_by_name(name), own[index]) for index, name in sorted(indexes()) if own.get(index))
+    return tuple(
+        Interface(name, index, type, own[index], is_expensive=type is InterfaceType.CELLULAR)
+        for index, name in sorted(indexes())
+        if own.get(index)
+        for type in (type_by_name(name),)
+    )
+
+
+def dns_servers(path: str = RESOLVER_FILE) -> tuple[str, ...] | None:
+    """The addresses of the servers that resolv.conf(5) names; None without that file."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            rows = [line.split() for line in file]
+    except OSError:
+        return None
+    return tuple(row[1] for row in rows if len(row) > 1 and row[0] == "nameserver")
+
+
+class Source:
+    """The interfaces and addresses, each time anew."""
+
+    def __init__(self, interfaces: Callable[[], tuple[Interface, ...]] | None = None) -> None:
+        self._interfaces = interfaces or current
+
+    def look(self) -> Network:
+        """The network as it is now. Raises OSError if the system does not tell."""
+        return Network(self._interfaces(), None, dns_servers())
+
+    def subscribe(self) -> socket.socket | None:
+        """Nobody tells of changes."""
+        return None
+
+    def hear(self) -> bool:
+        """Whether something has changed: it may always have."""
+        return True
+
+    def close(self) -> None:
+        """There is nothing to close."""

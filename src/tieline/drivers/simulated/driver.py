@@ -12,12 +12,13 @@ from tieline.drivers.port import Address, DatagramHandler, PacketHandler, Stream
 from tieline.drivers.simulated.batch import SimulatedPacketSocket
 from tieline.endpoints import HostPort
 from tieline.parameters import Parameters
-from tieline.paths import Interface
+from tieline.paths import Network
 
 if TYPE_CHECKING:
     from tieline.drivers.simulated.datagram import SimulatedDatagramSocket
     from tieline.drivers.simulated.host import Host
     from tieline.drivers.simulated.stream import SimulatedAcceptor, SimulatedStream
+    from tieline.drivers.simulated.watch import HostWatch
 
 __all__ = ["OutsideDriver", "SimulatedDriver"]
 
@@ -41,7 +42,7 @@ class SimulatedDriver(LoopDriver):
         return task
 
     def resolve(self, host: str, port: int, version: int) -> Coroutine[Any, Any, list[HostPort]]:
-        online = len(self._host.running_interfaces()) > 1
+        online = len(self._host.own_network().interfaces) > 1
         return self._host.network.resolver.resolve(host, port, version, online=online)
 
     def source_of(self, address: Address) -> str | None:
@@ -71,8 +72,15 @@ class SimulatedDriver(LoopDriver):
     ) -> SimulatedPacketSocket:
         return SimulatedPacketSocket(self._host.socket_table, at, to, parameters, handler)
 
-    def interfaces(self) -> tuple[Interface, ...]:
-        return self._host.running_interfaces()
+    def network(self) -> Network:
+        return self._host.own_network()
+
+    def watch_network(self, changed: Callable[[Network], object]) -> HostWatch:
+        return self._host.watch_network(changed)
+
+
+class NoHostError(OSError, RuntimeError):
+    """A mistake in the program; and as for its network, the system does not tell."""
 
 
 class OutsideDriver(LoopDriver):
@@ -84,7 +92,13 @@ class OutsideDriver(LoopDriver):
     def _no_host(self, *_: Any, **__: Any) -> NoReturn:
         raise RuntimeError("this program runs on no host of the simulated network: start connections inside `with host:`")
 
-    resolve = source_of = connect = listen = bind = packets = interfaces = _no_host
+    def network(self) -> NoReturn:
+        raise NoHostError("this program runs on no host of the simulated network: look at its network inside `with host:`")
+
+    def watch_network(self, changed: Callable[[Network], object]) -> NoReturn:
+        self.network()
+
+    resolve = source_of = connect = listen = bind = packets = _no_host
 
 
 def addressed(address: Address) -> HostPort:

@@ -14,8 +14,9 @@ from tieline.drivers.simulated.node import NetworkInterface, Node
 from tieline.drivers.simulated.packets import Fate, Packet
 from tieline.drivers.simulated.sockets import FIRST_PORT, SocketTable
 from tieline.drivers.simulated.stream import broken
+from tieline.drivers.simulated.watch import LOOPBACK, HostNetwork, HostWatch
 from tieline.endpoints import HostPort
-from tieline.paths import Interface, InterfaceType
+from tieline.paths import Network
 from tieline.protocols.checks import require_at_least
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Host"]
 
 DATAGRAMS_PER_SECOND = 100_000  # that a host sends at most, so that time passes also for a program that does nothing else
-LOOPBACK = Interface("lo", 1, InterfaceType.LOOPBACK, ("127.0.0.1", "::1"))
 
 
 class Host(Node):
@@ -47,6 +47,7 @@ class Host(Node):
         self._programs: dict[asyncio.Task[Any], None] = {}
         self._driver: SimulatedDriver | None = None
         self._crashed = False
+        self._own_network = HostNetwork(self)
 
     # Programs
 
@@ -139,16 +140,17 @@ class Host(Node):
         """Another datagram is on its way."""
         self._sending_until = max(self.network.time, self._sending_until) + 1 / DATAGRAMS_PER_SECOND
 
-    def running_interfaces(self) -> tuple[Interface, ...]:
-        """The interfaces that are up and have an address, as values."""
-        return (
-            LOOPBACK,
-            *(
-                Interface(one.name, one.index, one.type, tuple(one.addresses))
-                for one in self.interfaces
-                if one.is_running and one.addresses and not self._crashed
-            ),
-        )
+    def own_network(self) -> Network:
+        """The network as this host knows it."""
+        return self._own_network.now()
+
+    def watch_network(self, changed: Callable[[Network], object]) -> HostWatch:
+        """Call back with the network after each change that this host notices."""
+        return self._own_network.watch(changed)
+
+    def topology_changed(self) -> None:
+        """Links, interfaces or addresses of the network are different, perhaps its own."""
+        self._own_network.changed()
 
     def source_of(self, to: HostPort, device: str | None = None) -> str | None:
         """The local address for packets to this one, None without a route."""
@@ -174,6 +176,7 @@ class Host(Node):
             one
             for one in self.interfaces
             if one.is_running
+            and one.has_route
             and device in (None, one.name)
             and (one.address_for(to) is not None if source is None else source.host in one.addresses)
         ]

@@ -122,6 +122,12 @@ class SimulatedNetwork(Topology):
     def __repr__(self) -> str:
         return f"<SimulatedNetwork seed={self.seed}: {', '.join(node.name for node in self.nodes)}>"
 
+    def changed(self) -> None:
+        """Something about links, interfaces or addresses is different."""
+        super().changed()
+        for host in self._hosts:
+            host.topology_changed()
+
     # Building
 
     def host(

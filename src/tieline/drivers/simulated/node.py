@@ -35,6 +35,7 @@ class NetworkInterface:
         self.addresses: list[str] = []
         self.links: list[Link] = []
         self._up = True
+        self._has_route = True
 
     def __repr__(self) -> str:
         return f"<NetworkInterface {self.name} of {self.node.name}: {', '.join(self.addresses) or 'no address'}>"
@@ -52,6 +53,21 @@ class NetworkInterface:
     def up(self) -> None:
         """Switch the interface on."""
         self._up = True
+        self.node.changed()
+
+    @property
+    def has_route(self) -> bool:
+        """Whether a host knows a way out through it."""
+        return self._has_route
+
+    def remove_route(self) -> None:
+        """Of a host: forget the way out through this interface, which stays up with its addresses."""
+        self._has_route = False
+        self.node.changed()
+
+    def add_route(self) -> None:
+        """Of a host: know the way out again."""
+        self._has_route = True
         self.node.changed()
 
     def add_address(self, address: str) -> None:
@@ -76,6 +92,8 @@ class NetworkInterface:
 
 class Node:
     """Something with interfaces."""
+
+    forwards = False
 
     def __init__(self, network: SimulatedNetwork, name: str) -> None:
         self.network = network
@@ -139,6 +157,8 @@ class Node:
 
 class Router(Node):
     """A node that forwards, with or without address translation. Made by `SimulatedNetwork.router` and `.nat`."""
+
+    forwards = True
 
     def __init__(self, network: SimulatedNetwork, name: str, translation: AddressTranslation | None = None) -> None:
         super().__init__(network, name)

@@ -1,0 +1,146 @@
+"""The network as one event loop sees it, and its changes.
+
+    the system says that something has changed ──▶ a moment, for the rest of it ──▶ look ──▶ different? ──▶ everybody who watches
+
+What was said is only the reason to look: a notice may be lost, and some changes are told in part. One change (a link that goes
+down with its addresses and routes) is many notices, which come within a millisecond or two; they are one change for us.
+Where nobody says anything, the loop looks again and again instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from tieline.drivers import interfaces
+from tieline.drivers.interfaces.policy import applied
+from tieline.paths import Network
+
+__all__ = ["NetworkWatch", "SystemNetwork"]
+
+SETTLING = 0.02  # seconds from a notice until the network is looked at
+SHARE = 9  # times as long as looking took is not spent with looking, however often something changes
+POLLING = 1.0  # seconds between looks where nobody tells of changes
+
+logger = logging.getLogger("tieline")
+
+
+class NetworkWatch:
+    """Somebody who wants to know of changes, until `cancel`."""
+
+    __slots__ = ("__weakref__", "_changed", "_network")
+
+    def __init__(self, network: SystemNetwork, changed: Callable[[Network], object]) -> None:
+        self._network = network
+        self._changed: Callable[[Network], object] | None = changed
+
+    def cancel(self) -> None:
+        """Want nothing more. Idempotent."""
+        if self._changed is not None:
+            self._changed = None
+            self._network.forget(self)
+
+    def tell(self, network: Network) -> None:
+        """There is another network."""
+        if self._changed is not None:
+            self._changed(network)
+
+
+class SystemNetwork:
+    """Looks for one event loop. There is a subscription while somebody watches, and only then."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, source: Callable[[], interfaces.Source] = interfaces.source) -> None:
+        self._loop = loop
+        self._make_source = source
+        self._source: interfaces.Source | None = None
+        self._watches: dict[NetworkWatch, None] = {}
+        self._known: Network | None = None  # what everybody was told of
+        self._events: int | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._rested = 0.0  # when looking again is in order
+
+    def now(self) -> Network:
+        """The network as it is now. Raises OSError if the system does not tell."""
+        if self._source is None:
+            source = self._make_source()
+            try:
+                return applied(source.look())
+            finally:
+                source.close()
+        if self._source.hear() and self._events is not None:
+            self._settle()
+        if self._timer is None and self._known is not None:
+            return self._known
+        self._known = None  # who is given this has seen more than was told: the next look is told in any case
+        return self._look()
+
+    def watch(self, changed: Callable[[Network], object]) -> NetworkWatch:
+        """Call back with each network that is different from the one before. Raises OSError if the system does not tell."""
+        if self._source is None:
+            self._start()
+        watch = NetworkWatch(self, changed)
+        self._watches[watch] = None
+        return watch
+
+    def forget(self, watch: NetworkWatch) -> None:
+        """Somebody watches no more."""
+        self._watches.pop(watch, None)
+        if not self._watches:
+            self._stop()
+
+    def _start(self) -> None:
+        source = self._make_source()
+        try:
+            events = source.subscribe()
+            self._known = applied(source.look())
+        except BaseException:
+            source.close()
+            raise
+        self._source = source
+        if events is None:
+            self._timer = self._loop.call_later(POLLING, self._expired)
+        else:
+            self._events = events.fileno()
+            self._loop.add_reader(self._events, self._heard)
+
+    def _stop(self) -> None:
+        source, self._source = self._source, None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._events is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._events)
+        self._events = None
+        if source is not None:
+            source.close()
+
+    def _heard(self) -> None:
+        if self._source is not None and self._source.hear():
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(max(SETTLING, self._rested - self._loop.time()), self._expired)
+
+    def _expired(self) -> None:
+        self._timer = None
+        if self._events is None:
+            self._timer = self._loop.call_later(POLLING, self._expired)
+        try:
+            network = self._look()
+        except OSError:
+            logger.exception("the system does not tell of its network any more")
+            return
+        if network != self._known:
+            self._known = network
+            for watch in tuple(self._watches):
+                watch.tell(network)
+
+    def _look(self) -> Network:
+        assert self._source is not None  # somebody watches
+        begun = self._loop.time()
+        network = applied(self._source.look())
+        ended = self._loop.time()
+        self._rested = ended + SHARE * (ended - begun)
+        return network

@@ -1,0 +1,299 @@
+"""What a connection does with news of the network.
+
+    Network ──▶ the path between its addresses ──▶ on_path_update
+            ──▶ can data pass at present?       ──▶ on_viability_update ──▶ hand over to another interface, over QUIC
+            ──▶ is another interface preferred? ──▶ on_better_path_update
+            ──▶ while WAITING: is something different for what it wants? ──▶ try again
+
+The network is watched only while somebody wants to know: a handler, a connection that waits, or one that moves by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tieline.endpoints import Endpoint, HostPort
+from tieline.engines.states import State
+from tieline.parameters import Multipath
+from tieline.paths import Interface, InterfaceType, Network, Path, PathStatus, UnsatisfiedReason, evaluate
+from tieline.updates import Updates
+
+if TYPE_CHECKING:
+    from tieline.drivers.port import Address, Driver, NetworkWatch
+    from tieline.parameters import Parameters
+
+__all__ = ["Watching", "WatchingOwner", "connected_path", "current_network", "is_viable"]
+
+GONE = UnsatisfiedReason.NOT_AVAILABLE
+
+
+class WatchingOwner(Protocol):
+    """The connection, as the watching sees it."""
+
+    driver: Driver
+
+    @property
+    def state(self) -> State: ...
+    def retry(self) -> None:
+        """Try again, if it is still waiting."""
+
+    def move_to(self, interface: str) -> None:
+        """Go on over another interface. Raises OSError."""
+
+
+class Watching:
+    """The addresses of one connection, and what the network is to them."""
+
+    def __init__(self, owner: WatchingOwner, parameters: Parameters[Any], target: Endpoint | None, *, multiplexed: bool) -> None:
+        self._owner = weakref.ref(owner)
+        self._parameters = parameters
+        self._restrictions = parameters.restrictions
+        self._target = target  # of the side that connects
+        self._moves = multiplexed and target is not None and parameters.multipath is Multipath.HANDOVER
+        self._watch: NetworkWatch | None = None
+        self._path: Path | None = None
+        self._prospects: object = None  # at the last attempt
+        self._moved_for: object = None  # what the network was when it moved the last time
+        self._is_viable, self._is_better = True, False
+        self.local: Address | None = None
+        self.remote: Address | None = None
+        self.paths: Updates[Any, Path] = Updates()
+        self.viability: Updates[Any, bool] = Updates()
+        self.better_paths: Updates[Any, bool] = Updates()
+
+    # Told by the connection
+
+    def wanted(self) -> None:
+        """Somebody wants to know of something: begin, if there is a connection to watch."""
+        owner = self._owner()
+        if owner is not None and owner.state is State.READY:
+            self._begin(owner)
+
+    def ready(self, local: Address | None, remote: Address | None) -> None:
+        """Data can flow between these addresses."""
+        self.local, self.remote, self._path = local, remote, None
+        self._is_viable, self._is_better = True, False
+        owner = self._owner()
+        assert owner is not None  # it calls
+        if self._moves or any(updates.watched for updates in (self.paths, self.viability, self.better_paths)):
+            if self.paths.watched:
+                self.paths.publish(owner, self.current_path)
+            if owner.state is State.READY:
+                self.viability.publish(owner, True)
+            if owner.state is State.READY:
+                self._begin(owner)
+        else:
+            self._end()
+
+    def moved(self, local: Address | None, remote: Address | None) -> None:
+        """The connection goes on between other addresses."""
+        self.local, self.remote, self._path = local or self.local, remote or self.remote, None
+        owner = self._owner()
+        if owner is not None:
+            self._assess(owner, current_network(owner.driver))
+
+    def unconnected(self) -> None:
+        """It has no addresses any more, and looks for others."""
+        self.local = self.remote = self._path = None
+
+    def waiting(self) -> None:
+        """The connection waits: from now on a change is a reason to try again, also one that has come during the attempt."""
+        owner = self._owner()
+        assert owner is not None
+        if self._watch is None:
+            self._begin(owner)
+            self._prospects = self._prospects_in(current_network(owner.driver))
+        else:
+            self._look_for_prospects(owner, current_network(owner.driver))
+
+    def end(self) -> None:
+        """The connection is over: nobody is told any more."""
+        for updates in (self.paths, self.viability, self.better_paths):
+            updates.handler = None
+        self._end()
+
+    @property
+    def current_path(self) -> Path:
+        """The path between the addresses, as it is now."""
+        owner = self._owner()
+        assert owner is not None
+        return self._path_in(current_network(owner.driver))
+
+    @property
+    def last_path(self) -> Path | None:
+        """As it was when somebody last asked or was told."""
+        return self._path
+
+    # The network
+
+    def _begin(self, owner: WatchingOwner) -> None:
+        if self._watch is None and not isinstance(self.local or HostPort("::", 0), HostPort):
+            return  # a Unix socket needs no network
+        if self._watch is None:
+            reference: weakref.ref[Watching] = weakref.ref(self)
+            with contextlib.suppress(OSError):  # nobody tells of changes here, so there are none to tell on
+                self._watch = owner.driver.watch_network(lambda network: _changed(reference, network))
+        if owner.state is State.READY:
+            if self._path is None:  # who begins to watch is told of what changes from now on
+                self._path_in(current_network(owner.driver))
+            owner.driver.call_soon(_assess, weakref.ref(self))
+
+    def _end(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def changed(self, network: Network) -> None:
+        """There is another network."""
+        owner = self._owner()
+        if owner is None:
+            self._end()
+        elif owner.state is State.READY:
+            self._assess(owner, network)
+        elif owner.state is State.WAITING:
+            self._look_for_prospects(owner, network)
+
+    def assess(self) -> None:
+        """Compare what was told with what is."""
+        owner = self._owner()
+        if owner is not None and owner.state is State.READY:
+            self._assess(owner, current_network(owner.driver))
+
+    def _assess(self, owner: WatchingOwner, network: Network | None) -> None:
+        before, path = self._path, self._path_in(network)
+        if path != before:
+            self.paths.publish(owner, path)
+        if owner.state is State.READY and path.is_satisfied != self._is_viable:
+            self._is_viable = path.is_satisfied
+            self.viability.publish(owner, self._is_viable)
+        better = None if network is None else self._better_interface(network)
+        if owner.state is State.READY and (better is not None) != self._is_better:
+            self._is_better = better is not None
+            self.better_paths.publish(owner, self._is_better)
+        if owner.state is State.READY and self._moves and better is not None:
+            self._move(owner, better, network)
+
+    def _path_in(self, network: Network | None) -> Path:
+        viable = network is None or is_viable(network, self.local, self.remote, bound=self._is_bound)
+        self._path = connected_path(network, self.local, self.remote, viable=viable)
+        return self._path
+
+    @property
+    def _is_bound(self) -> bool:
+        """Whether packets have to leave through the interface of our address: others' routers would drop them."""
+        return self._target is not None or self._parameters.required_interface is not None
+
+    def _better_interface(self, network: Network) -> Interface | None:
+        """The interface that the same parameters would choose now, if it is another one."""
+        ways = self._ways(network)
+        if not ways or not isinstance(self.local, HostPort):
+            return None
+        own = network.owner(self.local.host)
+        return None if own is not None and own.index == ways[0].index else ways[0]
+
+    def _ways(self, network: Network) -> list[Interface]:
+        pinned = self._parameters.local_endpoint
+        if self._target is None or not isinstance(self.remote, HostPort) or isinstance(self.local, HostPort) is False:
+            return []
+        if network.owner(self.remote.host) is not None or ip_address(self.remote.host.partition("%")[0]).is_loopback:
+            return []
+        if isinstance(pinned, HostPort) and not ip_address(pinned.host.partition("%")[0]).is_unspecified:
+            return []
+        version = ip_address(self.remote.host.partition("%")[0]).version
+        return [
+            interface
+            for interface, _ in network.ways(self.remote.host) or ()
+            if (self._restrictions is None or self._restrictions.allow(interface))
+            and any(ip_address(address).version == version for address in interface.addresses)
+        ]
+
+    def _move(self, owner: WatchingOwner, better: Interface, network: Network | None) -> None:
+        if self._moved_for == network:
+            return  # it came back: that way is dead, whatever the system thinks of it
+        self._moved_for = network
+        with contextlib.suppress(OSError):  # it goes on where it is, until the network changes again
+            owner.move_to(better.name)
+
+    # Waiting
+
+    def _look_for_prospects(self, owner: WatchingOwner, network: Network | None) -> None:
+        before, self._prospects = self._prospects, self._prospects_in(network)
+        if self._prospects != before and owner.state is State.WAITING:
+            owner.retry()
+
+    def _prospects_in(self, network: Network | None) -> object:
+        """What of the network is of any interest to an attempt: addresses and routes that reach beyond a link."""
+        if network is None:
+            return None
+        allowed = [one for one in network.interfaces if self._restrictions is None or self._restrictions.allow(one)]
+        reaching = {
+            one.index: tuple(address for address in one.addresses if not ip_address(address).is_link_local) for one in allowed
+        }
+        target = self._target
+        routes = network.routes or ()
+        if isinstance(target, HostPort) and target.is_literal:
+            host = target.host.partition("%")[0]
+            routes = network.routes_to(target.host)
+            if ip_address(host).is_link_local:
+                reaching = {one.index: one.addresses for one in allowed}
+        indexes = {index for index, addresses in reaching.items() if addresses} | {None}
+        return {index: one for index, one in reaching.items() if one}, {one for one in routes if one.interface in indexes}
+
+
+def _changed(reference: weakref.ref[Watching], network: Network) -> None:
+    """For the subscription: it does not keep a connection that has been dropped."""
+    watching = reference()
+    if watching is not None:
+        watching.changed(network)
+
+
+def _assess(reference: weakref.ref[Watching]) -> None:
+    watching = reference()
+    if watching is not None:
+        watching.assess()
+
+
+def current_network(driver: Driver) -> Network | None:
+    """The network as it is now, None where the system does not tell."""
+    try:
+        return driver.network()
+    except OSError:
+        return None
+
+
+def is_viable(network: Network, local: Address | None, remote: Address | None, *, bound: bool) -> bool:
+    """Whether packets between these addresses can leave at present. `bound`: only through the interface of the local one."""
+    if not isinstance(local, HostPort) or not isinstance(remote, HostPort):
+        return True
+    address = ip_address(local.host.partition("%")[0])
+    if address.is_loopback:
+        return True
+    own = network.owner(local.host)
+    if own is None and not address.is_unspecified:
+        return False
+    if network.routes is None or network.owner(remote.host) is not None:
+        return True
+    routes = network.routes_to(remote.host)
+    if any(route.by_policy for route in routes):
+        return True  # only the system knows
+    if not routes or routes[0].interface is None:
+        return False
+    if not bound or own is None or own.type is InterfaceType.LOOPBACK:  # an address of no link in particular
+        return True
+    return any(route.interface == own.index for route in routes)
+
+
+def connected_path(network: Network | None, local: Address | None, remote: Address | None, *, viable: bool = True) -> Path:
+    """The path of a connection between these addresses: the interface that has the local one."""
+    if network is None or not isinstance(local, HostPort):  # the system does not tell, or a Unix socket leads over no interface
+        path = Path(PathStatus.SATISFIED)
+    elif viable:
+        used = network.owner(local.host)
+        path = evaluate(network if used is None else replace(network, interfaces=(used,)))
+    else:
+        path = Path(PathStatus.UNSATISFIED, GONE)
+    return replace(path, local_endpoint=local, remote_endpoint=remote)
