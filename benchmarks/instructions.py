@@ -128,6 +128,21 @@ async def datagram_batches(count: int) -> None:
                 await connection.receive()
 
 
+async def websocket_pingpong(count: int) -> None:
+    from tieline import NetworkConnection, NetworkListener, WebSocket
+
+    async def echo(connection: Any) -> None:
+        async for content, _ in connection:
+            await connection.send(content)
+
+    message = bytes(64)
+    async with NetworkListener(WebSocket(), on="127.0.0.1:0").serving(echo) as listener:  # noqa: SIM117
+        async with NetworkConnection(f"ws://127.0.0.1:{listener.port}/", WebSocket()) as connection:
+            for _ in range(count):
+                await connection.send(message)
+                await connection.receive()
+
+
 # The engine alone, in memory.
 
 
@@ -179,6 +194,7 @@ SCENARIOS: dict[str, tuple[Scenario, int]] = {
     "tls connect, echo, close": (connecting(True), 10),
     "udp ping-pong, 64 B": (datagram_pingpong, 500),
     "udp batches, 32 of 1200 B": (datagram_batches, 100),
+    "websocket ping-pong, 64 B": (websocket_pingpong, 500),
     "engine: seal 16 KiB": (seal, 200),
     "engine: seal and open 16 KiB": (seal_and_open, 200),
     "engine: seal and open 64 B": (small_records, 500),
