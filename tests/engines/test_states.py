@@ -340,7 +340,7 @@ def test_pending_calls_fail_at_once_when_establishing_fails(network: Network) ->
     network.run(main)
 
 
-@pytest.mark.parametrize("place", ["resolve", "source_of", "connect", "interfaces"])
+@pytest.mark.parametrize("place", ["resolve", "source_of", "connect", "network"])
 def test_a_mistake_of_ours_fails_the_connection_instead_of_hanging(network: Network, place: str) -> None:
     network.names["host.test", 4] = 0.01, [HOST, "192.0.2.2"]
     mistake = ZeroDivisionError("a bug")

@@ -47,8 +47,9 @@ def described(path: Path) -> str:
     """A path in a few lines."""
     if path.unsatisfied_reason is not None:
         return f"{path.status.value}: {path.unsatisfied_reason.value}"
-    support = {"IPv4": path.supports_ipv4, "IPv6": path.supports_ipv6, "DNS": path.supports_dns}
-    facts = [", ".join(name for name, there in support.items() if there) or "this machine only"]
+    versions = [name for name, there in (("IPv4", path.supports_ipv4), ("IPv6", path.supports_ipv6)) if there]
+    facts = [" and ".join(versions) or "this machine only"]
+    facts += ["DNS"] if path.supports_dns else []
     facts += [word for word, holds in (("expensive", path.is_expensive), ("constrained", path.is_constrained)) if holds]
     if path.gateways:
         facts.append("by way of " + ", ".join(gateway.host for gateway in path.gateways))
