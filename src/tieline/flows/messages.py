@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MessageFlow", "MessageReceiving", "MessageSending", "TLVFlow"]
 
-GATHER = 64 * 1024  # bytes of records that wait for each other
+GATHER = 1200  # bytes of records that wait for each other, about a packet: with more the peer would wait for the last of them
 
 
 class MessageReceiving(StreamReceiving):
