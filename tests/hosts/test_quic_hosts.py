@@ -23,7 +23,7 @@ THOROUGH = settings().max_examples > 1000
 SERVER, IMPAIRED, SECOND = "10.77.1.2", "10.77.3.2", "10.77.2.2"
 MEGABYTE = random.Random(11).randbytes(1_000_000)
 # Megabytes, of which each goes there and comes back. No test may take longer than faulthandler_timeout.
-LARGE, MEDIUM, SMALL = (50, 20, 10) if THOROUGH else (2, 2, 1)
+LARGE, MEDIUM, SMALL = (100, 20, 10) if THOROUGH else (2, 2, 1)
 SLOW = pytest.mark.timeout(120 if THOROUGH else 60)
 # What is impaired is the network: a second loop would show no more of it, and take as long.
 ONE_LOOP = pytest.mark.asyncio_only
