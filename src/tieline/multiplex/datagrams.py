@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["QUICDatagramSocket"]
 
-AT_ONCE = 64
+AT_ONCE = 64  # that are taken from the engine
+SOME = 16  # that are given to it, as many as may leave before the rest is done (`OVERLAP` of the endpoint)
 
 
 class QUICDatagramSocket:
@@ -60,15 +61,22 @@ class QUICDatagramSocket:
         return self.send_many((datagram,)) == 1
 
     def send_many(self, datagrams: Sequence[Buffer], remote: Address | None = None, /) -> int:
+        """Some at a time: the first leave, and the peer works on them, while the last are still to be encrypted."""
         if self._closed:
             raise OSError(errno.EPIPE, "the connection has ended")
-        try:
-            taken = self._session.connection.send_datagrams(list(datagrams))
-        except QuicError as error:
-            code = errno.EMSGSIZE if error.reason == "too_large" else errno.EOPNOTSUPP
-            raise OSError(code, str(error)) from None
-        self._session.endpoint.touched()
-        self._session.sent_count += sum(map(len, datagrams[:taken]))
+        session, taken = self._session, 0
+        while taken < len(datagrams):
+            some: list[Buffer] = list(datagrams[taken : taken + SOME])
+            try:
+                gone = session.connection.send_datagrams(some)
+            except QuicError as error:
+                code = errno.EMSGSIZE if error.reason == "too_large" else errno.EOPNOTSUPP
+                raise OSError(code, str(error)) from None
+            session.endpoint.touched(len(some))
+            session.sent_count += sum(map(len, some[:gone]))
+            taken += gone
+            if gone < len(some):
+                break
         return taken
 
     def maximum_size(self, remote: Address | None = None) -> int:

@@ -102,12 +102,12 @@ class QUICEndpoint:
         self.touched()
         return session
 
-    def touched(self) -> None:
-        """Something was done with a connection: what follows from it leaves soon."""
+    def touched(self, times: int = 1) -> None:
+        """Something was done with a connection, perhaps several times: what follows from it leaves soon."""
         if not self._turning and not self._soon and not self._closed:
             self._soon = True
             self.driver.call_soon(self._turn_soon)
-        self._touches += 1
+        self._touches += times
         if self._touches >= OVERLAP:
             self._send()
 
