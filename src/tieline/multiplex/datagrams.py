@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tieline._engine.quic import QuicError
 from tieline.drivers.port import DatagramHandler
@@ -66,7 +66,7 @@ class QUICDatagramSocket:
             raise OSError(errno.EPIPE, "the connection has ended")
         session, taken = self._session, 0
         while taken < len(datagrams):
-            some: list[Buffer] = list(datagrams[taken : taken + SOME])
+            some: list[Any] = list(datagrams[taken : taken + SOME])
             try:
                 gone = session.connection.send_datagrams(some)
             except QuicError as error:
