@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -73,12 +73,12 @@ def cases(part: str) -> list[str]:
 
 
 @asynccontextmanager
-async def running(suite: Path, mode: str, part: str, **settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
+async def running(suite: Path, mode: str, chosen: list[str], **settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
     """The suite's program, which writes its verdicts to `suite`/reports."""
     settings |= {
         "outdir": str(suite / "reports"),
-        "cases": cases(part),
-        "exclude-cases": HEAVY if part == "*" else [],
+        "cases": chosen,
+        "exclude-cases": HEAVY if chosen == ["*"] else [],
         "exclude-agent-cases": {},
     }
     specification = suite / f"{mode}.json"
@@ -99,40 +99,56 @@ async def running(suite: Path, mode: str, part: str, **settings: Any) -> AsyncIt
             await process.wait()
 
 
-def check(suite: Path, agent: str, part: str) -> None:
-    verdicts = json.loads((suite / "reports" / "index.json").read_text())[agent]
+async def judge(part: str, run: Callable[[list[str]], Awaitable[dict[str, Any]]]) -> None:
+    """Every case is fine. The suite gives a close one second of the clock, which a busy machine may not have: a few that are
+    late, and otherwise fine, are run once more, alone."""
+    verdicts = await run(cases(part))
+    assert len(verdicts) == PARTS[part]
+    late = [case for case, one in verdicts.items() if one["behavior"] in FINE and one["behaviorClose"] == "UNCLEAN"]
+    if 0 < len(late) <= 3:
+        verdicts |= await run(late)
     worse = {
         case: (verdict["behavior"], verdict["behaviorClose"])
         for case, verdict in verdicts.items()
         if not {verdict["behavior"], verdict["behaviorClose"]} <= FINE
     }
     assert not worse
-    assert len(verdicts) == PARTS[part]
     assert Counter(verdict["behavior"] for verdict in verdicts.values())["INFORMATIONAL"] == (3 if part == "*" else 0)
+
+
+def verdicts_on(agent: str, suite: Path) -> dict[str, Any]:
+    verdicts: dict[str, Any] = json.loads((suite / "reports" / "index.json").read_text())[agent]
+    return verdicts
 
 
 async def test_as_a_server(suite: Path, part: str) -> None:
     async with NetworkListener(stack(), on="127.0.0.1:0").serving(echo) as listener:
         servers = [{"agent": "server", "url": f"ws://127.0.0.1:{listener.port}"}]
-        async with running(suite, "fuzzingclient", part, servers=servers) as process:
-            assert await process.wait() == 0, (suite / "fuzzingclient.log").read_text()[-2000:]
-    check(suite, "server", part)
+
+        async def run(chosen: list[str]) -> dict[str, Any]:
+            async with running(suite, "fuzzingclient", chosen, servers=servers) as process:
+                assert await process.wait() == 0, (suite / "fuzzingclient.log").read_text()[-2000:]
+            return verdicts_on("server", suite)
+
+        await judge(part, run)
 
 
 async def test_as_a_client(suite: Path, part: str) -> None:
-    port = free_port()
-    async with running(suite, "fuzzingserver", part, url=f"ws://127.0.0.1:{port}") as process:
-        count = await asked(port, process)
-        assert count == PARTS[part]
-        for number in range(1, count + 1):
-            try:
-                async with NetworkConnection(f"ws://127.0.0.1:{port}/runCase?case={number}&agent=client", stack()) as connection:
-                    await echo(connection)
-            except NetworkError:
-                continue  # that it fails is what many cases want; the suite judges how
-        async with NetworkConnection(f"ws://127.0.0.1:{port}/updateReports?agent=client", stack()) as connection:
-            await echo(connection)
-    check(suite, "client", part)
+    async def run(chosen: list[str]) -> dict[str, Any]:
+        port = free_port()
+        async with running(suite, "fuzzingserver", chosen, url=f"ws://127.0.0.1:{port}") as process:
+            for number in range(1, await asked(port, process) + 1):
+                url = f"ws://127.0.0.1:{port}/runCase?case={number}&agent=client"
+                try:
+                    async with NetworkConnection(url, stack()) as connection:
+                        await echo(connection)
+                except NetworkError:
+                    continue  # that it fails is what many cases want; the suite judges how
+            async with NetworkConnection(f"ws://127.0.0.1:{port}/updateReports?agent=client", stack()) as connection:
+                await echo(connection)
+        return verdicts_on("client", suite)
+
+    await judge(part, run)
 
 
 async def asked(port: int, process: asyncio.subprocess.Process) -> int:
