@@ -340,6 +340,12 @@ class NetworkConnection(MultiplexedChannel[P_co]):
 
     def flow_failed(self, error: NetworkError | None) -> None:
         """The established connection broke, or its peer closed it in good order (None). The calls that wait have been told."""
+        if self._state is State.PREPARING:  # as it was handed over: it is told of in its order, after READY
+            self.driver.call_soon(self._broke, error)
+        else:
+            self._broke(error)
+
+    def _broke(self, error: NetworkError | None) -> None:
         if self._state is State.READY and not self._closing:
             self._reporting.freeze(self._flow, self.driver.time())
             self._become(Event.CLOSE if error is None else Event.BROKEN, error)

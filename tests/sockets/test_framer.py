@@ -267,6 +267,20 @@ async def test_a_mistake_in_sending_fails_the_connection() -> None:
     theirs.abort()
 
 
+async def test_a_mistake_in_a_send_that_waited_for_its_turn() -> None:
+    class Fragile(Blocks):
+        def handle_output(self, framer: FramerContext, content: bytes, metadata: dict[str, Any] | None) -> None:
+            raise KeyError("a bug")
+
+    async with NetworkListener(TCP(), on="127.0.0.1:0").serving(lambda channel: channel.receive(exactly=1)) as listener:
+        connection = NetworkConnection(listener.endpoint, Framer(Fragile, TCP()))
+        sends = [asyncio.create_task(connection.send(b"x")) for _ in range(3)]
+        for outcome in await asyncio.gather(*sends, return_exceptions=True):
+            assert isinstance(outcome, NetworkError) and "raised KeyError" in str(outcome)
+        await asyncio.sleep(0)  # the state that it never could keep, READY, is told first
+        assert connection.state is State.FAILED and "raised KeyError" in str(connection.error)
+
+
 async def test_a_refused_handshake() -> None:
     class Rude(Lines):
         def start(self, framer: FramerContext) -> bool:

@@ -19,7 +19,6 @@ from tieline.engines.framing import MessageInbox, MessageLayer
 from tieline.engines.pipeline import Pipeline
 from tieline.errors import EndOfStreamError, IncompleteReceiveError, NetworkError, Phase, raisable
 from tieline.flows.messages import MessageReceiving, MessageSending
-from tieline.flows.owner import FlowOwner
 from tieline.flows.sending import STREAK
 from tieline.flows.stream import StreamFlow
 from tieline.flows.writer import End, MessageWriter, Writer
@@ -154,11 +153,8 @@ class LayeredSending(MessageSending):
 
     # What the layer says by itself
 
-    def say(self) -> None:
-        """Send what the layer has to say, as soon as it does not cut a message in two."""
-        self.pump()
-
     def pump(self) -> None:
+        """Also send what the layer has to say, as soon as it does not cut a message in two."""
         self._say()
         super().pump()
         if self._say():  # a message that was in the way has gone
@@ -207,7 +203,8 @@ class LayeredSending(MessageSending):
         try:
             record = self._flow.encode(*message)
         except Exception as error:
-            self._answer(self._writers.pop(0), error)
+            if self._writers:  # or the whole connection has failed by it, and every call was told
+                self._answer(self._writers.pop(0), error)
             return False
         writer.begun(record)
         return True
@@ -225,7 +222,7 @@ class LayeredSending(MessageSending):
                 if not self._flush():
                     return
             if not layer.may_end:
-                return  # `say` comes back here after each piece of input
+                return  # `pump` comes back here after each piece of input
         super()._finish()
 
     def detached(self) -> None:
@@ -299,7 +296,7 @@ class LayeredFlow(StreamFlow):
         if layer.is_quiet and not sending.ended and not self.closed:
             self.receiving.found()
             return
-        sending.say()
+        sending.pump()
         self.looked()
         self._found()
         while layer.held and self.socket is not None and not self.receiving.is_paused:
@@ -326,7 +323,7 @@ class LayeredFlow(StreamFlow):
         except NetworkError as error:
             self._fault(error)
             return
-        self.sending.say()
+        self.sending.pump()
         self.looked()
         self._found()
         if self.socket is socket and layer.ended and not was_ended:

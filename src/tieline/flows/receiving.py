@@ -34,7 +34,7 @@ PIECE = 256 * 1024  # of an iteration: as large as one read
 Call = tuple["Waiter", int, "bytes | None"]
 """One receive that waits for its turn: for that many bytes, or for a separator within them."""
 
-Make = Callable[[type[Message[Any, Any]], tuple[Any, StreamMetadata]], Message[Any, StreamMetadata]]
+Make = Callable[[type[Message[Any, Any]], tuple[Any, Any]], Message[Any, Any]]
 message: Make = cast("Any", tuple).__new__  # makes a Message in half the time that calling the class takes
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["QUICDatagramSocket"]
 
 AT_ONCE = 64  # that are taken from the engine
-SOME = 16  # that are given to it, as many as may leave before the rest is done (`OVERLAP` of the endpoint)
 
 
 class QUICDatagramSocket:
@@ -65,8 +64,9 @@ class QUICDatagramSocket:
         if self._closed:
             raise OSError(errno.EPIPE, "the connection has ended")
         session, taken = self._session, 0
+        at_once = session.endpoint.overlap
         while taken < len(datagrams):
-            some: list[Any] = list(datagrams[taken : taken + SOME])
+            some: list[Any] = list(datagrams[taken : taken + at_once])
             try:
                 gone = session.connection.send_datagrams(some)
             except QuicError as error:

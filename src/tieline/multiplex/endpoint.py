@@ -30,11 +30,12 @@ TRANSMISSIONS = 32  # that leave before received datagrams and other tasks have 
 SEGMENTS = 20  # datagrams that leave at once: a system call costs less for each, and they are still a short burst
 LONGEST_LINGER = 2.0  # seconds; a probe timeout may be as long where a busy machine has answered late
 SILENCE = 0.5  # seconds in which nothing comes, after which a client looks whether its address is still there
-OVERLAP = 16  # things that are done before what follows from them leaves: so the peer works on these during the next ones
 
 
 class QUICEndpoint:
     """Drives the engine of one socket."""
+
+    overlap = 16  # things that are done before what follows from them leaves: so the peer works on these during the next ones
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class QUICEndpoint:
             self._soon = True
             self.driver.call_soon(self._turn_soon)
         self._touches += times
-        if self._touches >= OVERLAP:
+        if self._touches >= self.overlap:
             self._send()
 
     def _turn_soon(self) -> None:

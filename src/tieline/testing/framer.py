@@ -96,4 +96,4 @@ class FramerTester:
 
 
 def _no_layer(protocol: NetworkProtocol) -> Layer:
-    raise NotImplementedError(f"{protocol.name} is prepended by a connection only: test that with tieline.testing.memory_pair")
+    raise RuntimeError(f"{protocol.name} is prepended by a connection only: test that with tieline.testing.memory_pair")
