@@ -145,7 +145,7 @@ async def test_all_or_nothing_is_lost(simulated_network: SimulatedNetwork) -> No
     "conditions",
     [
         {"loss": 0.1},
-        {"loss": 0.3},
+        {"loss": 0.2},
         {"reorder": 0.3},
         {"duplicate": 0.3},
         {"jitter": 0.05},
@@ -161,7 +161,7 @@ async def test_tcp_delivers_all(simulated_network: SimulatedNetwork, conditions:
         try:
             await transfer(content)
         except ConnectError:  # seven SYNs in a row were lost
-            assert conditions.get("loss") == 0.3
+            assert conditions.get("loss") == 0.2
 
 
 async def test_reordered_packets_are_overtaken(simulated_network: SimulatedNetwork) -> None:
