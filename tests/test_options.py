@@ -20,10 +20,12 @@ import pytest
 
 from tieline import (
     IP,
+    QUIC,
     TCP,
     TLS,
     UDP,
     AddressPreference,
+    Coder,
     ConnectError,
     EndOfStreamError,
     HostPort,
@@ -44,6 +46,7 @@ HOSTS = {"IPv4": "127.0.0.1", "IPv6": "::1"}
 SOL, TCP_, V4, V6 = socket.SOL_SOCKET, socket.IPPROTO_TCP, socket.IPPROTO_IP, socket.IPPROTO_IPV6
 # linux/in.h, linux/in6.h, linux/tcp.h, asm-generic/socket.h
 IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, IPV6_ADDR_PREFERENCES = 10, 23, 72
+IP_RECVTTL, IP_RECVTOS, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS = 12, 13, 51, 66
 SO_NO_CHECK, SO_TIMESTAMPNS, TCP_CORK, TCP_FASTOPEN, TCP_FASTOPEN_CONNECT = 11, 35, 3, 23, 30
 BOTH = ("client", "server")
 
@@ -82,6 +85,28 @@ def seen(level: int, option: int, value: int) -> dict[str, Seen]:
     return {"IPv4": (level, option, value), "IPv6": (level, option, value)}
 
 
+CODE_POINTS = {  # RFC 4594 figure 3, RFC 8622
+    ServiceClass.BEST_EFFORT: 0b000000,
+    ServiceClass.BACKGROUND: 0b000001,
+    ServiceClass.INTERACTIVE_VIDEO: 0b100010,
+    ServiceClass.INTERACTIVE_VOICE: 0b101110,
+    ServiceClass.RESPONSIVE_DATA: 0b010010,
+    ServiceClass.SIGNALING: 0b101000,
+}
+
+
+def code_points(stack: Any) -> dict[str, tuple[Any, dict[str, Seen], tuple[str, ...]]]:
+    """The byte with the DSCP of each service class."""
+    return {
+        f"DSCP of {one.value}": (
+            Parameters(stack, service_class=one),
+            {"IPv4": (V4, socket.IP_TOS, dscp << 2), "IPv6": (V6, socket.IPV6_TCLASS, dscp << 2)},
+            BOTH,
+        )
+        for one, dscp in CODE_POINTS.items()
+    }
+
+
 STREAM: dict[str, tuple[TCP | Parameters[TCP], dict[str, Seen], tuple[str, ...]]] = {
     "no_delay by default": (TCP(), seen(TCP_, socket.TCP_NODELAY, 1), BOTH),
     "no_delay off": (TCP(no_delay=False), seen(TCP_, socket.TCP_NODELAY, 0), BOTH),
@@ -109,7 +134,6 @@ STREAM: dict[str, tuple[TCP | Parameters[TCP], dict[str, Seen], tuple[str, ...]]
         {"IPv4": (V4, IP_MTU_DISCOVER, 2), "IPv6": (V6, IPV6_MTU_DISCOVER, 2)},
         BOTH,
     ),
-    "receive_time_calculated": (TCP(IP(receive_time_calculated=True)), seen(SOL, SO_TIMESTAMPNS, 1), BOTH),
     "local endpoint reused": (
         Parameters(TCP(), local_endpoint_reuse_allowed=True),
         seen(SOL, socket.SO_REUSEPORT, 1),
@@ -124,6 +148,7 @@ STREAM: dict[str, tuple[TCP | Parameters[TCP], dict[str, Seen], tuple[str, ...]]
         )
         for one, number in options.PRIORITY.items()
     },
+    **code_points(TCP()),
 }
 
 DATAGRAM: dict[str, tuple[UDP | Parameters[UDP], dict[str, Seen], tuple[str, ...]]] = {
@@ -153,6 +178,18 @@ DATAGRAM: dict[str, tuple[UDP | Parameters[UDP], dict[str, Seen], tuple[str, ...
         BOTH,
     ),
     "receive_time_calculated": (UDP(IP(receive_time_calculated=True)), seen(SOL, SO_TIMESTAMPNS, 1), BOTH),
+    "receive time by default": (UDP(), seen(SOL, SO_TIMESTAMPNS, 0), BOTH),
+    "metadata_received": (
+        UDP(IP(metadata_received=True)),
+        {"IPv4": (V4, IP_RECVTOS, 1), "IPv6": (V6, IPV6_RECVTCLASS, 1)},
+        BOTH,
+    ),
+    "metadata_received, hop limit": (
+        UDP(IP(metadata_received=True)),
+        {"IPv4": (V4, IP_RECVTTL, 1), "IPv6": (V6, IPV6_RECVHOPLIMIT, 1)},
+        BOTH,
+    ),
+    "metadata by default": (UDP(), {"IPv4": (V4, IP_RECVTOS, 0), "IPv6": (V6, IPV6_RECVTCLASS, 0)}, BOTH),
     "no_checksum_preferred": (
         UDP(no_checksum_preferred=True),
         {"IPv4": (SOL, SO_NO_CHECK, 1), "IPv6": (SOL, SO_NO_CHECK, 0)},  # IPv6 always has a checksum
@@ -171,6 +208,7 @@ DATAGRAM: dict[str, tuple[UDP | Parameters[UDP], dict[str, Seen], tuple[str, ...
         )
         for one, number in options.PRIORITY.items()
     },
+    **code_points(UDP()),
 }
 
 
@@ -398,6 +436,17 @@ async def test_refusals_come_together_and_below_tls() -> None:
             await connection.ready()
 
 
+@pytest.mark.parametrize("ip", [IP(metadata_received=True), IP(receive_time_calculated=True)])
+@pytest.mark.parametrize(
+    "make", [TCP, lambda ip: TLS(TCP(ip)), lambda ip: Coder(int, TCP(ip)), lambda ip: QUIC(UDP(ip), alpn=["x"])]
+)
+async def test_nothing_is_told_of_packets_that_a_program_does_not_see(make: Callable[[IP], Any], ip: IP) -> None:
+    async with NetworkConnection("127.0.0.1:9", make(ip)) as connection:
+        with pytest.raises(ConnectError, match=r"nothing is told of the packets of .* out of IP, they are for UDP") as caught:
+            await connection.ready()
+        assert connection.state is State.FAILED and caught.value.errno == errno.ENOPROTOOPT
+
+
 @pytest.mark.parametrize(
     ("using", "names"),
     [
@@ -406,6 +455,7 @@ async def test_refusals_come_together_and_below_tls() -> None:
         (TCP(fast_open_allowed=True), ["TCP(fast_open_allowed=True)"]),
         (UDP(IP(use_minimum_mtu=True)), ["IP(use_minimum_mtu=True)"]),
         (UDP(IP(fragmentation_disabled=True)), ["IP(fragmentation_disabled=True)"]),
+        (UDP(IP(metadata_received=True)), ["IP(metadata_received=True)"]),
         (UDP(IP(receive_time_calculated=True)), ["IP(receive_time_calculated=True)"]),
         (
             UDP(IP(local_address_preference=AddressPreference.STABLE)),
@@ -446,6 +496,7 @@ VALUES: list[tuple[type[Any], dict[str, Any], type[Exception], str]] = [
         for name in (
             "use_minimum_mtu",
             "fragmentation_disabled",
+            "metadata_received",
             "receive_time_calculated",
             "multicast_loopback_disabled",
         )

@@ -43,7 +43,6 @@ from tieline.monitor import PathMonitor as PathMonitor
 from tieline.monitor import set_interface_policy as set_interface_policy
 from tieline.parameters import Multipath as Multipath
 from tieline.parameters import Parameters as Parameters
-from tieline.parameters import ServiceClass as ServiceClass
 from tieline.paths import Interface as Interface
 from tieline.paths import InterfaceType as InterfaceType
 from tieline.paths import LinkQuality as LinkQuality
@@ -68,9 +67,12 @@ from tieline.protocols.integers import UInt8 as UInt8
 from tieline.protocols.integers import UInt16 as UInt16
 from tieline.protocols.integers import UInt32 as UInt32
 from tieline.protocols.integers import UInt64 as UInt64
+from tieline.protocols.ip import ECN as ECN
 from tieline.protocols.ip import IP as IP
 from tieline.protocols.ip import AddressPreference as AddressPreference
+from tieline.protocols.ip import IPMetadata as IPMetadata
 from tieline.protocols.ip import IPVersion as IPVersion
+from tieline.protocols.ip import ServiceClass as ServiceClass
 from tieline.protocols.message import DatagramMetadata as DatagramMetadata
 from tieline.protocols.message import Message as Message
 from tieline.protocols.message import MessageMetadata as MessageMetadata

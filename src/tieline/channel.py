@@ -18,6 +18,7 @@ from tieline.parameters import Parameters
 from tieline.protocols.coder import Coder, CoderMetadata
 from tieline.protocols.framer import Framer, FramerMetadata
 from tieline.protocols.integers import FixedWidthInteger
+from tieline.protocols.ip import IPMetadata
 from tieline.protocols.message import DatagramMetadata, Message, StreamMetadata
 from tieline.protocols.roles import (
     CarrierProtocol,
@@ -203,9 +204,13 @@ class NetworkChannel(WebSocketChannel[P_co]):
         self: NetworkChannel[StreamProtocol], content: Buffer | FixedWidthInteger, *, end_of_stream: bool = False
     ) -> Coroutine[Any, Any, None]: ...
     @overload
+    def send(self: NetworkChannel[UDP], content: Buffer, *, metadata: IPMetadata | None = None) -> Coroutine[Any, Any, None]: ...
+    @overload
     def send(self: NetworkChannel[DatagramProtocol], content: Buffer) -> Coroutine[Any, Any, None]: ...
     @overload
-    def send(self: NetworkChannel[Coder[S, Any]], content: S, *, last_message: bool = False) -> Coroutine[Any, Any, None]: ...
+    def send(
+        self: NetworkChannel[Coder[S, Any]], content: S, *, last_message: bool = False, metadata: IPMetadata | None = None
+    ) -> Coroutine[Any, Any, None]: ...
     @overload
     def send(
         self: NetworkChannel[TLV], content: Buffer, *, type: int = 0, last_message: bool = False
@@ -221,7 +226,7 @@ class NetworkChannel(WebSocketChannel[P_co]):
 
         Returns when the data has been accepted into a buffer of at most `send_limit` bytes; that says nothing of the peer.
         ``end_of_stream=True`` ends our direction after it, and receiving goes on. A datagram goes out at once and whole, or
-        raises `MessageTooLargeError`. Raises `NetworkError`.
+        raises `MessageTooLargeError`; over UDP, `metadata` is what its IP packet says (`IPMetadata`). Raises `NetworkError`.
 
         Cancelling: a cancelled stream send may have sent a prefix, and nothing tells how much: abort the connection, unless
         the rest is sent anyway. A cancelled datagram was not sent.
@@ -243,12 +248,20 @@ class NetworkChannel(WebSocketChannel[P_co]):
         """
         return self._call("send_file", file, offset, count)  # type: ignore[no-any-return]
 
-    def send_many(self: NetworkChannel[DatagramProtocol], contents: Sequence[Buffer]) -> Coroutine[Any, Any, None]:
+    @overload
+    def send_many(
+        self: NetworkChannel[UDP], contents: Sequence[Buffer], *, metadata: IPMetadata | None = None
+    ) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def send_many(self: NetworkChannel[DatagramProtocol], contents: Sequence[Buffer]) -> Coroutine[Any, Any, None]: ...
+    def send_many(self, contents: Sequence[Buffer], **options: Any) -> Coroutine[Any, Any, None]:
         """Send several datagrams in order. If one is too large, none is sent and `MessageTooLargeError` is raised.
+
+        Over UDP, `metadata` is what the IP packet of each says.
 
         Cancelling: those before the cancellation were sent, those after it not.
         """
-        return self._call("send_many", contents)  # type: ignore[no-any-return]
+        return self._call("send_many", contents, **options)  # type: ignore[no-any-return]
 
     def send_idempotent(
         self: NetworkChannel[StreamProtocol], content: Buffer | FixedWidthInteger, *, end_of_stream: bool = False

@@ -11,27 +11,17 @@ from tieline.endpoints import EndpointLike, HostPort, UnixEndpoint, URLEndpoint,
 from tieline.errors import UnexpectedEndpointTypeError
 from tieline.paths import InterfaceType, Restrictions
 from tieline.protocols.checks import require_at_least, require_range, require_seconds
+from tieline.protocols.ip import ServiceClass
 from tieline.protocols.roles import MultiplexProtocol, NetworkProtocol
 from tieline.protocols.websocket import standing
 
-__all__ = ["Multipath", "Parameters", "ServiceClass"]
+__all__ = ["Multipath", "Parameters"]
 
 P = TypeVar("P", bound=NetworkProtocol)
 S = TypeVar("S", bound=NetworkProtocol)
 
 TIMES = ("resolution_timeout", "resolution_delay", "attempt_delay", "close_timeout", "grace_period")
 MAY_BE_ZERO = ("resolution_delay", "grace_period")
-
-
-class ServiceClass(enum.Enum):
-    """What the traffic is, so that queues may treat it accordingly: categories of delay and loss, not ranks."""
-
-    BEST_EFFORT = "best effort"
-    BACKGROUND = "background"
-    INTERACTIVE_VIDEO = "interactive video"
-    INTERACTIVE_VOICE = "interactive voice"
-    RESPONSIVE_DATA = "responsive data"
-    SIGNALING = "signaling"
 
 
 class Multipath(enum.Enum):
@@ -59,7 +49,8 @@ class Parameters(Generic[P]):
     - `required_interface`: only this interface, by name. `required_interface_type`, `prohibited_interfaces` and
       `prohibited_interface_types` restrict likewise; so do `expensive_paths_prohibited` and `constrained_paths_prohibited`.
     - `multipath`: whether the connection may use several interfaces, one after another or at once (`Multipath`).
-    - `service_class`: sets the socket's priority, so that local queues know.
+    - `service_class`: what the traffic is: sets the DSCP of its packets (`ServiceClass.dscp`), for the network, and their
+      priority in this machine's queues.
 
     Establishing:
 

@@ -24,11 +24,11 @@ from tieline import (
     NetworkListener,
     Parameters,
     PathMonitor,
+    ServiceClass,
     State,
     TLSError,
     UnexpectedEndpointTypeError,
 )
-from tieline.parameters import ServiceClass
 
 from ..authority import LOCALHOST, TRUST
 from ..peers import Peer, conversing

@@ -222,7 +222,7 @@ async def test_sends_wait_while_the_kernel_has_no_room(pair_over: Any, monkeypat
         full = True
         send = type(flow_socket).send
 
-        def blocked(self: Any, datagram: Any, remote: Any = None) -> bool:
+        def blocked(self: Any, datagram: Any, remote: Any = None, metadata: Any = None) -> bool:
             return False if full else send(self, datagram, remote)
 
         monkeypatch.setattr(type(flow_socket), "send", blocked)
@@ -288,7 +288,7 @@ async def test_sends_keep_their_order_behind_a_full_kernel(pair_over: Any, monke
         sent: list[bytes] = []
         room = 2
 
-        def send(datagram: bytes, remote: object = None) -> bool:
+        def send(datagram: bytes, remote: object = None, metadata: object = None) -> bool:
             if len(sent) >= room:
                 return False
             sent.append(bytes(datagram))

@@ -195,22 +195,22 @@ async def test_broken_stream_sockets(monkeypatch: pytest.MonkeyPatch, broken: An
 
 
 class MergesDatagrams(MemoryDatagrams):
-    def _arrived(self, datagram: bytes) -> None:
+    def _arrived(self, datagram: bytes, metadata: Any) -> None:
         if self._incoming:
-            datagram = self._incoming.pop() + datagram
-        super()._arrived(datagram)
+            datagram = self._incoming.pop()[0] + datagram
+        super()._arrived(datagram, metadata)
 
 
 class DropsEmptyOnes(MemoryDatagrams):
-    def _arrived(self, datagram: bytes) -> None:
+    def _arrived(self, datagram: bytes, metadata: Any) -> None:
         if datagram:
-            super()._arrived(datagram)
+            super()._arrived(datagram, metadata)
 
 
 class DeliversThemTwice(MemoryDatagrams):
-    def _arrived(self, datagram: bytes) -> None:
-        super()._arrived(datagram)
-        super()._arrived(datagram)
+    def _arrived(self, datagram: bytes, metadata: Any) -> None:
+        super()._arrived(datagram, metadata)
+        super()._arrived(datagram, metadata)
 
 
 class LosesTheWakeUp(MemoryDatagrams):

@@ -211,7 +211,7 @@ class Log:
     def connected(self) -> None:
         self.said.append("connected")
 
-    def received(self, data: Any, remote: Any = None) -> None:
+    def received(self, data: Any, remote: Any = None, metadata: Any = None) -> None:
         self.said.append(bytes(data).decode())
         if self.on_received is not None:
             self.on_received()
@@ -388,7 +388,7 @@ async def test_a_file_is_sent_as_far_as_there_is_room(tmp_path: Path) -> None:
 
 
 async def test_datagrams_wait_for_room() -> None:
-    near, far = MemoryDatagrams.pair(drivers.current(), 10)
+    near, far = MemoryDatagrams.pair(drivers.current(), Parameters(UDP()), Parameters(UDP()), 10)
     log, other = Log(), Log()
     near.handler, far.handler = log, other
     assert near.send(b"much more than there is room for")  # one always fits

@@ -19,6 +19,7 @@ from tieline.endpoints import HostPort, UnixEndpoint
 if TYPE_CHECKING:
     from tieline.parameters import Parameters
     from tieline.paths import Network
+    from tieline.protocols.ip import IPMetadata
     from tieline.protocols.tcp import TCPMetadata
     from tieline.reports import TransportCounters
 
@@ -123,10 +124,10 @@ class StreamAcceptor(Protocol):
 
 
 class DatagramHandler(Protocol):
-    """The owner of a datagram socket. `remote` is None on a connected one."""
+    """The owner of a datagram socket. `remote` is None on a connected one; `metadata` comes if the `IP` options ask for it."""
 
-    def received(self, datagram: bytes, remote: Address | None) -> None: ...
-    def received_all(self, datagrams: list[bytes], remote: Address | None) -> None:
+    def received(self, datagram: bytes, remote: Address | None, metadata: IPMetadata | None = None) -> None: ...
+    def received_all(self, datagrams: list[bytes], remote: Address | None, metadata: IPMetadata | None = None) -> None:
         """Several of one peer, in order. From the loop only: the program may run before this returns."""
         ...
 
@@ -143,11 +144,11 @@ class DatagramSocket(Protocol):
     def local_address(self) -> Address: ...
     @property
     def remote_address(self) -> Address | None: ...
-    def send(self, datagram: Buffer, remote: Address | None = None, /) -> bool:
+    def send(self, datagram: Buffer, remote: Address | None = None, metadata: IPMetadata | None = None, /) -> bool:
         """Give one datagram to the kernel now; False when blocked (`writable` follows). Raises OSError."""
         ...
 
-    def send_many(self, datagrams: Sequence[Buffer], remote: Address | None = None, /) -> int:
+    def send_many(self, datagrams: Sequence[Buffer], remote: Address | None = None, metadata: IPMetadata | None = None, /) -> int:
         """The same with several; returns how many it took, and `writable` follows if that is 0. Raises OSError for the first."""
         ...
 
@@ -161,13 +162,13 @@ class DatagramSocket(Protocol):
 class OneByOne:
     """`send_many` of a datagram socket, for those that have no better way."""
 
-    def send(self, datagram: Buffer, remote: Address | None = None, /) -> bool:
+    def send(self, datagram: Buffer, remote: Address | None = None, metadata: IPMetadata | None = None, /) -> bool:
         raise NotImplementedError
 
-    def send_many(self, datagrams: Sequence[Buffer], remote: Address | None = None, /) -> int:
+    def send_many(self, datagrams: Sequence[Buffer], remote: Address | None = None, metadata: IPMetadata | None = None, /) -> int:
         for number, datagram in enumerate(datagrams):
             try:
-                if not self.send(datagram, remote):
+                if not self.send(datagram, remote, metadata):
                     return number
             except OSError:
                 if not number:

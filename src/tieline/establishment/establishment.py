@@ -29,6 +29,7 @@ from tieline.reports import DNSProtocol, Handshake, Resolution, ResolutionSource
 if TYPE_CHECKING:
     from tieline.drivers.port import Address, DatagramSocket, Driver, Task, Timer
     from tieline.parameters import Parameters
+    from tieline.protocols.ip import IPMetadata
 
 __all__ = ["Establishment", "EstablishmentOwner"]
 
@@ -51,10 +52,10 @@ class EstablishmentOwner(Protocol):
 class _SilentHandler:
     """Of a datagram socket between its creation and the flow that takes it over."""
 
-    def received(self, datagram: bytes, remote: Address | None) -> None:
+    def received(self, datagram: bytes, remote: Address | None, metadata: IPMetadata | None = None) -> None:
         """Nothing can come before the flow has sent something."""
 
-    def received_all(self, datagrams: list[bytes], remote: Address | None) -> None:
+    def received_all(self, datagrams: list[bytes], remote: Address | None, metadata: IPMetadata | None = None) -> None:
         """Nothing can come."""
 
     def writable(self) -> None: ...

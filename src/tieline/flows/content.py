@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tieline.protocols.integers import FixedWidthInteger
+from tieline.protocols.ip import IPMetadata
 
-__all__ = ["misuse", "octets"]
+__all__ = ["misuse", "octets", "sendable"]
 
 
 def octets(content: Any, flow: Any) -> bytes | memoryview:
@@ -26,6 +27,21 @@ def octets(content: Any, flow: Any) -> bytes | memoryview:
     if not view.contiguous:
         raise misuse(flow, f"a buffer that is sent must be contiguous, got one with strides {view.strides}")
     return view.cast("B") if view.format != "B" or view.ndim != 1 else view
+
+
+def sendable(metadata: object, flow: Any) -> IPMetadata | None:
+    """What a program says of the packet of a datagram. Raises TypeError and ValueError."""
+    if metadata is None:
+        return None
+    if not isinstance(metadata, IPMetadata):
+        raise misuse(flow, f"metadata must be an IPMetadata, got {metadata!r}")
+    if not flow.has_packets:
+        raise misuse(flow, "its datagrams share packets with other data, so nothing can be said of the packet of one")
+    if metadata.receive_time is not None:
+        raise ValueError(f"receive_time is of datagrams that were received, got {metadata.receive_time} for one to send")
+    if metadata.hop_limit == 0:
+        raise ValueError("hop_limit must be at least 1 for a datagram to leave, got 0")
+    return metadata
 
 
 class MisuseError(TypeError):

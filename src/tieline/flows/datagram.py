@@ -13,18 +13,12 @@ from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from tieline.errors import (
-    ChannelClosedError,
-    EndOfStreamError,
-    MessageTooLargeError,
-    NetworkError,
-    Phase,
-    raisable,
-)
-from tieline.flows.content import octets
+from tieline.errors import ChannelClosedError, EndOfStreamError, NetworkError, Phase, raisable
+from tieline.flows.content import octets, sendable
 from tieline.flows.owner import FlowOwner, present
 from tieline.flows.receiving import message
-from tieline.flows.refusals import undelivered
+from tieline.flows.refusals import too_large, undelivered
+from tieline.protocols.ip import IP, IPMetadata
 from tieline.protocols.message import DatagramMetadata, Message
 from tieline.protocols.udp import UDPMetadata
 from tieline.reports import TransportCounters
@@ -53,9 +47,9 @@ class DatagramFlow:
     """Moves datagrams both ways for one connection."""
 
     __slots__ = (
-        "__weakref__", "_closed", "_ended", "_failure", "_inbox", "_limit", "_make_waiter", "_notice", "_owner", "_readers",
-        "_senders", "_size", "_streak", "activity", "dropped", "endpoint", "name", "received_count", "received_datagrams",
-        "remote", "sent_count", "sent_datagrams", "socket",
+        "__weakref__", "_closed", "_described", "_ended", "_failure", "_inbox", "_limit", "_make_waiter", "_notice", "_owner",
+        "_readers", "_senders", "_size", "_streak", "activity", "dropped", "endpoint", "has_packets", "name", "received_count",
+        "received_datagrams", "remote", "sent_count", "sent_datagrams", "socket",
     )  # fmt: skip
 
     farewell: NetworkError | None = None  # datagrams have no end
@@ -70,6 +64,9 @@ class DatagramFlow:
         self.socket: DatagramSocket | None = None
         self.remote: Address | None = None  # on a socket that is shared with others
         self._inbox: deque[bytes] = deque()
+        ip: IP | None = parameters.stack.find(IP)
+        self.has_packets = ip is not None  # each datagram one of its own
+        self._described: deque[DatagramMetadata] | None = deque() if ip is not None and ip.describes else None  # as the inbox
         self._size = 0
         self._readers: deque[Waiter] = deque()
         self._senders: deque[Place] = deque()
@@ -100,7 +97,7 @@ class DatagramFlow:
         self.received_datagrams += 1
         if self._readers:
             self._next()
-        return message(Message, (datagram, PLAIN))
+        return message(Message, (datagram, PLAIN if self._described is None else self._described.popleft()))
 
     async def receive_many(self, *, at_most: int = 64) -> list[Message[bytes, DatagramMetadata]]:
         if at_most < 1:
@@ -124,7 +121,9 @@ class DatagramFlow:
         self.received_datagrams += len(taken)
         if self._readers:
             self._next()
-        return list(map(message, repeat(Message), zip(taken, repeat(PLAIN), strict=False)))
+        described = self._described
+        metadata = repeat(PLAIN) if described is None else [described.popleft() for _ in taken]
+        return list(map(message, repeat(Message), zip(taken, metadata, strict=False)))
 
     async def next_piece(self) -> Message[bytes, DatagramMetadata]:
         try:
@@ -132,32 +131,33 @@ class DatagramFlow:
         except EndOfStreamError:
             raise StopAsyncIteration from None
 
-    async def send(self, content: Any) -> None:
+    async def send(self, content: Any, *, metadata: IPMetadata | None = None) -> None:
         datagram = content if type(content) is bytes else octets(content, self)
         socket = self.socket
-        if socket is None or self._senders or self._notice is not None or self._streak >= STREAK:
-            await self._send((datagram,))
+        if socket is None or self._senders or self._notice is not None or self._streak >= STREAK or metadata is not None:
+            await self._send((datagram,), sendable(metadata, self))
             return
         # Nobody is before us and nothing is special: straight to the kernel.
         self._streak += 1
         limit = socket.maximum_size(self.remote)
         if len(datagram) > limit:
-            self._too_large(len(datagram), limit)
+            raise too_large(len(datagram), limit, self.endpoint)
         try:
             gone = socket.send(datagram, self.remote)
         except OSError as error:
             raise self._not_sent(error, datagram) from error
         if not gone:
-            await self._send((datagram,))
+            await self._send((datagram,), None)
             return
         self.sent_count += len(datagram)
         self.sent_datagrams += 1
         self.activity += 1
 
-    async def send_many(self, contents: Sequence[Any]) -> None:
-        await self._send([content if type(content) is bytes else octets(content, self) for content in contents])
+    async def send_many(self, contents: Sequence[Any], *, metadata: IPMetadata | None = None) -> None:
+        datagrams = [content if type(content) is bytes else octets(content, self) for content in contents]
+        await self._send(datagrams, sendable(metadata, self))
 
-    async def _send(self, datagrams: Sequence[Buffer]) -> None:
+    async def _send(self, datagrams: Sequence[Buffer], metadata: IPMetadata | None) -> None:
         self._streak += len(datagrams)
         place: Place | None = None
         if self.socket is None or self._senders or self._streak > STREAK:
@@ -170,9 +170,9 @@ class DatagramFlow:
             self._raise_notice()
             limit, largest = self.maximum_size, max(map(len, datagrams), default=0)
             if largest > limit:
-                self._too_large(largest, limit)
+                raise too_large(largest, limit, self.endpoint)
             while datagrams:
-                if gone := self._put(datagrams):
+                if gone := self._put(datagrams, metadata):
                     datagrams = datagrams[gone:]
                 else:
                     if place is None:  # nobody waits, or this call would have
@@ -184,7 +184,7 @@ class DatagramFlow:
                 self._senders.remove(place)
                 self.writable()
 
-    def _put(self, datagrams: Sequence[Buffer]) -> int:
+    def _put(self, datagrams: Sequence[Buffer], metadata: IPMetadata | None) -> int:
         """Give datagrams to the kernel; how many it has taken when it has no room for more."""
         socket = self.socket
         if socket is None:  # on the way to another endpoint
@@ -193,8 +193,8 @@ class DatagramFlow:
         gone = len(datagrams)
         try:
             if gone > 1:
-                gone = socket.send_many(datagrams, self.remote)
-            elif not socket.send(datagrams[0], self.remote):
+                gone = socket.send_many(datagrams, self.remote, metadata)
+            elif not socket.send(datagrams[0], self.remote, metadata):
                 return 0
         except OSError as error:
             raise self._not_sent(error, datagrams[0]) from error
@@ -218,21 +218,10 @@ class DatagramFlow:
         place.waiter = self._waiter()
 
     def _not_sent(self, error: OSError, datagram: Buffer) -> NetworkError:
-        if error.errno == errno.EMSGSIZE:
-            self._too_large(len(datagram), self.maximum_size)
-        return undelivered(error, self.endpoint)
-
-    def _too_large(self, size: int, limit: int) -> None:
-        raise MessageTooLargeError(
-            "the datagram is too large",
-            limit=limit,
-            size=size,
-            endpoint=self.endpoint,
-            phase=Phase.TRANSFER,
-            expected=f"at most {limit} bytes on this path",
-            got=str(size),
-            hint="Split the data; maximum_datagram_size tells the limit.",
-        )
+        size, limit = len(datagram), self.maximum_size
+        if error.errno == errno.EMSGSIZE and size > limit:
+            return too_large(size, limit, self.endpoint)
+        return undelivered(error, self.endpoint, limit)
 
     def _raise_notice(self) -> None:
         """Raise, once, what the network said of an earlier datagram."""
@@ -356,28 +345,32 @@ class DatagramFlow:
             self._closed = True
             self.raise_pending(self._closed_error())
             self._inbox.clear()
+            if self._described is not None:
+                self._described.clear()
             self.detach()
 
     # For the socket
 
-    def received_all(self, datagrams: list[bytes], remote: Address | None) -> None:
+    def received_all(self, datagrams: list[bytes], remote: Address | None, metadata: IPMetadata | None = None) -> None:
         """Several at once. The last thing that a driver does with them: the call that they answer may run in here."""
         size = (sum(map(len, datagrams)) if len(datagrams) > 1 else len(datagrams[0])) + len(datagrams) * OVERHEAD
         if self._size + size <= self._limit:
             self.activity += len(datagrams)
             self._inbox += datagrams
             self._size += size
+            if self._described is not None:
+                self._described += [describing(metadata)] * len(datagrams)
         else:
             for datagram in datagrams:
-                self._keep(datagram)
+                self._keep(datagram, metadata)
         if self._inbox and self._readers and not self._readers[0].done():
             self._readers[0].resume()
 
-    def received(self, datagram: bytes, remote: Address | None) -> None:
-        self._keep(datagram)
+    def received(self, datagram: bytes, remote: Address | None, metadata: IPMetadata | None = None) -> None:
+        self._keep(datagram, metadata)
         self._wake()
 
-    def _keep(self, datagram: bytes) -> None:
+    def _keep(self, datagram: bytes, metadata: IPMetadata | None) -> None:
         self.activity += 1
         cost = len(datagram) + OVERHEAD
         if self._size + cost > self._limit and self._inbox:
@@ -385,6 +378,8 @@ class DatagramFlow:
             return
         self._inbox.append(datagram)
         self._size += cost
+        if self._described is not None:
+            self._described.append(describing(metadata))
 
     def writable(self) -> None:
         if self._senders and not self._senders[0].waiter.done():
@@ -392,9 +387,13 @@ class DatagramFlow:
 
     def failed(self, error: OSError) -> None:
         """The network answered one of our datagrams with an error. Others may fare better, so only a call is told."""
-        notice = undelivered(error, self.endpoint)
+        notice = undelivered(error, self.endpoint, self.maximum_size)
         for waiter in self._readers:
             if not waiter.done():
                 waiter.set_exception(notice)
                 return
         self._notice = notice
+
+
+def describing(metadata: IPMetadata | None) -> DatagramMetadata:
+    return PLAIN if metadata is None else DatagramMetadata((metadata,))

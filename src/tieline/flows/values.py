@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tieline.engines.coder import CoderCodec
     from tieline.flows.owner import FlowOwner
     from tieline.parameters import Parameters
+    from tieline.protocols.ip import IPMetadata
 
 __all__ = ["ValueDatagramFlow", "ValueFlow"]
 
@@ -77,8 +78,8 @@ class ValueDatagramFlow(DatagramFlow):
         super().__init__(owner, parameters, endpoint)
         self._values = values
 
-    async def send(self, content: Any) -> None:
-        await super().send_many((self._values.encode_value(content),))
+    async def send(self, content: Any, *, metadata: IPMetadata | None = None) -> None:
+        await super().send_many((self._values.encode_value(content),), metadata=metadata)
 
     async def receive(self) -> Message[Any, Any]:
         datagram, metadata = await super().receive()

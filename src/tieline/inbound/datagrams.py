@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tieline.drivers.port import Address, DatagramSocket, Driver, Timer
     from tieline.flows.datagram import DatagramFlow
     from tieline.parameters import Parameters
+    from tieline.protocols.ip import IPMetadata
 
 __all__ = ["DatagramSide"]
 
@@ -86,7 +87,7 @@ class SharedSocket:
 
     # The socket's handler
 
-    def received(self, datagram: bytes, remote: Address | None) -> None:
+    def received(self, datagram: bytes, remote: Address | None, metadata: IPMetadata | None = None) -> None:
         assert remote is not None  # the socket is not connected
         if self._side.closed:
             return
@@ -98,21 +99,21 @@ class SharedSocket:
                 self._driver, self._parameters, remote, lambda flow: self._attach(flow, remote)
             )
             flow = self.flows[remote]
-            flow.received(datagram, None)
+            flow.received(datagram, None, metadata)
             self._side.hand_out(connection)
             if self._sweeper is None:
                 self._start_sweeping()
             return
-        flow.received(datagram, None)
+        flow.received(datagram, None, metadata)
 
-    def received_all(self, datagrams: list[bytes], remote: Address | None) -> None:
+    def received_all(self, datagrams: list[bytes], remote: Address | None, metadata: IPMetadata | None = None) -> None:
         assert remote is not None  # the socket is not connected
         flow = self.flows.get(remote)
         if flow is not None and flow.socket is not None and not self._side.closed:
-            flow.received_all(datagrams, None)
+            flow.received_all(datagrams, None, metadata)
             return
         for datagram in datagrams:
-            self.received(datagram, remote)
+            self.received(datagram, remote, metadata)
 
     def _attach(self, flow: DatagramFlow, remote: Address) -> DatagramSocket:
         self.flows[remote] = flow

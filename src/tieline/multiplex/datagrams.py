@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tieline.drivers.port import Address, Buffer
     from tieline.endpoints import HostPort
     from tieline.multiplex.session import Session
+    from tieline.protocols.ip import IPMetadata
 
 __all__ = ["QUICDatagramSocket"]
 
@@ -56,10 +57,10 @@ class QUICDatagramSocket:
         if self.lost_to is not None:
             self.lost_to(error, is_clean)
 
-    def send(self, datagram: Buffer, remote: Address | None = None, /) -> bool:
+    def send(self, datagram: Buffer, remote: Address | None = None, metadata: IPMetadata | None = None, /) -> bool:
         return self.send_many((datagram,)) == 1
 
-    def send_many(self, datagrams: Sequence[Buffer], remote: Address | None = None, /) -> int:
+    def send_many(self, datagrams: Sequence[Buffer], remote: Address | None = None, metadata: IPMetadata | None = None, /) -> int:
         """Some at a time: the first leave, and the peer works on them, while the last are still to be encrypted."""
         if self._closed:
             raise OSError(errno.EPIPE, "the connection has ended")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
+from tieline.protocols.ip import IPMetadata
+
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 else:
@@ -34,6 +36,11 @@ class StreamMetadata(MessageMetadata):
 @dataclass(frozen=True, slots=True)
 class DatagramMetadata(MessageMetadata):
     """Of one datagram."""
+
+    @property
+    def ip(self) -> IPMetadata | None:
+        """What its IP packet says, None unless `IP` asks for it (`metadata_received`, `receive_time_calculated`)."""
+        return next((one for one in self.other if isinstance(one, IPMetadata)), None)
 
 
 C = TypeVar("C")

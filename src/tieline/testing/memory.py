@@ -25,6 +25,7 @@ from tieline.establishment.attempt import StreamAttempt
 from tieline.establishment.stacks import client_pipeline, require_reachable, server_pipeline
 from tieline.parameters import Parameters
 from tieline.protocols.checks import require_at_least
+from tieline.protocols.ip import IP, IPMetadata, received_metadata, traffic_class
 from tieline.protocols.roles import NetworkProtocol
 from tieline.reports import TransportCounters
 from tieline.updates import Waiters
@@ -42,6 +43,7 @@ Q = TypeVar("Q", bound=NetworkProtocol)
 CALLED = HostPort("localhost", 443)  # what the connecting side believes to call: the name that TLS checks
 CLIENT, SERVER = HostPort("127.0.0.1", 49152), HostPort("127.0.0.1", 443)
 CAPACITY = 64 * 1024
+HOP_LIMIT = 64  # of packets of whom nobody says otherwise, as on Linux
 LARGEST = 65507  # bytes of a datagram over IPv4: 65535 without the headers of IP and UDP
 
 
@@ -148,7 +150,7 @@ class Sides:
 def _datagram_pair(
     driver: Driver, client: Parameters[Any], server: Parameters[Any], capacity: int
 ) -> tuple[NetworkConnection[Any], NetworkConnection[Any]]:
-    near, far = MemoryDatagrams.pair(driver, capacity)
+    near, far = MemoryDatagrams.pair(driver, client, server, capacity)
 
     def accepted(parameters: Parameters[Any], socket: MemoryDatagrams) -> NetworkConnection[Any]:
         def attach(flow: DatagramFlow) -> MemoryDatagrams:
@@ -317,26 +319,28 @@ class MemoryDatagrams(OneByOne):
     handler: DatagramHandler
     _peer: MemoryDatagrams
 
-    def __init__(self, driver: Driver, capacity: int, local: Address, remote: Address) -> None:
+    def __init__(self, driver: Driver, parameters: Parameters[Any], capacity: int, local: Address, remote: Address) -> None:
         self._driver = driver
+        self._service_class = parameters.service_class
+        self._ip: IP = parameters.stack.find(IP) or IP()
         self._capacity = capacity
-        self._incoming: deque[bytes] = deque()
+        self._incoming: deque[tuple[bytes, IPMetadata | None]] = deque()
         self._size = 0
         self._due = self._blocked = self._closed = False
         self.local_address = local
         self.remote_address: Address | None = remote
 
     @classmethod
-    def pair(cls, driver: Driver, capacity: int) -> tuple[Self, Self]:
+    def pair(cls, driver: Driver, client: Parameters[Any], server: Parameters[Any], capacity: int) -> tuple[Self, Self]:
         """Two ends that are connected to each other."""
-        near, far = cls(driver, capacity, CLIENT, SERVER), cls(driver, capacity, SERVER, CLIENT)
+        near, far = cls(driver, client, capacity, CLIENT, SERVER), cls(driver, server, capacity, SERVER, CLIENT)
         near._peer, far._peer = far, near
         return near, far
 
     def maximum_size(self, remote: Address | None = None) -> int:
         return LARGEST
 
-    def send(self, datagram: Buffer, remote: Address | None = None, /) -> bool:
+    def send(self, datagram: Buffer, remote: Address | None = None, metadata: IPMetadata | None = None, /) -> bool:
         if len(datagram) > LARGEST:
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         peer = self._peer
@@ -346,11 +350,13 @@ class MemoryDatagrams(OneByOne):
         if peer._incoming and peer._size + len(datagram) > self._capacity:
             self._blocked = True
             return False
-        peer._arrived(bytes(datagram))
+        hops = self._ip.hop_limit if metadata is None or metadata.hop_limit is None else metadata.hop_limit
+        byte = traffic_class(metadata, self._service_class)
+        peer._arrived(bytes(datagram), received_metadata(peer._ip, byte, hops or HOP_LIMIT, self._driver.time()))
         return True
 
-    def _arrived(self, datagram: bytes) -> None:
-        self._incoming.append(datagram)
+    def _arrived(self, datagram: bytes, metadata: IPMetadata | None) -> None:
+        self._incoming.append((datagram, metadata))
         self._size += len(datagram)
         if not self._due:
             self._due = True
@@ -360,10 +366,10 @@ class MemoryDatagrams(OneByOne):
         self._due = False
         came, self._incoming, self._size = self._incoming, deque(), 0
         self._peer._unblock()
-        for datagram in came:
+        for datagram, metadata in came:
             if self._closed:
                 return
-            self.handler.received(datagram, None)
+            self.handler.received(datagram, None, metadata)
 
     def _unblock(self) -> None:
         if self._blocked:

@@ -10,15 +10,17 @@ from __future__ import annotations
 import errno
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tieline.parameters import Multipath, Parameters, ServiceClass
-from tieline.protocols.ip import IP, AddressPreference
+from tieline.parameters import Multipath, Parameters
+from tieline.protocols.ip import IP, AddressPreference, ServiceClass, traffic_class
 from tieline.protocols.tcp import TCP
 from tieline.protocols.udp import UDP
 
-__all__ = ["apply_accepted", "apply_datagram", "apply_stream", "is_multipath", "require_supported", "stream_socket"]
+__all__ = [
+    "apply_accepted", "apply_datagram", "apply_ecn", "apply_stream", "is_multipath", "require_supported", "stream_socket",
+]  # fmt: skip
 
 LINUX = sys.platform == "linux"
 IP_MTU_DISCOVER, IP_PMTUDISC_DO = 10, 2
@@ -26,6 +28,7 @@ IPV6_MTU_DISCOVER, IPV6_MTU, IPV6_ADDR_PREFERENCES = 23, 24, 72
 IPV6_PREFER_SRC_TMP, IPV6_PREFER_SRC_PUBLIC = 0x1, 0x2
 IPV6_MINIMUM_MTU = 1280  # RFC 8200 section 5
 IPV6_MINIMUM_MTU_SEGMENT = IPV6_MINIMUM_MTU - 40 - 20  # what TCP may put into it behind the headers of IPv6 and TCP
+IP_RECVTTL, IP_RECVTOS, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS = 12, 13, 51, 66
 SO_NO_CHECK, SO_TIMESTAMPNS = 11, 35
 SO_PRIORITY = getattr(socket, "SO_PRIORITY", 12)
 TCP_FASTOPEN = getattr(socket, "TCP_FASTOPEN", 23)
@@ -66,7 +69,7 @@ def require_supported(parameters: Parameters[Any]) -> None:
         if ip is not None:
             refused += [
                 f"IP({option}=True)"
-                for option in ("use_minimum_mtu", "fragmentation_disabled", "receive_time_calculated")
+                for option in ("use_minimum_mtu", "fragmentation_disabled", "metadata_received", "receive_time_calculated")
                 if getattr(ip, option)
             ]
             if ip.local_address_preference is not AddressPreference.DEFAULT:
@@ -82,6 +85,12 @@ def require_supported(parameters: Parameters[Any]) -> None:
         raise OSError(
             errno.ENOPROTOOPT,
             f"{', '.join(refused)} cannot be set for one connection on {sys.platform}: leave it out",
+        )
+    if ip is not None and ip.describes and not parameters.stack.is_datagrams:
+        raise OSError(
+            errno.ENOPROTOOPT,
+            f"nothing is told of the packets of {parameters.stack.name}: leave metadata_received and receive_time_calculated "
+            "out of IP, they are for UDP",
         )
 
 
@@ -143,13 +152,15 @@ def apply_datagram(sock: socket.socket, parameters: Parameters[Any]) -> None:
     if sock.family == socket.AF_UNIX:
         return
     _set(sock, _common(sock.family, parameters))
-    _set(sock, _multicast(sock.family, parameters.stack.find(IP) or IP()))
+    ip: IP = parameters.stack.find(IP) or IP()
+    _set(sock, _multicast(sock.family, ip))
+    _set(sock, _described(sock.family, ip))
     udp: UDP | None = parameters.stack.find(UDP)
     if udp is not None and udp.no_checksum_preferred and sock.family == socket.AF_INET:
         sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
 
 
-def _set(sock: socket.socket, options: Iterator[Option]) -> None:
+def _set(sock: socket.socket, options: Iterable[Option]) -> None:
     for level, option, value in options:
         sock.setsockopt(level, option, value)
 
@@ -176,12 +187,36 @@ def _common(family: int, parameters: Parameters[Any]) -> Iterator[Option]:
             yield socket.IPPROTO_IPV6, socket.IPV6_DONTFRAG, 1
         else:
             yield socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO
-    if ip.receive_time_calculated:
-        yield socket.SOL_SOCKET, SO_TIMESTAMPNS, 1
     if v6 and ip.local_address_preference is not AddressPreference.DEFAULT:
         temporary = ip.local_address_preference is AddressPreference.TEMPORARY
         yield socket.IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_TMP if temporary else IPV6_PREFER_SRC_PUBLIC
+    if parameters.service_class is not ServiceClass.BEST_EFFORT:
+        yield _traffic_class(v6, traffic_class(None, parameters.service_class))
     yield from _priority(parameters)
+
+
+def _traffic_class(v6: bool, value: int) -> Option:
+    """The byte with DSCP and ECN bits. Over IPv4 Linux also sets a priority of its own choice with it: that comes after."""
+    return (socket.IPPROTO_IPV6, socket.IPV6_TCLASS, value) if v6 else (socket.IPPROTO_IP, socket.IP_TOS, value)
+
+
+def apply_ecn(sock: socket.socket, parameters: Parameters[Any], ecn: int) -> None:
+    """Set the ECN bits of what a datagram socket sends from now on."""
+    byte = traffic_class(None, parameters.service_class) | ecn
+    _set(sock, (_traffic_class(sock.family == socket.AF_INET6, byte), *_priority(parameters)))
+
+
+def _described(family: int, ip: IP) -> Iterator[Option]:
+    """What the kernel is to tell of each datagram."""
+    if ip.metadata_received:
+        if family == socket.AF_INET6:
+            yield socket.IPPROTO_IPV6, IPV6_RECVTCLASS, 1
+            yield socket.IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 1
+        else:
+            yield socket.IPPROTO_IP, IP_RECVTOS, 1
+            yield socket.IPPROTO_IP, IP_RECVTTL, 1
+    if ip.receive_time_calculated:
+        yield socket.SOL_SOCKET, SO_TIMESTAMPNS, 1
 
 
 def _priority(parameters: Parameters[Any]) -> Iterator[Option]:

@@ -72,6 +72,7 @@ class UDPPacketSocket:
     ) -> None:
         self._loop = loop
         self._buffers = buffers
+        self._parameters = parameters
         self._lingering = lingering  # those of this loop
         self._forgetful = forgets_at_error(loop)
         self._writing = self._closed = self._gone = False
@@ -160,8 +161,7 @@ class UDPPacketSocket:
         data, remote, local, ecn, size = packets
         if ecn != self._ecn:
             self._ecn = ecn
-            level, option = (socket.IPPROTO_IPV6, IPV6_TCLASS) if self._v6 else (socket.IPPROTO_IP, IP_TOS)
-            self._sock.setsockopt(level, option, ecn)
+            options.apply_ecn(self._sock, self._parameters, ecn)
         ancillary: list[tuple[int, int, bytes]] = []
         if size < len(data):
             ancillary.append((SOL_UDP, UDP_SEGMENT, SEGMENT_SIZE.pack(size)))

@@ -11,7 +11,8 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import groupby
 from time import monotonic
@@ -19,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, to_sockaddr
+from tieline.drivers.asyncio.ancillary import Control, control_messages, described, priority_message, unfragmented
 from tieline.drivers.asyncio.tcp import bind_local, forgets_at_error
 from tieline.drivers.port import Address, Buffer, DatagramHandler, OneByOne
-from tieline.protocols.ip import IP
+from tieline.protocols.ip import IP, IPMetadata
 
 if TYPE_CHECKING:
     from tieline.parameters import Parameters
@@ -39,7 +41,7 @@ LIMIT_LIFETIME = 1.0  # seconds that the size which a path takes is not asked fo
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104  # linux/udp.h
 LARGEST_SEGMENTS = 65535 - 48  # bytes of all together, behind the headers of IPv6 and UDP
 SEGMENTS = 64  # UDP_MAX_SEGMENTS of Linux before 6.9
-ANCILLARY = 64  # bytes of control messages: the size of segments
+ANCILLARY = 128  # bytes of control messages: the size of segments, and what is said of their packets
 INT, SEGMENT_SIZE = struct.Struct("=i"), struct.Struct("=H")
 
 
@@ -64,8 +66,10 @@ class UDPSocket(OneByOne):
         to: Address | None,
         parameters: Parameters[Any],
         handler: DatagramHandler,
+        clock: Callable[[], float],
     ) -> None:
         self._loop = loop
+        self._clock = clock
         self._buffer = buffer
         self._writing = self._closed = self._blocked = False
         self._forgetful = forgets_at_error(loop)
@@ -74,8 +78,11 @@ class UDPSocket(OneByOne):
         self._recent = Towards(None)
         self._peers: dict[Any, Address] = {}
         self._single = 0  # wake-ups for which one read is enough
-        ip: IP | None = parameters.stack.find(IP)
-        self._minimum_mtu = ip is not None and ip.use_minimum_mtu
+        ip: IP = parameters.stack.find(IP) or IP()
+        self._minimum_mtu = ip.use_minimum_mtu
+        self._described = ip if ip.describes else None
+        self._service_class = parameters.service_class
+        self._priorities = True  # may be told for one packet
         self.handler = handler
         self.remote_address = to
         self._sock, self.local_address = open_datagram_socket(at, to, parameters)
@@ -107,6 +114,7 @@ class UDPSocket(OneByOne):
             except OSError as error:
                 if self._forgetful:
                     self._loop.call_soon(self._watch_again)
+                self._learn(error, None)
                 self.handler.failed(error)
                 return
             size = count
@@ -114,15 +122,21 @@ class UDPSocket(OneByOne):
                 if level == SOL_UDP and kind == UDP_GRO:
                     (size,) = INT.unpack_from(data)
             datagrams = split(buffer[:count], size) if size < count else [bytes(buffer[:count])]
-            self.handler.received_all(datagrams, None if connected else self._peer(name))
+            peer = None if connected else self._peer(name)
+            if self._described is None:
+                self.handler.received_all(datagrams, peer)
+            else:
+                self.handler.received_all(datagrams, peer, described(self._described, ancillary, self._clock))
             if self._closed:
                 return
         if self._single:
             self._single -= 1
 
-    def send(self, datagram: Buffer, remote: Address | None = None, /) -> bool:
+    def send(self, datagram: Buffer, remote: Address | None = None, metadata: IPMetadata | None = None, /) -> bool:
         try:
-            if remote is None:
+            if metadata is not None:
+                self._send_described((datagram,), (), remote, metadata)
+            elif remote is None:
                 self._sock.send(datagram)
             else:
                 self._sock.sendto(datagram, self._towards(remote).name)
@@ -133,16 +147,41 @@ class UDPSocket(OneByOne):
             if error.errno == errno.ENOBUFS:  # the interface's queue is full; its packets leave by themselves
                 self._wait_writable()
                 return False
+            self._learn(error, remote)
             raise
         return True
 
-    def send_many(self, datagrams: Sequence[Buffer], remote: Address | None = None, /) -> int:
+    def _send_described(
+        self, datagrams: Sequence[Buffer], ancillary: Sequence[Control], remote: Address | None, metadata: IPMetadata
+    ) -> None:
+        """Datagrams whose packets are not like the others of this socket."""
+        if not options.LINUX:
+            raise OSError(errno.ENOPROTOOPT, f"nothing can be said of the packet of one datagram on {sys.platform}")
+        family, usual = self._sock.family, self._service_class
+        control = [*ancillary, *control_messages(metadata, family, usual)]
+        priority = priority_message(metadata, usual) if self._priorities else ()
+        with unfragmented(self._sock, metadata):
+            try:
+                self._give(datagrams, [*control, *priority], remote)
+            except OSError as error:
+                if error.errno != errno.EINVAL or not priority:
+                    raise
+                self._give(datagrams, control, remote)
+                self._priorities = False  # before Linux 6.14: the queues go by the code point (IPv4), or the socket (IPv6)
+
+    def _give(self, datagrams: Sequence[Buffer], ancillary: Sequence[Control], remote: Address | None) -> None:
+        if remote is None:
+            self._sock.sendmsg(datagrams, ancillary)
+        else:
+            self._sock.sendmsg(datagrams, ancillary, 0, self._towards(remote).name)
+
+    def send_many(self, datagrams: Sequence[Buffer], remote: Address | None = None, metadata: IPMetadata | None = None, /) -> int:
         if not self._segments:
-            return super().send_many(datagrams, remote)
+            return super().send_many(datagrams, remote, metadata)
         gone = 0
         for run in runs(datagrams):
             try:
-                taken = self._send_run(run, remote)
+                taken = self._send_run(run, remote, metadata)
             except OSError:
                 if not gone:
                     raise
@@ -152,23 +191,23 @@ class UDPSocket(OneByOne):
                 break
         return gone
 
-    def _send_run(self, run: Sequence[Buffer], remote: Address | None) -> int:
+    def _send_run(self, run: Sequence[Buffer], remote: Address | None, metadata: IPMetadata | None) -> int:
         """Datagrams of one size."""
         if len(run) < 2:
-            return super().send_many(run, remote)
+            return super().send_many(run, remote, metadata)
         ancillary = ((SOL_UDP, UDP_SEGMENT, SEGMENT_SIZE.pack(len(run[0]))),)
         try:
-            if remote is None:
-                self._sock.sendmsg(run, ancillary)
+            if metadata is None:
+                self._give(run, ancillary, remote)
             else:
-                self._sock.sendmsg(run, ancillary, 0, self._towards(remote).name)
+                self._send_described(run, ancillary, remote, metadata)
         except (BlockingIOError, InterruptedError):
             self._wait_writable()
             return 0
         except OSError as error:
             if error.errno == errno.EIO:  # a network card that cannot checksum segments
                 self._segments = False
-            return super().send_many(run, remote)  # which tells what it is about, and of which one
+            return super().send_many(run, remote, metadata)  # which tells what it is about, and of which one
         return len(run)
 
     def _peer(self, name: Any) -> Address | None:
@@ -192,6 +231,11 @@ class UDPSocket(OneByOne):
             towards = self._ways[remote] = Towards(None if remote is None else to_sockaddr(remote))
         self._recent_peer, self._recent = remote, towards
         return towards
+
+    def _learn(self, error: OSError, remote: Address | None) -> None:
+        """The way to a peer is narrower than was known."""
+        if error.errno == errno.EMSGSIZE:
+            self._towards(remote).until = 0.0
 
     def _wait_writable(self) -> None:
         self._blocked = True

@@ -1,4 +1,4 @@
-"""Packet sockets of a simulated host: a datagram socket that takes and gives batches. The network carries no ECN bits."""
+"""Packet sockets of a simulated host: a datagram socket that takes and gives batches."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.port import Address, PacketAddress, PacketHandler, Packets
 from tieline.endpoints import HostPort
+from tieline.protocols.ip import ECN, IP, IPMetadata
 
 if TYPE_CHECKING:
     from tieline.drivers.simulated.sockets import SocketTable
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["SimulatedPacketSocket"]
 
 PEERS_KEPT = 1024
+MARKS = [IPMetadata(ecn=ECN(bits)) for bits in range(4)]
 GONE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})  # from here
+
+Piece = tuple[bytes, HostPort, IPMetadata]
+"""A datagram, to whom, and what its packet says."""
 
 
 class SimulatedPacketSocket:
@@ -33,27 +38,28 @@ class SimulatedPacketSocket:
         self._context = contextvars.copy_context()
         self._closed = self._gone = False
         self._peers: dict[PacketAddress, HostPort] = {}
-        self._rest: list[tuple[bytes, HostPort]] = []  # of packets that were taken, until there is room
+        self._rest: list[Piece] = []  # of packets that were taken, until there is room
         self._to = to
         self.peer = None if to is None else packet_address(to)
         self._socket = table.bind(at, to, parameters, self)
+        self._socket.ip = IP(metadata_received=True)
         self.local_address: HostPort = self._socket.local_address
         self._local = None if self.local_address.host in ("0.0.0.0", "::") else self.local_address.host
 
     def send(self, packets: Packets, /) -> bool:
         if self._rest:
             return False
-        data, remote, _, _, size = packets
-        to = self._peer(remote)
-        pieces = [(bytes(data[start : start + size]), to) for start in range(0, len(data), size)]
+        data, remote, _, ecn, size = packets
+        to, metadata = self._peer(remote), MARKS[ecn]
+        pieces = [(bytes(data[start : start + size]), to, metadata) for start in range(0, len(data), size)]
         self._rest = self._give(pieces)
         return True
 
-    def _give(self, pieces: list[tuple[bytes, HostPort]]) -> list[tuple[bytes, HostPort]]:
+    def _give(self, pieces: list[Piece]) -> list[Piece]:
         """Send until there is no room; what is left."""
-        for number, (piece, to) in enumerate(pieces):
+        for number, (piece, to, metadata) in enumerate(pieces):
             try:
-                if not self._socket.send(piece, None if self._to is not None else to):
+                if not self._socket.send(piece, None if self._to is not None else to, metadata):
                     return pieces[number:]
             except OSError as error:  # no route, or too large: lost like any other
                 if error.errno in GONE and self._to is not None and not self._gone:
@@ -84,15 +90,16 @@ class SimulatedPacketSocket:
 
     # The datagram socket's handler
 
-    def received(self, datagram: bytes, remote: Address | None) -> None:
+    def received(self, datagram: bytes, remote: Address | None, metadata: IPMetadata | None = None) -> None:
         peer = remote or self._to
         assert isinstance(peer, HostPort)  # one or the other is known
+        assert metadata is not None and metadata.ecn is not None  # as it was asked for
         if datagram:
-            self.handler.received([(datagram, packet_address(peer), self._local, 0, len(datagram))])
+            self.handler.received([(datagram, packet_address(peer), self._local, metadata.ecn, len(datagram))])
 
-    def received_all(self, datagrams: list[bytes], remote: Address | None) -> None:
+    def received_all(self, datagrams: list[bytes], remote: Address | None, metadata: IPMetadata | None = None) -> None:
         for datagram in datagrams:
-            self.received(datagram, remote)
+            self.received(datagram, remote, metadata)
 
     def writable(self) -> None:
         self._rest = self._give(self._rest)

@@ -7,15 +7,17 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.port import Buffer, DatagramHandler, OneByOne
-from tieline.drivers.simulated.packets import Packet, TransportProtocol, headers
+from tieline.drivers.simulated.packets import Packet, TransportProtocol, header, headers
 from tieline.drivers.simulated.stream import broken
 from tieline.endpoints import HostPort
+from tieline.protocols.ip import IP, received_metadata
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Address
     from tieline.drivers.simulated.network import ScheduledEvent
     from tieline.drivers.simulated.sockets import SocketTable
     from tieline.parameters import Parameters
+    from tieline.protocols.ip import IPMetadata
 
 __all__ = ["SimulatedDatagramSocket"]
 
@@ -31,6 +33,9 @@ class SimulatedDatagramSocket(OneByOne):
         self._table = table
         self._context = contextvars.copy_context()
         self._parameters = parameters
+        self._usual = header(parameters)
+        self.ip: IP = parameters.stack.find(IP) or IP()
+        """What is told of received packets."""
         self.device = parameters.required_interface
         self._closed = False
         self._blocked = False
@@ -42,14 +47,15 @@ class SimulatedDatagramSocket(OneByOne):
     def arrived(self, packet: Packet) -> None:
         """A datagram for this socket."""
         if not self._closed:
-            self._context.run(self.handler.received, packet.payload, None if self.remote_address else packet.source)
+            metadata = received_metadata(self.ip, packet.dscp << 2 | packet.ecn, packet.hops, self._table.now)
+            self._context.run(self.handler.received, packet.payload, None if self.remote_address else packet.source, metadata)
 
     def unreachable(self, code: int) -> None:
         """The network could not deliver one of our datagrams; a socket that is not connected hears nothing of it."""
         if not self._closed and self.remote_address is not None:
             self._context.run(self.handler.failed, broken(code))
 
-    def send(self, datagram: Buffer, remote: Address | None = None, /) -> bool:
+    def send(self, datagram: Buffer, remote: Address | None = None, metadata: IPMetadata | None = None, /) -> bool:
         to = remote or self.remote_address
         assert isinstance(to, HostPort)  # the flow knows one or the other
         if self._closed:  # the host has crashed
@@ -57,7 +63,9 @@ class SimulatedDatagramSocket(OneByOne):
         if len(datagram) > self.maximum_size(to):
             raise broken(errno.EMSGSIZE)
         source = self._table.source(self.local_address, to, self.device)
-        room_at = self._table.send_datagram(Packet(TransportProtocol.UDP, source, to, bytes(datagram)), self._parameters)
+        said = self._usual if metadata is None else header(self._parameters, metadata)
+        packet = Packet(TransportProtocol.UDP, source, to, bytes(datagram), **said)
+        room_at = self._table.send_datagram(packet, self.device)
         if room_at is None:
             self._turn = None
             return True

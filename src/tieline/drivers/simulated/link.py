@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.simulated.packets import Fate
 from tieline.protocols.checks import require_at_least, require_seconds
+from tieline.protocols.ip import ECN
 
 if TYPE_CHECKING:
     from tieline.drivers.simulated.node import NetworkInterface, Node
+    from tieline.drivers.simulated.packets import Packet
 
 __all__ = ["Conditions", "Link"]
 
@@ -36,6 +38,8 @@ class Conditions:
     - `duplicate`: how probably a packet arrives twice.
     - `rate`: bytes per second; None is no limit.
     - `queue`: bytes that may wait for the rate; what does not fit is dropped.
+    - `marking`: bytes that may wait before packets whose sender reacts to it are marked instead (`ECN.CE`, RFC 3168 section 5);
+      None never marks.
     - `mtu`: the largest packet in bytes, headers included.
     """
 
@@ -46,6 +50,7 @@ class Conditions:
     duplicate: float = 0.0
     rate: float | None = None
     queue: int = 128 * 1024
+    marking: int | None = None
     mtu: int = 1500
 
     def __post_init__(self) -> None:
@@ -64,6 +69,8 @@ class Conditions:
                 raise ValueError(f"rate must be a number of bytes per second above 0 or None, got {self.rate}")
         require_at_least("mtu", self.mtu, LEAST_MTU)
         require_at_least("queue", self.queue, self.mtu)
+        if self.marking is not None:
+            require_at_least("marking", self.marking, 0)
 
 
 class Direction:
@@ -85,6 +92,14 @@ class Direction:
         if rate is None:
             return now
         return max(now, self._free_at - (self.conditions.queue - size) / rate)
+
+    def marked(self, packet: Packet, now: float) -> Packet:
+        """The packet as it joins the queue: marked if that is long, and its sender said that it reacts to marks."""
+        conditions = self.conditions
+        if conditions.marking is None or conditions.rate is None or not packet.ecn:
+            return packet
+        waiting = (self._free_at - now) * conditions.rate
+        return packet._replace(ecn=ECN.CE) if waiting > conditions.marking else packet
 
     def carry(self, size: int, now: float, chance: random.Random) -> tuple[list[float], Fate | None]:
         """When the packet arrives, twice if it is duplicated, or why it does not."""

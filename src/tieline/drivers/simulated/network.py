@@ -370,6 +370,7 @@ class SimulatedNetwork(Topology):
         if self._partitions and self._separated(packet, node, peer):
             self.note(node, Fate.PARTITIONED, packet)
             return
+        packet = direction.marked(packet, self.time)
         arrivals, fate = direction.carry(packet.size, self.time, self._chance)
         if fate is not None:
             self.note(node, fate, packet)

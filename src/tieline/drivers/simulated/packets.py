@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tieline.endpoints import HostPort
+from tieline.protocols.ip import ECN, IP, IPMetadata, traffic_class
+
+if TYPE_CHECKING:
+    from tieline.parameters import Parameters
 
 __all__ = ["Fate", "Packet", "Trace", "TransportProtocol", "no_socket_answer"]
 
@@ -27,6 +31,7 @@ class Packet(NamedTuple):
 
     Of TCP: `flags` are letters (S for SYN, A for ACK, F for FIN, R for RST), and sequence numbers begin with the SYN at 0 and do
     not wrap. So `connection` tells several between the same ports apart, as real TCP does by numbers that begin by chance.
+    `dscp`, `ecn` and `hops` are what its IP header says beside the addresses.
     Of ICMP: `code` is the errno that a socket makes of it, `about` the packet that met it, and `mtu` what would fit.
     """
 
@@ -43,6 +48,8 @@ class Packet(NamedTuple):
     about: Packet | None = None
     mtu: int = 0
     hops: int = HOP_LIMIT
+    dscp: int = 0
+    ecn: ECN = ECN.NOT_ECT
 
     @property
     def size(self) -> int:
@@ -56,6 +63,15 @@ class Packet(NamedTuple):
         elif self.protocol is TransportProtocol.ICMP:
             text += f" errno {self.code} about {self.about}"
         return f"{text} len {len(self.payload)}"
+
+
+def header(parameters: Parameters[Any], metadata: IPMetadata | None = None) -> dict[str, Any]:
+    """What the IP header of a packet says on a connection with these parameters: fields of `Packet` that are not the usual."""
+    ip: IP = parameters.stack.find(IP) or IP()
+    hops = ip.hop_limit if metadata is None or metadata.hop_limit is None else metadata.hop_limit
+    byte = traffic_class(metadata, parameters.service_class)
+    said = {"hops": HOP_LIMIT if hops is None else hops, "dscp": byte >> 2, "ecn": ECN(byte & 3)}
+    return {name: value for name, value in said.items() if value != Packet._field_defaults[name]}
 
 
 def headers(towards: HostPort, protocol: TransportProtocol) -> int:

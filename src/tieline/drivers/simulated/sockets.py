@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.simulated.datagram import SimulatedDatagramSocket
-from tieline.drivers.simulated.packets import HOP_LIMIT, Packet, TransportProtocol, headers, no_socket_answer
+from tieline.drivers.simulated.packets import Packet, TransportProtocol, header, headers, no_socket_answer
 from tieline.drivers.simulated.stream import SimulatedAcceptor, SimulatedStream, broken
 from tieline.drivers.simulated.tcp import TCPMachine, TCPState
 from tieline.endpoints import HostPort
@@ -72,15 +72,13 @@ class SocketTable:
         """Let a packet leave."""
         self._host.send(packet, device)
 
-    def send_datagram(self, packet: Packet, parameters: Any) -> float | None:
+    def send_datagram(self, packet: Packet, device: str | None) -> float | None:
         """Let a datagram leave; when there will be room for it if there is none."""
-        device = parameters.required_interface
         room_at = self._host.datagram_room_at(packet.source, packet.destination, packet.size, device)
         if room_at > self.now:
             return room_at
         self._host.datagram_accepted()
-        hops = hop_limit(parameters)
-        self._host.send(packet if hops == HOP_LIMIT else packet._replace(hops=hops), device)
+        self._host.send(packet, device)
         return None
 
     def path_mtu(self, local: HostPort, remote: HostPort, parameters: Any) -> int:
@@ -189,13 +187,13 @@ class SocketTable:
 
     def _machine(self, local: HostPort, remote: HostPort, parameters: Any) -> TCPMachine:
         tcp: TCP = parameters.stack.find(TCP) or TCP()
-        device, hops = parameters.required_interface, hop_limit(parameters)
+        device, said = parameters.required_interface, header(parameters)
         segment = self.path_mtu(local, remote, parameters) - headers(remote, TransportProtocol.TCP)
         alive = tcp.keepalive
         return TCPMachine(
             local,
             remote,
-            lambda packet: self.send(packet if hops == HOP_LIMIT else packet._replace(hops=hops), device),
+            lambda packet: self.send(packet._replace(**said) if said else packet, device),
             maximum_segment=min(segment, tcp.maximum_segment_size or segment),
             send_capacity=self._host.send_buffer,
             receive_capacity=self._host.receive_buffer,
@@ -314,9 +312,3 @@ class SocketTable:
             socket.killed()
         for mine in (self._listeners, self._streams, self._lingering, self._bound, self._connected):
             mine.clear()
-
-
-def hop_limit(parameters: Any) -> int:
-    """Over how many hops a socket's packets go."""
-    ip: IP | None = parameters.stack.find(IP)
-    return HOP_LIMIT if ip is None or ip.hop_limit is None else ip.hop_limit
