@@ -10,7 +10,7 @@ import struct
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 import pytest
@@ -31,6 +31,7 @@ from tieline import (
 )
 from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.udp import UDPSocket
+from tieline.testing.conformance import PACKET_CHECKS, Check
 
 from .. import quic
 
@@ -110,6 +111,30 @@ async def flow(foreign: Foreign, using: Any = DESCRIBED, first: bytes = b"first"
         await connection.receive()
         yield connection
         over.set()
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("check", PACKET_CHECKS, ids=str)
+async def test_conformance(check: Check, host: str) -> None:
+    async with AsyncExitStack() as stack:
+
+        async def make_pair() -> Any:
+            described = UDP(IP(metadata_received=True, receive_time_calculated=True))
+            arrived: asyncio.Queue[NetworkConnection[Any]] = asyncio.Queue()
+
+            async def handler(connection: NetworkConnection[Any]) -> None:
+                arrived.put_nowait(connection)
+                await asyncio.Event().wait()
+
+            listener = NetworkListener(Parameters(described, grace_period=0.0), on=(host, 0))
+            await stack.enter_async_context(listener.serving(handler))
+            near = await stack.enter_async_context(NetworkConnection(listener.endpoint, described))
+            await near.send(b"")
+            far = await arrived.get()
+            await far.receive()
+            return near, far
+
+        await check(make_pair)
 
 
 # Sending
@@ -418,7 +443,7 @@ async def test_each_keeps_what_its_own_packet_said(foreign: Foreign, many: bool)
 
 
 async def test_the_time_of_arrival_is_that_of_the_kernel(foreign: Foreign) -> None:
-    """And not when the program came to look: here it is busy meanwhile. (Linux begins to stamp soon after the first has asked.)"""
+    """And not when the program came to look: here it is busy. (Linux begins to stamp a moment after the first one asks.)"""
     loop = asyncio.get_running_loop()
     clock = loop.time if isinstance(loop, asyncio.BaseEventLoop) else time.monotonic
     async with flow(foreign, UDP(IP(receive_time_calculated=True))) as connection:

@@ -7,12 +7,13 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tieline import TCP, TLS, UDP, EndOfStreamError, NetworkError, Parameters, UInt32
+from tieline import IP, TCP, TLS, UDP, EndOfStreamError, NetworkError, Parameters, UInt32
 from tieline.engines.inbox import ByteInbox
 from tieline.engines.pipeline import Layer, Pipeline
 from tieline.engines.tls import client_layer, server_layer
@@ -24,11 +25,13 @@ from tieline.testing.certificates import certificates
 from tieline.testing.conformance import (
     DATAGRAM_CHECKS,
     LAYER_CHECKS,
+    PACKET_CHECKS,
     STREAM_CHECKS,
     Check,
     LayerCheck,
     check_datagrams,
     check_layer,
+    check_packets,
     check_stream,
 )
 from tieline.testing.memory import MemoryDatagrams, MemoryStream, memory_pair
@@ -44,6 +47,10 @@ PAIRS: dict[str, Callable[[], Awaitable[Any]]] = {
     "tls": lambda: memory_pair(CLIENT, SERVER),
     "little room": lambda: memory_pair(Parameters(TCP(), send_limit=3000, receive_limit=5000), capacity=1000),
 }
+
+
+def described() -> Awaitable[Any]:
+    return memory_pair(UDP(IP(metadata_received=True, receive_time_calculated=True)))
 
 
 def make_client() -> Layer:
@@ -67,6 +74,11 @@ async def test_streams_in_memory(check: Check, transport: str) -> None:
 @pytest.mark.parametrize("check", DATAGRAM_CHECKS, ids=str)
 async def test_datagrams_in_memory(check: Check, capacity: int) -> None:
     await check(lambda: memory_pair(UDP(), capacity=capacity))
+
+
+@pytest.mark.parametrize("check", PACKET_CHECKS, ids=str)
+async def test_packets_in_memory(check: Check) -> None:
+    await check(described)
 
 
 @pytest.mark.parametrize("check", LAYER_CHECKS, ids=str)
@@ -101,6 +113,7 @@ def test_a_pipeline_is_as_good_as_a_layer(check: LayerCheck) -> None:
 async def test_all_at_once() -> None:
     await check_stream(PAIRS["tcp"])
     await check_datagrams(lambda: memory_pair(UDP()))
+    await check_packets(described)
     check_layer(make_client, make_server)
 
 
@@ -114,7 +127,7 @@ def test_the_suite_needs_no_test_runner() -> None:
 
 
 def test_checks_say_what_they_are() -> None:
-    for checks in (STREAM_CHECKS, DATAGRAM_CHECKS, LAYER_CHECKS):
+    for checks in (STREAM_CHECKS, DATAGRAM_CHECKS, PACKET_CHECKS, LAYER_CHECKS):
         names = [str(check) for check in checks]
         assert len(set(names)) == len(names) and all(check.__doc__ for check in checks)
         assert repr(checks[0]) == f"<check {names[0]}>"
@@ -231,6 +244,51 @@ BROKEN_DATAGRAMS: list[tuple[type[MemoryDatagrams], str, str]] = [
 async def test_broken_datagram_sockets(monkeypatch: pytest.MonkeyPatch, broken: Any, name: str, text: str) -> None:
     monkeypatch.setattr("tieline.testing.memory.MemoryDatagrams", broken)
     await fails(DATAGRAM_CHECKS, name, lambda: memory_pair(UDP(), capacity=3000), text)
+
+
+class SaysNothing(MemoryDatagrams):
+    def send(self, datagram: Any, remote: Any = None, metadata: Any = None, /) -> bool:
+        return super().send(datagram, remote)
+
+
+class SaysItForEver(MemoryDatagrams):
+    _said: Any = None
+
+    def send(self, datagram: Any, remote: Any = None, metadata: Any = None, /) -> bool:
+        self._said = metadata or self._said
+        return super().send(datagram, remote, self._said)
+
+
+class TellsOnlyTheFirst(MemoryDatagrams):
+    def _arrived(self, datagram: bytes, metadata: Any) -> None:
+        super()._arrived(datagram, self._incoming[0][1] if self._incoming else metadata)
+
+
+class TellsNothing(MemoryDatagrams):
+    def _arrived(self, datagram: bytes, metadata: Any) -> None:
+        super()._arrived(datagram, None)
+
+
+class HasAnotherClock(MemoryDatagrams):
+    def _arrived(self, datagram: bytes, metadata: Any) -> None:
+        super()._arrived(datagram, replace(metadata, receive_time=metadata.receive_time - 5))
+
+
+BROKEN_PACKETS: list[tuple[type[MemoryDatagrams], str, str]] = [
+    (SaysNothing, "congestion_and_class", r"ecn=<ECN.NOT_ECT: 0>.*dscp=5.*: expected \(<ECN.NOT_ECT: 0>, 5\), got .* 0\)"),
+    (SaysItForEver, "congestion_and_class", "one without anything after one with .* expected .* got .*"),
+    (TellsNothing, "congestion_and_class", "expected an IPMetadata, got none"),
+    (SaysNothing, "hop_limit", "hop_limit=255: expected True, got False"),
+    (SaysItForEver, "hop_limit", "hop_limit=255: expected 64, got 255"),
+    (TellsOnlyTheFirst, "many_at_once", "of which five at a time say the same: expected"),
+    (HasAnotherClock, "receive_time", "datagram number 0: expected True, got False"),
+]
+
+
+@pytest.mark.parametrize(("broken", "name", "text"), BROKEN_PACKETS)
+async def test_broken_packets(monkeypatch: pytest.MonkeyPatch, broken: Any, name: str, text: str) -> None:
+    monkeypatch.setattr("tieline.testing.memory.MemoryDatagrams", broken)
+    await fails(PACKET_CHECKS, name, described, text)
 
 
 async def fails(checks: tuple[Check, ...], name: str, make_pair: Callable[[], Awaitable[Any]], text: str) -> None:
@@ -484,6 +542,7 @@ def test_every_check_has_been_seen_to_fail() -> None:
     assert {check.name for check in STREAM_CHECKS} == BREAKS.keys() | {name for _, name, _ in BROKEN_STREAMS}
     seen = {name.removeprefix("datagram_") for name in DATAGRAM_BREAKS}
     assert {check.name for check in DATAGRAM_CHECKS} == seen | {name for _, name, _ in BROKEN_DATAGRAMS}
+    assert {check.name for check in PACKET_CHECKS} == {name for _, name, _ in BROKEN_PACKETS}
     assert {check.name for check in LAYER_CHECKS} == {name for _, name, _ in BROKEN_LAYERS}
 
 

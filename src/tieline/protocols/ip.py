@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import NoneType
 from typing import ClassVar
 
@@ -168,7 +169,10 @@ def received_metadata(ip: IP, traffic_class: int, hop_limit: int, receive_time: 
     """What these options tell of a packet that has come."""
     if not ip.describes:
         return None
-    time = receive_time if ip.receive_time_calculated else None
-    if not ip.metadata_received:
-        return IPMetadata(receive_time=time)
-    return IPMetadata(ecn=ECN(traffic_class & 3), dscp=traffic_class >> 2, hop_limit=hop_limit, receive_time=time)
+    metadata = header_metadata(traffic_class, hop_limit) if ip.metadata_received else IPMetadata()
+    return replace(metadata, receive_time=receive_time) if ip.receive_time_calculated else metadata
+
+
+@lru_cache(1024)  # the packets of a connection hardly differ
+def header_metadata(traffic_class: int, hop_limit: int) -> IPMetadata:
+    return IPMetadata(ecn=ECN(traffic_class & 3), dscp=traffic_class >> 2, hop_limit=hop_limit)

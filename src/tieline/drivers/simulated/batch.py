@@ -9,20 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.port import Address, PacketAddress, PacketHandler, Packets
 from tieline.endpoints import HostPort
-from tieline.protocols.ip import ECN, IP, IPMetadata
+from tieline.protocols.ip import ECN, IP
 
 if TYPE_CHECKING:
     from tieline.drivers.simulated.sockets import SocketTable
     from tieline.parameters import Parameters
+    from tieline.protocols.ip import IPMetadata
 
 __all__ = ["SimulatedPacketSocket"]
 
 PEERS_KEPT = 1024
-MARKS = [IPMetadata(ecn=ECN(bits)) for bits in range(4)]
 GONE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})  # from here
-
-Piece = tuple[bytes, HostPort, IPMetadata]
-"""A datagram, to whom, and what its packet says."""
 
 
 class SimulatedPacketSocket:
@@ -38,11 +35,12 @@ class SimulatedPacketSocket:
         self._context = contextvars.copy_context()
         self._closed = self._gone = False
         self._peers: dict[PacketAddress, HostPort] = {}
-        self._rest: list[Piece] = []  # of packets that were taken, until there is room
+        self._ecn = ECN.NOT_ECT  # of the packets that leave without a word about it
+        self._rest: list[tuple[bytes, HostPort]] = []  # of packets that were taken, until there is room
         self._to = to
         self.peer = None if to is None else packet_address(to)
         self._socket = table.bind(at, to, parameters, self)
-        self._socket.ip = IP(metadata_received=True)
+        self._socket.ask_for(IP(metadata_received=True))
         self.local_address: HostPort = self._socket.local_address
         self._local = None if self.local_address.host in ("0.0.0.0", "::") else self.local_address.host
 
@@ -50,16 +48,19 @@ class SimulatedPacketSocket:
         if self._rest:
             return False
         data, remote, _, ecn, size = packets
-        to, metadata = self._peer(remote), MARKS[ecn]
-        pieces = [(bytes(data[start : start + size]), to, metadata) for start in range(0, len(data), size)]
+        if ecn != self._ecn:
+            self._ecn = ECN(ecn)
+            self._socket.mark(self._ecn)
+        to = self._peer(remote)
+        pieces = [(bytes(data[start : start + size]), to) for start in range(0, len(data), size)]
         self._rest = self._give(pieces)
         return True
 
-    def _give(self, pieces: list[Piece]) -> list[Piece]:
+    def _give(self, pieces: list[tuple[bytes, HostPort]]) -> list[tuple[bytes, HostPort]]:
         """Send until there is no room; what is left."""
-        for number, (piece, to, metadata) in enumerate(pieces):
+        for number, (piece, to) in enumerate(pieces):
             try:
-                if not self._socket.send(piece, None if self._to is not None else to, metadata):
+                if not self._socket.send(piece, None if self._to is not None else to):
                     return pieces[number:]
             except OSError as error:  # no route, or too large: lost like any other
                 if error.errno in GONE and self._to is not None and not self._gone:

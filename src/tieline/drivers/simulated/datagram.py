@@ -10,14 +10,13 @@ from tieline.drivers.port import Buffer, DatagramHandler, OneByOne
 from tieline.drivers.simulated.packets import Packet, TransportProtocol, header, headers
 from tieline.drivers.simulated.stream import broken
 from tieline.endpoints import HostPort
-from tieline.protocols.ip import IP, received_metadata
+from tieline.protocols.ip import ECN, IP, IPMetadata, received_metadata
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Address
     from tieline.drivers.simulated.network import ScheduledEvent
     from tieline.drivers.simulated.sockets import SocketTable
     from tieline.parameters import Parameters
-    from tieline.protocols.ip import IPMetadata
 
 __all__ = ["SimulatedDatagramSocket"]
 
@@ -34,8 +33,7 @@ class SimulatedDatagramSocket(OneByOne):
         self._context = contextvars.copy_context()
         self._parameters = parameters
         self._usual = header(parameters)
-        self.ip: IP = parameters.stack.find(IP) or IP()
-        """What is told of received packets."""
+        self._ip: IP = parameters.stack.find(IP) or IP()
         self.device = parameters.required_interface
         self._closed = False
         self._blocked = False
@@ -44,10 +42,18 @@ class SimulatedDatagramSocket(OneByOne):
         self.local_address = local
         self.remote_address = remote
 
+    def ask_for(self, ip: IP) -> None:
+        """Tell of received packets what these options ask for."""
+        self._ip = ip
+
+    def mark(self, ecn: ECN) -> None:
+        """Send with these bits from now on where nothing else is said."""
+        self._usual = header(self._parameters, IPMetadata(ecn=ecn))
+
     def arrived(self, packet: Packet) -> None:
         """A datagram for this socket."""
         if not self._closed:
-            metadata = received_metadata(self.ip, packet.dscp << 2 | packet.ecn, packet.hops, self._table.now)
+            metadata = received_metadata(self._ip, packet.dscp << 2 | packet.ecn, packet.hops, self._table.now)
             self._context.run(self.handler.received, packet.payload, None if self.remote_address else packet.source, metadata)
 
     def unreachable(self, code: int) -> None:

@@ -22,17 +22,20 @@ from __future__ import annotations
 
 from tieline.testing.conformance.datagrams import DATAGRAM_CHECKS, check_datagrams
 from tieline.testing.conformance.layers import LAYER_CHECKS, LayerCheck, check_layer
+from tieline.testing.conformance.packets import PACKET_CHECKS, check_packets
 from tieline.testing.conformance.streams import STREAM_CHECKS, check_stream
 from tieline.testing.conformance.trial import Check, MakePair
 
 __all__ = [
     "DATAGRAM_CHECKS",
     "LAYER_CHECKS",
+    "PACKET_CHECKS",
     "STREAM_CHECKS",
     "Check",
     "LayerCheck",
     "MakePair",
     "check_datagrams",
     "check_layer",
+    "check_packets",
     "check_stream",
 ]
