@@ -53,6 +53,10 @@ class Hosts:
         """Run ip(8) on the client, unless another host is named."""
         subprocess.run(["ip", "-n", on or self.client, *arguments], check=True, capture_output=True, text=True)
 
+    def set(self, *settings: str, on: str = "") -> None:
+        """Set variables of the kernel as sysctl(8) does: ``net.ipv4.ip_forward=1``."""
+        subprocess.run(["ip", "netns", "exec", on or self.client, "sysctl", "-qw", *settings], check=True)
+
     def filter(self, *rules: str) -> None:
         """Rules for what comes in to the server."""
         self._chain(self.server, "type filter hook input priority 0", *rules)
@@ -122,8 +126,7 @@ class Hosts:
     def set_up(self) -> None:
         for host in (self.client, self.server):
             subprocess.run(["ip", "netns", "add", host], check=True)
-            off = ("net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
-            subprocess.run(["ip", "netns", "exec", host, "sysctl", "-qw", *off], check=True)
+            self.set("net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0", on=host)
             self.ip("link", "set", "lo", "up", on=host)
         for number in (0, 1):
             self.join(number)
