@@ -204,9 +204,9 @@ class NetworkChannel(WebSocketChannel[P_co]):
         self: NetworkChannel[StreamProtocol], content: Buffer | FixedWidthInteger, *, end_of_stream: bool = False
     ) -> Coroutine[Any, Any, None]: ...
     @overload
-    def send(self: NetworkChannel[UDP], content: Buffer, *, metadata: IPMetadata | None = None) -> Coroutine[Any, Any, None]: ...
-    @overload
-    def send(self: NetworkChannel[DatagramProtocol], content: Buffer) -> Coroutine[Any, Any, None]: ...
+    def send(
+        self: NetworkChannel[DatagramProtocol], content: Buffer, *, metadata: IPMetadata | None = None
+    ) -> Coroutine[Any, Any, None]: ...
     @overload
     def send(
         self: NetworkChannel[Coder[S, Any]], content: S, *, last_message: bool = False, metadata: IPMetadata | None = None
@@ -248,20 +248,16 @@ class NetworkChannel(WebSocketChannel[P_co]):
         """
         return self._call("send_file", file, offset, count)  # type: ignore[no-any-return]
 
-    @overload
     def send_many(
-        self: NetworkChannel[UDP], contents: Sequence[Buffer], *, metadata: IPMetadata | None = None
-    ) -> Coroutine[Any, Any, None]: ...
-    @overload
-    def send_many(self: NetworkChannel[DatagramProtocol], contents: Sequence[Buffer]) -> Coroutine[Any, Any, None]: ...
-    def send_many(self, contents: Sequence[Buffer], **options: Any) -> Coroutine[Any, Any, None]:
+        self: NetworkChannel[DatagramProtocol], contents: Sequence[Buffer], *, metadata: IPMetadata | None = None
+    ) -> Coroutine[Any, Any, None]:
         """Send several datagrams in order. If one is too large, none is sent and `MessageTooLargeError` is raised.
 
         Over UDP, `metadata` is what the IP packet of each says.
 
         Cancelling: those before the cancellation were sent, those after it not.
         """
-        return self._call("send_many", contents, **options)  # type: ignore[no-any-return]
+        return self._call("send_many", contents, metadata=metadata)  # type: ignore[no-any-return]
 
     def send_idempotent(
         self: NetworkChannel[StreamProtocol], content: Buffer | FixedWidthInteger, *, end_of_stream: bool = False

@@ -7,21 +7,26 @@ from collections.abc import AsyncIterator
 from typing import Any, assert_type
 
 from tieline import (
+    ECN,
+    IP,
     TCP,
     TLS,
     UDP,
     Attempt,
+    Coder,
     ConnectError,
     DatagramMetadata,
     DataTransferReport,
     EstablishmentReport,
     IncompleteReceiveError,
+    IPMetadata,
     Message,
     NetworkConnection,
     NetworkListener,
     Parameters,
     Path,
     PathMonitor,
+    ServiceClass,
     State,
     StreamMetadata,
     TCPMetadata,
@@ -73,6 +78,27 @@ async def datagrams(udp: NetworkConnection[UDP]) -> None:
     await udp.receive(exactly=3)  # type: ignore[call-arg]
     await udp.receive_into(bytearray(1))  # type: ignore[misc]
     udp.send_idempotent(b"x")  # type: ignore[misc]
+
+
+async def packets(udp: NetworkConnection[UDP], tcp: NetworkConnection[TCP], coder: NetworkConnection[Coder[int, int]]) -> None:
+    assert_type(UDP(IP(metadata_received=True, receive_time_calculated=True)), UDP)
+    await udp.send(b"x", metadata=IPMetadata(ecn=ECN.ECT_0, hop_limit=1, fragmentation_disabled=True))
+    await udp.send_many([b"x"], metadata=IPMetadata(service_class=ServiceClass.SIGNALING))
+    await udp.send(b"x", metadata=None)
+    await coder.send(7, metadata=IPMetadata(dscp=46))
+    ip = (await udp.receive()).metadata.ip
+    assert_type(ip, IPMetadata | None)
+    if ip is not None:
+        assert_type(ip.ecn, ECN | None)
+        assert_type(ip.dscp, int | None)
+        assert_type(ip.hop_limit, int | None)
+        assert_type(ip.receive_time, float | None)
+    assert_type(ServiceClass.SIGNALING.dscp, int)
+    await udp.send(b"x", metadata=ECN.CE)  # type: ignore[arg-type]
+    await udp.send_many([b"x"], metadata={"ecn": 1})  # type: ignore[arg-type]
+    await tcp.send(b"x", metadata=IPMetadata())  # type: ignore[call-arg]
+    print((await tcp.receive()).metadata.ip)  # type: ignore[attr-defined]
+    IPMetadata(ecn=1)  # type: ignore[arg-type]
 
 
 async def knowing(tls: NetworkConnection[TLS], udp: NetworkConnection[UDP]) -> None:
