@@ -437,6 +437,38 @@ async def test_refusals_come_together_and_below_tls() -> None:
             await connection.ready()
 
 
+@pytest.mark.parametrize(
+    ("using", "host", "text"),
+    [
+        (Parameters(TCP(), multipath="aggregate", service_class=ServiceClass.SIGNALING), "127.0.0.1", None),
+        (
+            Parameters(TCP(), multipath="aggregate", service_class=ServiceClass.SIGNALING),
+            "::1",
+            "Multipath TCP over IPv6 does not take all of Parameters(service_class=ServiceClass.SIGNALING) on linux: leave that out",
+        ),
+        (
+            Parameters(TCP(IP(hop_limit=7), no_push=True), multipath="aggregate"),
+            "127.0.0.1",
+            "Multipath TCP over IPv4 does not take all of TCP(no_push=True), IP(hop_limit=7) on linux: leave that out, or multipath",
+        ),
+    ],
+)
+@pytest.mark.asyncio_only
+async def test_what_multipath_tcp_does_not_take_is_named(using: Parameters[TCP], host: str, text: str | None) -> None:
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, options.IPPROTO_MPTCP).close()
+    except OSError as error:
+        pytest.skip(f"there is no Multipath TCP: {error}")
+    if text is None:
+        async with pair(host, using) as ends:
+            for connection in ends.values():
+                assert socket_of(connection).getsockopt(V4, socket.IP_TOS) >> 2 == 40
+        return
+    async with NetworkConnection((host, 9), using) as connection:
+        with pytest.raises(ConnectError, match=re.escape(text)):
+            await connection.ready()
+
+
 @pytest.mark.parametrize("ip", [IP(metadata_received=True), IP(receive_time_calculated=True)])
 @pytest.mark.parametrize(
     "make", [TCP, lambda ip: TLS(TCP(ip)), lambda ip: Coder(int, TCP(ip)), lambda ip: QUIC(UDP(ip), alpn=["x"])]

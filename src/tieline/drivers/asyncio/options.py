@@ -11,6 +11,7 @@ import errno
 import socket
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from typing import Any
 
 from tieline.parameters import Multipath, Parameters
@@ -121,17 +122,38 @@ def apply_stream(sock: socket.socket, parameters: Parameters[Any], *, listening:
     """
     if sock.family == socket.AF_UNIX:
         return
-    _set(sock, _common(sock.family, parameters))
     tcp: TCP | None = parameters.stack.find(TCP)
-    if tcp is None:
-        return
-    _set(sock, _tcp(sock.family, tcp))
+    try:
+        _set(sock, _common(sock.family, parameters))
+        if tcp is None:
+            return
+        _set(sock, _tcp(sock.family, tcp))
+    except OSError as error:
+        if sock.proto == IPPROTO_MPTCP and error.errno in (errno.EOPNOTSUPP, errno.ENOPROTOOPT):
+            raise _not_on_multipath(sock.family, parameters) from error
+        raise
     if listening:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if tcp.fast_open_allowed:
             sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN, parameters.backlog)
     elif on_syn:
         sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
+
+
+def _not_on_multipath(family: int, parameters: Parameters[Any]) -> OSError:
+    """Linux does not pass every option of TCP and IP on to the paths of Multipath TCP; which of them depends on its version."""
+    layers = [layer for layer in parameters.stack.layers if isinstance(layer, (TCP, IP))]
+    given = [
+        f"{layer.name}({field.name}={getattr(layer, field.name)!r})"
+        for layer in layers
+        for field in fields(layer)
+        if field.name != "below" and getattr(layer, field.name) != field.default
+    ]
+    if parameters.service_class is not ServiceClass.BEST_EFFORT:
+        given.append(f"Parameters(service_class={parameters.service_class})")
+    version = 6 if family == socket.AF_INET6 else 4
+    what = f"Multipath TCP over IPv{version} does not take all of {', '.join(given)} on {sys.platform}"
+    return OSError(errno.ENOPROTOOPT, f"{what}: leave that out, or multipath")
 
 
 def apply_accepted(sock: socket.socket, parameters: Parameters[Any]) -> None:
