@@ -57,7 +57,8 @@ class SimulatedDatagramSocket(OneByOne):
         if len(datagram) > self.maximum_size(to):
             raise broken(errno.EMSGSIZE)
         source = self._table.source(self.local_address, to, self.device)
-        room_at = self._table.send_datagram(Packet(TransportProtocol.UDP, source, to, bytes(datagram)), self._parameters)
+        packet = Packet(TransportProtocol.UDP, source, to, bytes(datagram))
+        room_at = self._table.send_datagram(packet, self._parameters, self.device)
         if room_at is None:
             self._turn = None
             return True
