@@ -147,15 +147,15 @@ class SimulatedMulticastSocket:
         return True
 
     def _source(self, to: HostPort, device: str | None, source: str | None) -> HostPort:
-        local = HostPort(source or self.local_address.host, self.local_address.port)
-        if source is None and to.is_multicast:
-            interfaces = [one for one in self._host.interfaces if one.name == device]
-            own = interfaces[0].addresses if interfaces else LOOPBACK.addresses
-            address = next((one for one in own if (":" in one) == (":" in to.host)), None)
-            if address is None or (interfaces and not interfaces[0].is_running):
-                raise broken(errno.ENETUNREACH)
-            return HostPort(address, local.port)
-        return self._table.table.source(local, to, device)
+        port = self.local_address.port
+        if not to.is_multicast:
+            return self._table.table.source(HostPort(source or self.local_address.host, port), to, device)
+        interface = next((one for one in self._host.interfaces if one.name == device), None)
+        own = LOOPBACK.addresses if interface is None else interface.addresses if interface.is_running else ()
+        for address in own:
+            if source in (None, address) and (":" in address) == (":" in to.host):
+                return HostPort(address, port)
+        raise broken(errno.ENETUNREACH)
 
     def _room(self) -> None:
         self._blocked = False
