@@ -97,7 +97,7 @@ async def test_it_follows_the_network(simulated_network: SimulatedNetwork) -> No
     first.down()
     ours, theirs = group(host, waits_for_connectivity=True), group(left, waits_for_connectivity=True)
     states, interfaces = ours.state_updates(), ours.interfaces_updates()
-    assert ours.state is GroupState.WAITING and "no interface is up with an IPv4 address" in str(ours.error)
+    assert ours.state is GroupState.WAITING and "no interface but the loopback is up with an IPv4 address" in str(ours.error)
     sending = asyncio.create_task(ours.send(b"as soon as possible"))
     await asyncio.sleep(10)
     assert not sending.done() and ours.maximum_datagram_size == 0
@@ -143,17 +143,25 @@ async def test_handlers_are_told(simulated_network: SimulatedNetwork) -> None:
     await asyncio.sleep(1)
     ours.abort()
     assert seen == [
-        (True, GroupState.READY), (True, ["eth0"]), (True, ["eth0"]), (True, []), (True, GroupState.CANCELLED),
+        (True, GroupState.READY), (True, ["eth0"]), (True, ["eth0"]), (True, GroupState.CANCELLED), (True, []),
     ]  # fmt: skip
 
 
-async def test_a_handler_may_close_the_group(simulated_network: SimulatedNetwork) -> None:
+@pytest.mark.parametrize("when", [GroupState.READY, GroupState.WAITING])
+@pytest.mark.parametrize("told", ["states", "interfaces"])
+async def test_a_handler_may_close_the_group(simulated_network: SimulatedNetwork, when: GroupState, told: str) -> None:
     host, _ = wire(simulated_network, 2)
+    if when is GroupState.WAITING:
+        host.interfaces[0].down()
     with host:
-        ours = ConnectionGroup(MulticastGroup(MEMBER), UDP()).on_state_update(lambda one, _: one.abort())
+        ours = ConnectionGroup(MulticastGroup(MEMBER), UDP())
+        states, interfaces = ours.state_updates(), ours.interfaces_updates()
+        (ours.on_state_update if told == "states" else ours.on_interfaces_update)(lambda one, _: one.abort())
         with pytest.raises(ChannelClosedError):
             await ours.ready()
     assert ours.state is GroupState.CANCELLED
+    assert [state async for state in states] == [when, GroupState.CANCELLED]
+    assert [one async for one in interfaces][-1] == ()
 
 
 async def test_only_on_interfaces_that_are_allowed(simulated_network: SimulatedNetwork) -> None:

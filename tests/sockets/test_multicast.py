@@ -481,6 +481,33 @@ async def test_a_port_that_is_not_shared() -> None:
         assert ours.state is GroupState.FAILED
 
 
+async def test_what_can_be_joined_is_joined(caplog: pytest.LogCaptureFixture) -> None:
+    good, bad = new_group(), new_group()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as selfish:
+        selfish.bind(("0.0.0.0", port_of(bad)))
+        async with group(bad, good) as ours:
+            await ours.send(b"x")
+            assert (await ours.receive()).local_endpoint == HostPort.parse(good)
+            with pytest.raises(ConnectError, match="joined on no interface"):
+                await ours.send(b"x", to=bad)
+    assert [record.getMessage() for record in caplog.records] == [f"{bad} is not joined on lo: Address already in use"]
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("option", [socket.SO_REUSEADDR, socket.SO_REUSEPORT])
+async def test_who_shares_a_port_in_either_way_can_share_it_with_us(option: int, first: bool) -> None:
+    address = new_group()
+    ours = group(address)
+    if first:
+        await ours.ready()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.setsockopt(socket.SOL_SOCKET, option, 1)
+        other.bind(("0.0.0.0", port_of(address)))
+        await ours.ready()
+        assert ours.state is GroupState.READY
+    await ours.aclose()
+
+
 @pytest.mark.parametrize("waits", [False, True])
 async def test_without_an_interface_it_waits(waits: bool) -> None:
     wanted = Parameters(UDP(), required_interface="none7", waits_for_connectivity=waits)

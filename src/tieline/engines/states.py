@@ -107,7 +107,6 @@ GROUP: dict[tuple[GroupState, Event], GroupState] = {
     (GroupState.WAITING, Event.ESTABLISHED): GroupState.READY,
     (GroupState.WAITING, Event.REFUSED): GroupState.FAILED,
     (GroupState.READY, Event.UNAVAILABLE): GroupState.WAITING,
-    (GroupState.READY, Event.BROKEN): GroupState.FAILED,
     (GroupState.SETUP, Event.CLOSE): GroupState.CANCELLED,
     (GroupState.WAITING, Event.CLOSE): GroupState.CANCELLED,
     (GroupState.READY, Event.CLOSE): GroupState.CANCELLED,

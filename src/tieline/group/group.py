@@ -155,8 +155,7 @@ class ConnectionGroup(Generic[P_co]):
             self._flow.fail(error)
         closed = ChannelClosedError("the group was closed by this side", endpoint=self._descriptor, phase=Phase.CLOSING)
         self._becoming_ready.release(error or closed)
-        was_ready = self._state is GroupState.READY
-        self._become(Event.CLOSE if error is None else Event.BROKEN if was_ready else Event.REFUSED, error)
+        self._become(Event.CLOSE if error is None else Event.REFUSED, error)
 
     def __del__(self) -> None:
         state = getattr(self, "_state", GroupState.SETUP)
@@ -203,11 +202,11 @@ class ConnectionGroup(Generic[P_co]):
         return self._interfaces.iterate(ended=self._state.is_final)
 
     def _become(self, event: Event, error: NetworkError | None = None) -> None:
-        self._state = GROUP[self._state, event]
+        state = self._state = GROUP[self._state, event]
         self._error = error
-        if self._state is not GroupState.READY:
-            self._interfaces.publish(self, (), last=self._state.is_final)
-        self._states.publish(self, self._state, last=self._state.is_final)
+        self._states.publish(self, state, last=state.is_final)
+        if state is self._state is not GroupState.READY:  # a handler may have closed it meanwhile
+            self._interfaces.publish(self, (), last=state.is_final)
 
     # Told by the memberships
 

@@ -192,7 +192,7 @@ class Memberships:
         if unusable is not None:
             return str(unusable.strerror), unusable
         versions = " or ".join(f"IPv{version}" for version in sorted({version_of(one) for one in self._group.members}))
-        reason = f"no usable network: no interface is up with an {versions} address, apart from the loopback"
+        reason = f"no usable network: no interface but the loopback is up with an {versions} address"
         return reason, OSError(errno.ENETDOWN, reason)
 
     def _tell(self, error: ConnectError, *, final: bool) -> None:
@@ -241,19 +241,21 @@ class Memberships:
         if member is None:
             raise OSError(errno.EAFNOSUPPORT, f"no member is joined over IPv{version}, so there is no socket for it")
         socket = self._sending(member)
-        if self._restrictions is None or to.interface is not None or self._network.owner(to.host) is not None:
+        if self._restrictions is None or self._network.owner(to.host) is not None:
             return Way(socket, to, 0)
-        ways = self._network.ways(to.host)
-        if ways is None:  # only the system knows
-            source = self._driver.source_of(to)
-            leaving = None if source is None else self._network.owner(source)
-            indexes = [] if leaving is None else [leaving.index]
-        else:
-            indexes = [one.index for one, _ in ways]
-        for index in indexes:
+        for index in self._leading_to(to):
             if index in self._allowed:
                 return Way(socket, to, index)
         raise OSError(errno.ENETUNREACH, "no route through an interface that the parameters allow")
+
+    def _leading_to(self, to: HostPort) -> list[int]:
+        """The interfaces that the system knows a way through, its choice first."""
+        ways = self._network.ways(to.host)
+        if ways is not None:
+            return [one.index for one, _ in ways]
+        source = self._driver.source_of(to)  # only the system knows
+        leaving = None if source is None else self._network.owner(source)
+        return [] if leaving is None else [leaving.index]
 
     def way_back(self, arrival: Arrival) -> Way:
         """To the sender of a datagram, over the interface that it came in by, from the address that it was sent to."""
