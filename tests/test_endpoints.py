@@ -332,3 +332,14 @@ def test_addresses_are_canonical(address: ipaddress.IPv4Address | ipaddress.IPv6
     assert HostPort(address.exploded, 1) == HostPort(str(address), 1)
     assert HostPort(address.exploded, 1).host == str(address)
     assert HostPort(str(address), 1).version == address.version
+
+
+@pytest.mark.parametrize(
+    ("host", "is_multicast"),
+    [
+        ("224.0.0.0", True), ("239.255.255.255", True), ("ff02::fb", True), ("ff02::fb%eth0", True),
+        ("223.255.255.255", False), ("240.0.0.0", False), ("fe80::1%eth0", False), ("example.com", False), ("ff.example", False),
+    ],
+)  # fmt: skip
+def test_multicast_addresses(host: str, is_multicast: bool) -> None:
+    assert HostPort(host, 1).is_multicast is is_multicast

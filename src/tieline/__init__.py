@@ -14,6 +14,7 @@ from tieline.endpoints import HostPort as HostPort
 from tieline.endpoints import ServiceEndpoint as ServiceEndpoint
 from tieline.endpoints import UnixEndpoint as UnixEndpoint
 from tieline.endpoints import URLEndpoint as URLEndpoint
+from tieline.engines.states import GroupState as GroupState
 from tieline.engines.states import ListenerState as ListenerState
 from tieline.engines.states import State as State
 from tieline.errors import Attempt as Attempt
@@ -36,6 +37,9 @@ from tieline.errors import Phase as Phase
 from tieline.errors import ProtocolViolationError as ProtocolViolationError
 from tieline.errors import TLSError as TLSError
 from tieline.errors import UnexpectedEndpointTypeError as UnexpectedEndpointTypeError
+from tieline.group.group import ConnectionGroup as ConnectionGroup
+from tieline.group.message import GroupMessage as GroupMessage
+from tieline.group.multicast import MulticastGroup as MulticastGroup
 from tieline.identity import Identity as Identity
 from tieline.identity import Trust as Trust
 from tieline.listener import NetworkListener as NetworkListener

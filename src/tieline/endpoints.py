@@ -97,6 +97,12 @@ class HostPort(Endpoint):
         return None if literal is None else literal.version
 
     @property
+    def is_multicast(self) -> bool:
+        """Whether the host is the address of a multicast group (RFC 5771, RFC 4291 section 2.7)."""
+        literal = _literal(self.host)
+        return literal is not None and literal.is_multicast
+
+    @property
     def interface(self) -> str | None:
         """The scope of an IPv6 address, an interface's name or number as it was given; otherwise `None`."""
         return self.host.partition("%")[2] or None

@@ -27,7 +27,7 @@ from tieline import (
     PeerResetError,
     State,
 )
-from tieline.engines.states import CONNECTION, LISTENER, Event, ListenerState
+from tieline.engines.states import CONNECTION, GROUP, LISTENER, Event, GroupState, ListenerState
 from tieline.errors import Phase
 
 from .memory import SILENCE, Answer, Network, refusal
@@ -54,12 +54,12 @@ async def turns(count: int = 5) -> None:
 # The tables
 
 
-@pytest.mark.parametrize("table", [CONNECTION, LISTENER])
+@pytest.mark.parametrize("table", [CONNECTION, LISTENER, GROUP])
 def test_nothing_follows_a_final_state(table: dict[tuple[Any, Event], Any]) -> None:
     assert not [state for state, _ in table if state.is_final]
 
 
-@pytest.mark.parametrize(("table", "states"), [(CONNECTION, State), (LISTENER, ListenerState)])
+@pytest.mark.parametrize(("table", "states"), [(CONNECTION, State), (LISTENER, ListenerState), (GROUP, GroupState)])
 def test_every_state_can_be_reached_and_closed(table: dict[tuple[Any, Event], Any], states: Any) -> None:
     assert {*table.values(), states.SETUP} == set(states)
     assert all(table[state, Event.CLOSE] is states.CANCELLED for state in states if not state.is_final)

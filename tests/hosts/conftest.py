@@ -20,6 +20,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -147,22 +148,36 @@ class Hosts:
             subprocess.run(["ip", "netns", "del", host], check=False, capture_output=True)
 
 
-@pytest.fixture
-def hosts(peer: Callable[[str], str]) -> Iterator[Hosts]:
-    for command in ("ip", "nft", "sysctl"):
-        peer(command)
+class World(Protocol):
+    """Hosts in namespaces, and what joins them."""
+
+    def set_up(self) -> None: ...
+    def tear_down(self) -> None: ...
+
+
+@contextlib.contextmanager
+def living_in(world: World, host: str) -> Iterator[None]:
+    """The world is there, and this process is on one of its hosts."""
     if os.geteuid() != 0:
         reason = "network namespaces need root"
         if os.environ.get("CI"):
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
-    hosts = Hosts()
     home = f"/proc/{os.getpid()}/task/{os.getpid()}/ns/net"
     with contextlib.ExitStack() as stack:
         descriptor = os.open(home, os.O_RDONLY)
         stack.callback(os.close, descriptor)
-        stack.callback(hosts.tear_down)
-        hosts.set_up()
-        enter(f"/run/netns/{hosts.client}")
+        stack.callback(world.tear_down)
+        world.set_up()
+        enter(f"/run/netns/{host}")
         stack.callback(enter, f"/proc/self/fd/{descriptor}")
+        yield
+
+
+@pytest.fixture
+def hosts(peer: Callable[[str], str]) -> Iterator[Hosts]:
+    for command in ("ip", "nft", "sysctl"):
+        peer(command)
+    hosts = Hosts()
+    with living_in(hosts, hosts.client):
         yield hosts

@@ -12,7 +12,7 @@ A driver calls its handlers from the event loop, never from inside the call that
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tieline.endpoints import HostPort, UnixEndpoint
 
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from tieline.reports import TransportCounters
 
 __all__ = [
-    "Address", "Buffer", "DatagramHandler", "DatagramSocket", "Driver", "NetworkWatch", "OneByOne", "PacketAddress",
-    "PacketHandler", "PacketSocket", "Packets", "StreamAcceptor", "StreamHandler", "StreamSocket",
+    "Address", "Arrival", "Buffer", "DatagramHandler", "DatagramSocket", "Driver", "MulticastHandler", "MulticastSocket",
+    "NetworkWatch", "OneByOne", "PacketAddress", "PacketHandler", "PacketSocket", "Packets", "StreamAcceptor", "StreamHandler",
+    "StreamSocket",
 ]  # fmt: skip
 
 Address = HostPort | UnixEndpoint
@@ -177,6 +178,55 @@ class OneByOne:
         return len(datagrams)
 
 
+class Arrival(NamedTuple):
+    """A datagram for a group or for this machine: who sent it, to which address, and the index of the interface it came in by."""
+
+    content: bytes
+    remote: HostPort
+    local: HostPort
+    interface: int
+    metadata: IPMetadata | None = None
+    """What its packet said, if that was asked for."""
+
+
+class MulticastHandler(Protocol):
+    """The owner of a multicast socket."""
+
+    def received(self, arrivals: list[Arrival]) -> None: ...
+    def writable(self) -> None: ...
+    def failed(self, error: OSError) -> None: ...
+
+
+class MulticastSocket(Protocol):
+    """Datagrams of one IP version from and to groups, over interfaces of one's choice. Interfaces are named by their index."""
+
+    @property
+    def local_address(self) -> HostPort: ...
+    def join(self, group: str, interface: int, source: str | None = None) -> None:
+        """Receive what is sent to the group, by one source if that is given. Raises OSError."""
+        ...
+
+    def leave(self, group: str, interface: int) -> None:
+        """Receive it no more; the interface may be gone."""
+        ...
+
+    def send(
+        self, datagram: Buffer, to: HostPort, interface: int, source: str | None = None, metadata: IPMetadata | None = None, /
+    ) -> bool:
+        """Give one datagram to the kernel now; False when blocked (`writable` follows). Raises OSError.
+
+        It leaves by that interface (0 is the system's choice, for an address that is no group) with that source address, and its
+        packet says what is given.
+        """
+        ...
+
+    def maximum_size(self, to: HostPort, interface: int) -> int:
+        """The largest datagram that goes out unfragmented."""
+        ...
+
+    def close(self) -> None: ...
+
+
 PacketAddress = tuple[str, int] | tuple[str, int, int, int]
 """As the socket module has them: nothing has to be made of them for each packet."""
 Packets = tuple[Buffer, PacketAddress, "str | None", int, int]
@@ -287,6 +337,15 @@ class Driver(Protocol):
         self, at: HostPort | None, to: HostPort | None, parameters: Parameters[Any], handler: PacketHandler
     ) -> PacketSocket:
         """A packet socket, bound if `at` is given, connected if `to` is. Raises OSError."""
+        ...
+
+    def multicast(
+        self, at: HostPort, parameters: Parameters[Any], handler: MulticastHandler, *, unicast: bool = True
+    ) -> MulticastSocket:
+        """A multicast socket at a port of the wildcard address; what is sent to this machine comes only if `unicast`.
+
+        Raises OSError.
+        """
         ...
 
     def network(self) -> Network:

@@ -1,4 +1,4 @@
-"""The life of a connection and of a listener, as tables. Whatever is not in the table cannot happen.
+"""The life of a connection, of a listener and of a group, as tables. Whatever is not in the table cannot happen.
 
 SETUP ──start──▶ PREPARING ──established──▶ READY ──break──▶ FAILED
                   ▲     │  ╲                 │
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["CONNECTION", "LISTENER", "Event", "ListenerState", "State"]
+__all__ = ["CONNECTION", "GROUP", "LISTENER", "Event", "GroupState", "ListenerState", "State"]
 
 
 class State(enum.Enum):
@@ -44,8 +44,25 @@ class ListenerState(enum.Enum):
         return self in (ListenerState.FAILED, ListenerState.CANCELLED)
 
 
+class GroupState(enum.Enum):
+    """Where a connection group stands: `READY` while it is joined on some interface, `WAITING` while there is none.
+
+    `FAILED` and `CANCELLED` are final; `group.error` says why it is `WAITING` or `FAILED`.
+    """
+
+    SETUP = "setup"
+    WAITING = "waiting"
+    READY = "ready"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (GroupState.FAILED, GroupState.CANCELLED)
+
+
 class Event(enum.Enum):
-    """What moves a connection or listener from state to state."""
+    """What moves a connection, listener or group from state to state."""
 
     START = "start"
     RETRY = "retry"
@@ -81,4 +98,16 @@ LISTENER: dict[tuple[ListenerState, Event], ListenerState] = {
     (ListenerState.SETUP, Event.CLOSE): ListenerState.CANCELLED,
     (ListenerState.WAITING, Event.CLOSE): ListenerState.CANCELLED,
     (ListenerState.READY, Event.CLOSE): ListenerState.CANCELLED,
+}
+
+GROUP: dict[tuple[GroupState, Event], GroupState] = {
+    (GroupState.SETUP, Event.ESTABLISHED): GroupState.READY,
+    (GroupState.SETUP, Event.UNAVAILABLE): GroupState.WAITING,
+    (GroupState.SETUP, Event.REFUSED): GroupState.FAILED,
+    (GroupState.WAITING, Event.ESTABLISHED): GroupState.READY,
+    (GroupState.WAITING, Event.REFUSED): GroupState.FAILED,
+    (GroupState.READY, Event.UNAVAILABLE): GroupState.WAITING,
+    (GroupState.SETUP, Event.CLOSE): GroupState.CANCELLED,
+    (GroupState.WAITING, Event.CLOSE): GroupState.CANCELLED,
+    (GroupState.READY, Event.CLOSE): GroupState.CANCELLED,
 }

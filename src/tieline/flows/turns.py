@@ -10,6 +10,7 @@ from tieline.errors import NetworkError, raisable
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Waiter
+    from tieline.flows.group import GroupFlow
     from tieline.flows.stream import StreamFlow
 
 __all__ = ["RoundTrip", "Turn"]
@@ -20,7 +21,7 @@ class Turn:
 
     __slots__ = ("_flow", "_granted", "_waiting", "is_taken")
 
-    def __init__(self, flow: StreamFlow) -> None:
+    def __init__(self, flow: StreamFlow | GroupFlow) -> None:
         self._flow = flow
         self._waiting: deque[Waiter] = deque()
         self._granted: Waiter | None = None  # whose turn it is, and who has perhaps not run since

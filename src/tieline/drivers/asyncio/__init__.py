@@ -12,12 +12,13 @@ from weakref import WeakSet
 
 from tieline.drivers.asyncio.addresses import family_of, to_sockaddr
 from tieline.drivers.asyncio.loop import LoopDriver
+from tieline.drivers.asyncio.multicast import UDPMulticastSocket
 from tieline.drivers.asyncio.network import NetworkWatch, SystemNetwork
 from tieline.drivers.asyncio.packets import BATCHES, UDPPacketSocket
 from tieline.drivers.asyncio.resolver import resolve
 from tieline.drivers.asyncio.tcp import Acceptor, TCPSocket
 from tieline.drivers.asyncio.udp import LARGEST, UDPSocket
-from tieline.drivers.port import Address, DatagramHandler, PacketHandler, StreamHandler
+from tieline.drivers.port import Address, DatagramHandler, MulticastHandler, PacketHandler, StreamHandler
 from tieline.endpoints import HostPort
 from tieline.parameters import Parameters
 from tieline.paths import Network
@@ -78,6 +79,11 @@ class AsyncioDriver(LoopDriver):
         if self._batch is None:
             self._batch = [memoryview(bytearray(LARGEST)) for _ in range(BATCHES)]
         return UDPPacketSocket(self._loop, self._batch, self._lingering, at, to, parameters, handler)
+
+    def multicast(
+        self, at: HostPort, parameters: Parameters[Any], handler: MulticastHandler, *, unicast: bool = True
+    ) -> UDPMulticastSocket:
+        return UDPMulticastSocket(self._loop, self._buffer, at, parameters, handler, self.time, unicast=unicast)
 
     def network(self) -> Network:
         return self._network.now()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tieline.drivers.asyncio.loop import LoopDriver
-from tieline.drivers.port import Address, DatagramHandler, PacketHandler, StreamHandler
+from tieline.drivers.port import Address, DatagramHandler, MulticastHandler, PacketHandler, StreamHandler
 from tieline.drivers.simulated.batch import SimulatedPacketSocket
 from tieline.endpoints import HostPort
 from tieline.parameters import Parameters
@@ -17,6 +17,7 @@ from tieline.paths import Network
 if TYPE_CHECKING:
     from tieline.drivers.simulated.datagram import SimulatedDatagramSocket
     from tieline.drivers.simulated.host import Host
+    from tieline.drivers.simulated.multicast import SimulatedMulticastSocket
     from tieline.drivers.simulated.stream import SimulatedAcceptor, SimulatedStream
     from tieline.drivers.simulated.watch import HostWatch
 
@@ -72,6 +73,11 @@ class SimulatedDriver(LoopDriver):
     ) -> SimulatedPacketSocket:
         return SimulatedPacketSocket(self._host.socket_table, at, to, parameters, handler)
 
+    def multicast(
+        self, at: HostPort, parameters: Parameters[Any], handler: MulticastHandler, *, unicast: bool = True
+    ) -> SimulatedMulticastSocket:
+        return self._host.socket_table.groups.open(at, parameters, handler, unicast=unicast)
+
     def network(self) -> Network:
         return self._host.own_network()
 
@@ -98,7 +104,7 @@ class OutsideDriver(LoopDriver):
     def watch_network(self, changed: Callable[[Network], object]) -> NoReturn:
         self.network()
 
-    resolve = source_of = connect = listen = bind = packets = _no_host
+    resolve = source_of = connect = listen = bind = packets = multicast = _no_host
 
 
 def addressed(address: Address) -> HostPort:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tieline import drivers
 from tieline.drivers.simulated.driver import SimulatedDriver
+from tieline.drivers.simulated.link import LOOPBACK_LATENCY
 from tieline.drivers.simulated.node import NetworkInterface, Node
 from tieline.drivers.simulated.packets import Fate, Packet
 from tieline.drivers.simulated.sockets import FIRST_PORT, SocketTable
@@ -20,7 +21,7 @@ from tieline.paths import Network
 from tieline.protocols.checks import require_at_least
 
 if TYPE_CHECKING:
-    from tieline.drivers.simulated.link import Direction
+    from tieline.drivers.simulated.link import Direction, Link
     from tieline.drivers.simulated.network import SimulatedNetwork
 
 __all__ = ["Host"]
@@ -132,8 +133,10 @@ class Host(Node):
     def datagram_room_at(self, source: HostPort, to: HostPort, size: int, device: str | None) -> float:
         """When there is room for another datagram of this size."""
         now = self.network.time
-        direction = self.first_direction(source, to, device)
         room = max(now, self._sending_until - self.send_buffer / DATAGRAMS_PER_SECOND / 100)
+        if to.is_multicast:
+            return max([room, *(link.direction(one).room_at(now, size) for one, link in self.group_ways(device))])
+        direction = self.first_direction(source, to, device)
         return room if direction is None else max(room, direction.room_at(now, size))
 
     def datagram_accepted(self) -> None:
@@ -193,13 +196,46 @@ class Host(Node):
         if self.has_address(packet.destination.host):
             self.network.loop_back(self, packet)
             return
+        if packet.destination.is_multicast:
+            self._send_to_group(packet, device)
+            return
         self.network.forward(self, packet, self._outgoing(packet.source, packet.destination.host, device))
+
+    def _send_to_group(self, packet: Packet, device: str | None) -> None:
+        """Over every link of an interface: they are one network. Its own sockets hear it by themselves."""
+        for interface, link in self.group_ways(device):
+            self.network.transmit(self, packet, interface, link)
+
+    def loop_back_to_group(self, packet: Packet, interface: int) -> None:
+        """The same for its own sockets, as if it had come in by that interface."""
+        self.network.schedule(self.network.time + LOOPBACK_LATENCY, self._looped_back, packet, interface)
+
+    def _looped_back(self, packet: Packet, interface: int) -> None:
+        if not self._crashed and self.passes(packet) and self._sockets.groups.has_joined(packet, interface):
+            self.network.note(self, Fate.ARRIVED, packet)
+            self._sockets.groups.arrived(packet, interface)
+
+    def group_ways(self, device: str | None) -> list[tuple[NetworkInterface, Link]]:
+        """The links that a packet to a group takes, all at once."""
+        return [
+            (one, link)
+            for one in self.interfaces
+            if one.name == device and one.is_running
+            for link in one.links
+            if link.is_up and link.other(one).is_running
+        ]
 
     def arrived(self, packet: Packet, interface: NetworkInterface | None) -> None:
         if self._crashed:
             self.network.note(self, Fate.HOST_DOWN, packet)
-        elif interface is not None and packet.destination.host not in interface.addresses:
+        elif interface is not None and not self._takes(packet, interface):
             self.network.note(self, Fate.NOBODY, packet)
         elif interface is None or self.passes(packet):  # what comes over the loopback has passed when it was sent
             self.network.note(self, Fate.ARRIVED, packet)
             self._sockets.arrived(packet, LOOPBACK.name if interface is None else interface.name)
+
+    def _takes(self, packet: Packet, interface: NetworkInterface) -> bool:
+        """Whether what came in by an interface is for an address of that, or for a group that is joined there."""
+        if packet.destination.is_multicast:
+            return self._sockets.groups.has_joined(packet, interface.index)
+        return packet.destination.host in interface.addresses

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Conditions", "Link"]
 
+LOOPBACK_LATENCY = 0.00001  # seconds
 LEAST_MTU = 576  # RFC 1122 section 3.3.3: what every IPv4 host takes
 
 

@@ -24,7 +24,7 @@ from tieline import drivers
 from tieline.drivers.simulated.clock import VirtualClock
 from tieline.drivers.simulated.driver import OutsideDriver
 from tieline.drivers.simulated.host import Host
-from tieline.drivers.simulated.link import Conditions, Link
+from tieline.drivers.simulated.link import LOOPBACK_LATENCY, Conditions, Link
 from tieline.drivers.simulated.node import NetworkInterface, Node, Router, address_translation
 from tieline.drivers.simulated.packets import Fate, Packet, Trace
 from tieline.drivers.simulated.partition import Partition
@@ -37,7 +37,6 @@ __all__ = ["ScheduledEvent", "SimulatedNetwork"]
 
 T = TypeVar("T")
 
-LOOPBACK_LATENCY = 0.00001  # seconds
 DAY = 86400.0
 EVENTS_PER_TURN = 10_000  # so that the loop sees it if one thing leads to another for ever
 TRACE_LIMIT = 100_000  # packets' fates that are remembered

@@ -92,8 +92,8 @@ def no_socket_answer(packet: Packet, code: int) -> Packet | None:
 
 
 def icmp(about: Packet, code: int, mtu: int = 0) -> Packet | None:
-    """An error about a packet, to its sender; none about another error (RFC 1122 section 3.2.2)."""
-    if about.protocol is TransportProtocol.ICMP:
+    """An error about a packet, to its sender; none about another error, or one to a group (RFC 1122 section 3.2.2)."""
+    if about.protocol is TransportProtocol.ICMP or about.destination.is_multicast:
         return None
     return Packet(TransportProtocol.ICMP, about.destination, about.source, code=code, about=about, mtu=mtu)
 

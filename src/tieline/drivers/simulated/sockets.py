@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.simulated.datagram import SimulatedDatagramSocket
+from tieline.drivers.simulated.multicast import GroupTable, SimulatedMulticastSocket
 from tieline.drivers.simulated.packets import Packet, TransportProtocol, header, headers, no_socket_answer
 from tieline.drivers.simulated.stream import SimulatedAcceptor, SimulatedStream, broken
 from tieline.drivers.simulated.tcp import TCPMachine, TCPState
@@ -41,13 +42,15 @@ class SocketTable:
         self._lingering: dict[Ends, tuple[SimulatedStream, float]] = {}
         self._bound: dict[HostPort, SimulatedDatagramSocket] = {}
         self._connected: dict[Ends, SimulatedDatagramSocket] = {}
+        self.groups = GroupTable(host, self)
         self._mtus: dict[str, int] = {}  # of paths that are narrower than their first link
 
-    def __iter__(self) -> Iterator[SimulatedAcceptor | SimulatedStream | SimulatedDatagramSocket]:
+    def __iter__(self) -> Iterator[SimulatedAcceptor | SimulatedStream | SimulatedDatagramSocket | SimulatedMulticastSocket]:
         yield from self._listeners.values()
         yield from self._streams.values()
         yield from self._bound.values()
         yield from self._connected.values()
+        yield from self.groups
 
     # The host, for its sockets
 
@@ -125,7 +128,7 @@ class SocketTable:
 
     def listen(self, at: HostPort, parameters: Any, accepted: Callable[[SimulatedStream], None]) -> SimulatedAcceptor:
         """A listening socket. Raises OSError."""
-        local = self._bindable(at, parameters, self._listeners)
+        local = self._bindable(at, tuple(self._listeners))
         acceptor = self._listeners[local] = SimulatedAcceptor(self, local, parameters, accepted)
         return acceptor
 
@@ -135,7 +138,7 @@ class SocketTable:
         """A datagram socket. Raises OSError."""
         if to is None:
             assert at is not None  # the driver's caller gives one of them
-            local = self._bindable(at, parameters, self._bound)
+            local = self.bindable(at)
             made = self._bound[local] = SimulatedDatagramSocket(self, local, None, parameters, handler)
             return made
         local = at or self._local(to, parameters)
@@ -162,7 +165,11 @@ class SocketTable:
             raise broken(errno.ENETUNREACH)
         return HostPort(address, port)
 
-    def _bindable(self, at: HostPort, parameters: Any, used: dict[HostPort, Any]) -> HostPort:
+    def bindable(self, at: HostPort, *, shared: bool = False) -> HostPort:
+        """Where a datagram socket for many peers is bound; multicast sockets may share a port. Raises OSError."""
+        return self._bindable(at, (*self._bound, *(() if shared else self.groups.addresses)))
+
+    def _bindable(self, at: HostPort, used: Sequence[HostPort]) -> HostPort:
         if at.host not in WILDCARDS.values() and not self._host.has_address(at.host):
             raise broken(errno.EADDRNOTAVAIL)
         wildcard = HostPort(WILDCARDS[6 if ":" in at.host else 4], 0).host
@@ -205,6 +212,8 @@ class SocketTable:
 
     def arrived(self, packet: Packet, device: str) -> bool:
         """Give a packet that came in by an interface to its socket. False if there is none; then the sender has been told."""
+        if packet.destination.is_multicast:
+            return self.groups.arrived(packet, self.groups.index(device))
         if packet.about is not None:
             self._unreachable(packet, packet.about)
             return True
@@ -212,6 +221,8 @@ class SocketTable:
             socket = self._connected.get((packet.destination, packet.source)) or self._at(self._bound, packet.destination, device)
             if socket is not None:
                 socket.arrived(packet)
+                return True
+            if self.groups.arrived(packet, self.groups.index(device)):
                 return True
         else:
             ends = (packet.destination, packet.source)
@@ -312,3 +323,4 @@ class SocketTable:
             socket.killed()
         for mine in (self._listeners, self._streams, self._lingering, self._bound, self._connected):
             mine.clear()
+        self.groups.kill()
