@@ -256,7 +256,7 @@ async def test_options_below_tls_reach_the_socket() -> None:
 async def test_listening_sockets_have_their_options() -> None:
     parameters = Parameters(TCP(fast_open_allowed=True), backlog=17)
     async with NetworkListener(parameters, on="127.0.0.1:0").serving(never) as listener:
-        sock = listener._side._acceptors[0]._sock  # type: ignore[union-attr]
+        sock = next(iter(listener._side._acceptors.values()))._sock  # type: ignore[union-attr]
         assert sock.getsockopt(SOL, socket.SO_REUSEADDR) == 1
         assert sock.getsockopt(TCP_, TCP_FASTOPEN) == 17
         information = sock.getsockopt(TCP_, socket.TCP_INFO, 104)

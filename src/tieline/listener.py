@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from tieline import drivers
 from tieline.connection import NetworkConnection
 from tieline.endpoints import EndpointLike, HostPort, UnixEndpoint, to_endpoint
 from tieline.engines.states import LISTENER, Event, ListenerState
 from tieline.errors import NetworkError, UnexpectedEndpointTypeError, is_about, raisable
-from tieline.establishment.binding import Place, bind_all, check_listening
+from tieline.establishment.binding import Place, check_listening
 from tieline.establishment.stacks import prepare_server
 from tieline.inbound.datagrams import DatagramSide
+from tieline.inbound.places import Places
 from tieline.inbound.streams import StreamSide
 from tieline.parameters import Parameters
 from tieline.protocols.checks import require_at_least, require_range
@@ -23,11 +24,9 @@ from tieline.updates import UpdateIterator, Updates
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Address, Driver, Task, Waiter
-    from tieline.inbound.sessions import SessionSide
+    from tieline.inbound.side import Side
 
 __all__ = ["NetworkListener"]
-
-Side: TypeAlias = "StreamSide | DatagramSide | SessionSide"
 
 P = TypeVar("P", bound=NetworkProtocol)
 Handler = Callable[[NetworkConnection[P]], Awaitable[object]]
@@ -41,6 +40,10 @@ class NetworkListener(Generic[P]):
     `on` says where: a port number, an endpoint or its text form; by default any free port on all addresses, IPv4 and IPv6. A
     name is bound at each of its addresses, with one port. `new_connection_limit` is a budget: it goes down by one for each
     connection handed out, and at 0 nothing is accepted until it is raised; None is no limit.
+
+    What the parameters say of interfaces holds for listening, too: there is a socket on each interface that they allow, and these
+    come and go with the network. While there is none, the listener is `WAITING`, and `error` is the reason; starting lasts until
+    there is one. What was handed out lives on.
 
     Raises `TypeError` and `ValueError` for bad options, such as TLS without an identity.
     """
@@ -63,7 +66,7 @@ class NetworkListener(Generic[P]):
         self._error: NetworkError | None = None
         self._states: Updates[Any, ListenerState] = Updates()
         self._side: Side | None = None
-        self._bound: tuple[Address, ...] = ()
+        self._places: Places | None = None
         self._tasks: set[Task] = set()
         self._failed: Callable[[], None] | None = None
         self._handler: Handler[P] | None = None
@@ -72,7 +75,7 @@ class NetworkListener(Generic[P]):
 
     def __repr__(self) -> str:
         place = f"port {self._on}" if isinstance(self._on, int) else self._on
-        where = ", ".join(str(address) for address in self._bound) or place
+        where = ", ".join(map(str, self.endpoints)) or place
         return f"<NetworkListener on {where} for {self._parameters.stack.name}, {self._state.value}>"
 
     # Serving
@@ -109,20 +112,18 @@ class NetworkListener(Generic[P]):
             raise RuntimeError(f"{self!r} has been run before: a listener runs once, make another")
         self._handler = handler
         driver = drivers.current()
-        side: Side = self._side_type()(driver, self._parameters, accepted=self._accepted, failed=self._break)
+        side: Side = self._side_type()(driver, self._parameters, accepted=self._accepted, failed=self.failed)
         self._side = side
         side.limit(self._limit)
         try:
             prepare_server(self._parameters.stack)
-            self._bound = await bind_all(driver, self._on, self._parameters, side.bind, side.abort)
+            self._places = Places(driver, self._on, self._parameters, side, self)
+            await self._places.open()
         except BaseException as error:
-            side.abort()
             if isinstance(error, NetworkError):
                 self._become(Event.REFUSED, error)
-            else:
-                self._become(Event.CLOSE)
+            await self._stop(driver, grace=0.0)
             raise
-        self._become(Event.ESTABLISHED)
         return driver
 
     def _side_type(self) -> Any:
@@ -168,10 +169,21 @@ class NetworkListener(Generic[P]):
             except Exception:
                 logger.exception("on_handler_error of %r raised", self)
 
-    def _break(self, error: NetworkError) -> None:
+    # The owner of its places
+
+    def listening(self) -> None:
+        self._become(Event.ESTABLISHED)
+
+    def nowhere(self, error: NetworkError) -> None:
+        if self._state is ListenerState.WAITING:  # for another reason by now
+            self._error = error
+        else:
+            self._become(Event.UNAVAILABLE, error)
+
+    def failed(self, error: NetworkError) -> None:
         """A listening socket failed for good."""
-        if self._state is ListenerState.READY:
-            self._become(Event.BROKEN, error)
+        if self._state in (ListenerState.READY, ListenerState.WAITING):
+            self._become(Event.BROKEN if self._state is ListenerState.READY else Event.REFUSED, error)
             if self._failed is not None:
                 self._failed()
 
@@ -179,6 +191,8 @@ class NetworkListener(Generic[P]):
         """Stop accepting, and wait for the handlers: first for `grace` seconds, then until their cancellation is done."""
         assert self._side is not None
         self._failed = None
+        if self._places is not None:
+            self._places.close()
         self._side.close()
         try:
             if grace and self._tasks:
@@ -245,29 +259,31 @@ class NetworkListener(Generic[P]):
 
     @property
     def endpoints(self) -> tuple[Address, ...]:
-        """Every address that is listened on; empty before ready."""
-        return self._bound
+        """Every address that is listened on; empty before ready, and while there is none."""
+        return () if self._places is None else self._places.endpoints
 
     @property
     def port(self) -> int:
         """The bound port. Raises `RuntimeError` before ready, and on a Unix socket, which has none."""
-        first = self._first_bound()
-        if isinstance(first, UnixEndpoint):
-            raise RuntimeError(f"{first} is a Unix socket and has no port: use listener.endpoint")
-        return first.port
+        if self._places is not None and self._places.port is not None:
+            return self._places.port
+        if self.endpoints:
+            raise RuntimeError(f"{self.endpoints[0]} is a Unix socket and has no port: use listener.endpoint")
+        raise self._no_address()
 
     @property
     def endpoint(self) -> Address:
-        """An endpoint that a client on this machine can connect to. Raises `RuntimeError` before ready."""
-        first = self._first_bound()
-        if isinstance(first, HostPort) and first.host in ("0.0.0.0", "::"):
-            return HostPort("127.0.0.1" if first.host == "0.0.0.0" else "::1", first.port)
-        return first
+        """An endpoint that a client on this machine can connect to; where the loopback may not be used, one for others.
 
-    def _first_bound(self) -> Address:
-        if not self._bound:
-            raise RuntimeError(f"the listener has no address: it is {self._state.value}")
-        return self._bound[0]
+        Raises `RuntimeError` before ready, and while there is none.
+        """
+        nearest = None if self._places is None else self._places.nearest
+        if nearest is None:
+            raise self._no_address()
+        return nearest
+
+    def _no_address(self) -> RuntimeError:
+        return RuntimeError(f"the listener has no address: it is {self._state.value}")
 
 
 class Serving(Generic[P]):

@@ -48,6 +48,7 @@ class Parameters(Generic[P]):
     - `local_endpoint_reuse_allowed`: several sockets may bind the same local endpoint.
     - `required_interface`: only this interface, by name. `required_interface_type`, `prohibited_interfaces` and
       `prohibited_interface_types` restrict likewise; so do `expensive_paths_prohibited` and `constrained_paths_prohibited`.
+    - `local_only`: only peers on a link of this machine, without a router in between.
     - `multipath`: whether the connection may use several interfaces, one after another or at once (`Multipath`).
     - `service_class`: what the traffic is: sets the DSCP of its packets (`ServiceClass.dscp`), for the network, and their
       priority in this machine's queues.
@@ -83,6 +84,7 @@ class Parameters(Generic[P]):
     prohibited_interface_types: tuple[InterfaceType, ...] = ()
     expensive_paths_prohibited: bool = False
     constrained_paths_prohibited: bool = False
+    local_only: bool = False
     multipath: Multipath | str = Multipath.DISABLED
     service_class: ServiceClass = ServiceClass.BEST_EFFORT
     waits_for_connectivity: bool = False
@@ -115,7 +117,7 @@ class Parameters(Generic[P]):
             object.__setattr__(self, "local_endpoint", endpoint)
         self._check_interfaces()
         self._check_multipath()
-        for option in ("expensive_paths_prohibited", "constrained_paths_prohibited"):
+        for option in ("expensive_paths_prohibited", "constrained_paths_prohibited", "local_only"):
             if not isinstance(getattr(self, option), bool):
                 raise TypeError(f"{option} must be True or False, got {getattr(self, option)!r}")
         if not isinstance(self.service_class, ServiceClass):

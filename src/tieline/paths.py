@@ -131,6 +131,18 @@ class Network:
         nowhere = len(_PREFERENCE), 0
         return tuple(sorted(found, key=lambda one: (-one.length, one.metric, order.get(one.interface or 0, nowhere))))
 
+    def is_on_link(self, host: str) -> bool:
+        """Whether packets to an address reach its machine without a router, or stay on this one.
+
+        A default route never says so, with a router or not: what is at the other end of a modem is the whole Internet. Without
+        routes, only link-local addresses and our own are known to be so.
+        """
+        address = ip_address(host.partition("%")[0])
+        if address.is_loopback or address.is_link_local or self.owner(host) is not None:
+            return True
+        route = next((one for one in self.routes_to(host) if not one.by_policy), None)
+        return route is not None and route.interface is not None and route.gateway is None and not route.is_default
+
     def ways(self, host: str) -> tuple[tuple[Interface, Route], ...] | None:
         """The interfaces that packets to an address may leave through, the system's choice first; None if only the system knows.
 

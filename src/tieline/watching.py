@@ -185,7 +185,7 @@ class Watching:
     @property
     def _is_bound(self) -> bool:
         """Whether packets have to leave through the interface of our address: others' routers would drop them."""
-        return self._target is not None or self._parameters.required_interface is not None
+        return self._target is not None or self._restrictions is not None
 
     def _better_interface(self, network: Network) -> Interface | None:
         """The interface that the same parameters would choose now, if it is another one."""
@@ -206,8 +206,9 @@ class Watching:
         version = ip_address(self.remote.host.partition("%")[0]).version
         return [
             interface
-            for interface, _ in network.ways(self.remote.host) or ()
-            if (self._restrictions is None or self._restrictions.allow(interface))
+            for interface, route in network.ways(self.remote.host) or ()
+            if not (self._parameters.local_only and route.gateway is not None)
+            and (self._restrictions is None or self._restrictions.allow(interface))
             and any(ip_address(address).version == version for address in interface.addresses)
         ]
 

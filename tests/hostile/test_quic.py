@@ -61,7 +61,7 @@ async def listening(using: QUIC = SERVER, **options: Any) -> AsyncIterator[Netwo
 
 def engine_of(listener: NetworkListener[QUIC]) -> QuicEndpoint:
     side: Any = listener._side
-    engine: QuicEndpoint = side._ports[0]._engine
+    engine: QuicEndpoint = next(iter(side._ports.values()))._engine
     return engine
 
 

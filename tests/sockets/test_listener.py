@@ -553,7 +553,7 @@ def break_listening(listener: NetworkListener[Any]) -> None:
     if hasattr(side, "_acceptors"):
         side._accept_failed(OSError(errno.EINVAL, "Invalid argument"))
     else:
-        side._ports[0].failed(OSError(errno.EBADF, "Bad file descriptor"))
+        next(iter(side._ports.values())).failed(OSError(errno.EBADF, "Bad file descriptor"))
 
 
 async def test_a_failing_listener_ends_run() -> None:
@@ -672,7 +672,7 @@ async def test_a_peer_that_goes_on_sending_does_not_keep_the_iteration_alive() -
             listener._side.close()  # type: ignore[union-attr]  # what leaving does first
             await connection.send(b"late")
             await ended.wait()
-            assert listener._side._ports[0].flows  # type: ignore[union-attr]
+            assert next(iter(listener._side._ports.values())).flows  # type: ignore[union-attr]
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await connection.receive()

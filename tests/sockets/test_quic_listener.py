@@ -84,7 +84,7 @@ async def test_connections_one_after_the_other_leave_nothing() -> None:
         for _ in range(30):
             async with connecting(listener) as connection:
                 await echoed(connection)
-        [port] = listener._side._ports
+        [port] = listener._side._ports.values()
         await until(lambda: not port._sessions and not listener._tasks)
         assert port._engine.connections == 0
         assert not listener._side._handshakes
@@ -131,7 +131,7 @@ async def test_new_connection_limit() -> None:
             with pytest.raises(ConnectionRefusedError, match=r"takes in no connection at present \(CONNECTION_REFUSED\)"):
                 await three.ready()
             assert three.state is State.WAITING and listener.failed_handshake_count == 0
-            [port] = listener._side._ports
+            [port] = listener._side._ports.values()
             assert port._engine.counters[2] > 0 and not listener._side._handshakes  # it cost no handshake
             listener.new_connection_limit = 1
             await echoed(three)
@@ -153,7 +153,7 @@ async def test_maximum_pending_handshakes() -> None:
     async with listening(parameters={"maximum_pending_handshakes": 5}).serving(echo_streams) as listener:
         for packet in first_packets(8):
             send_alone(packet, listener)
-        [port] = listener._side._ports
+        [port] = listener._side._ports.values()
         await until(lambda: port._engine.counters[2] == 3)
         assert len(listener._side._handshakes) == 5
         async with connecting(listener) as connection:
@@ -184,7 +184,7 @@ async def test_retry_under_load() -> None:
         for _ in range(3):
             async with connecting(listener) as connection:
                 await echoed(connection)
-        [port] = listener._side._ports
+        [port] = listener._side._ports.values()
         accepted, retried, refused, failed = port._engine.counters
         assert accepted == 3 and refused == failed == 0 and 1 <= retried <= 3  # a token of the first one may do for the others
 
@@ -195,7 +195,7 @@ async def test_a_flood_of_initials_is_bounded_and_honest_clients_get_in() -> Non
             send_alone(packet, listener)
             if number % 20 == 0:
                 await asyncio.sleep(0)
-        [port] = listener._side._ports
+        [port] = listener._side._ports.values()
         await until(lambda: sum(port._engine.counters) >= 250)
         assert len(listener._side._handshakes) <= 50 and port._engine.connections <= 50
         async with connecting(listener) as connection:
@@ -226,7 +226,7 @@ async def test_garbage_leaves_a_listener_alive(caplog: pytest.LogCaptureFixture)
                     await echoed(connection)
                 async with connecting(listener) as other:
                     await echoed(other)
-            [port] = listener._side._ports
+            [port] = listener._side._ports.values()
             assert port._engine.connections < 300
     assert not [record for record in caplog.records if record.name.startswith("tieline")]
 

@@ -101,7 +101,7 @@ async def test_the_listeners_of_a_process_share_a_key() -> None:
     connection = NetworkConnection(("127.0.0.1", port), client_of())
     stream = await connection.open_stream()
     await echoed(stream)
-    for endpoint in first._side._ports:  # type: ignore[union-attr]  # what a killed process would do to it
+    for endpoint in first._side._ports.values():  # type: ignore[union-attr]  # what a killed process would do to it
         endpoint.close()
     await block.__aexit__(None, None, None)
     async with NetworkListener(server_of(), on=f"127.0.0.1:{port}").serving(echo_streams):

@@ -31,7 +31,7 @@ class State(enum.Enum):
 
 
 class ListenerState(enum.Enum):
-    """Where a listener stands. `FAILED` and `CANCELLED` are final."""
+    """Where a listener stands. `WAITING` is for an interface that it may use; `FAILED` and `CANCELLED` are final."""
 
     SETUP = "setup"
     WAITING = "waiting"
@@ -95,6 +95,7 @@ LISTENER: dict[tuple[ListenerState, Event], ListenerState] = {
     (ListenerState.WAITING, Event.ESTABLISHED): ListenerState.READY,
     (ListenerState.WAITING, Event.REFUSED): ListenerState.FAILED,
     (ListenerState.READY, Event.BROKEN): ListenerState.FAILED,
+    (ListenerState.READY, Event.UNAVAILABLE): ListenerState.WAITING,
     (ListenerState.SETUP, Event.CLOSE): ListenerState.CANCELLED,
     (ListenerState.WAITING, Event.CLOSE): ListenerState.CANCELLED,
     (ListenerState.READY, Event.CLOSE): ListenerState.CANCELLED,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from tieline.endpoints import HostPort, UnixEndpoint
 from tieline.errors import Attempt, ConnectError, DNSError, NetworkError, Phase, UnexpectedEndpointTypeError
+from tieline.paths import Interface, InterfaceType, Network, evaluate
 from tieline.protocols.ip import IP, IPVersion
 from tieline.protocols.quic import QUICDatagram, QUICStream
 from tieline.protocols.roles import MultiplexProtocol, OneToOneProtocol
@@ -19,12 +22,25 @@ if TYPE_CHECKING:
     from tieline.drivers.port import Address, Driver
     from tieline.parameters import Parameters
 
-__all__ = ["Place", "bind_all", "check_listening"]
+__all__ = ["Place", "Spot", "addresses_of", "bind_all", "check_listening", "spots"]
 
 Place = int | HostPort | UnixEndpoint
 """A port on all addresses, one address or name, or a path."""
 
 logger = logging.getLogger("tieline.listener")
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """An address to listen on, and the interface, by its name and the system's number, that the socket is bound to.
+
+    Without an interface it is not bound to any. One that is taken away and comes again has another number, and is another spot.
+    """
+
+    address: Address
+    interface: str | None = None
+    index: int | None = None
+
 
 FREE_PORT_TRIES = 16  # a port that the system gave for one address may be taken on another
 
@@ -43,38 +59,83 @@ def check_listening(place: Place, parameters: Parameters[Any]) -> None:
         check_server(security)
 
 
-async def bind_all(
-    driver: Driver, place: Place, parameters: Parameters[Any], bind: Callable[[Address], Address], unbind: Callable[[], None]
-) -> tuple[Address, ...]:
-    """Bind every address of a place, with one port; at least one must succeed. Raises ConnectError, DNSError."""
-    candidates = await _candidates(driver, place, parameters)
+def spots(addresses: Sequence[Address], network: Network, parameters: Parameters[Any]) -> list[Spot]:
+    """Where to listen in a network. Each interface gets sockets of its own if the parameters do not allow all of them."""
+    restrictions = parameters.restrictions
+    if restrictions is None:
+        return [Spot(address) for address in addresses]
+    allowed = evaluate(network, restrictions).available_interfaces
+    return list(_spots(addresses, network, allowed))
+
+
+def _spots(addresses: Sequence[Address], network: Network, allowed: Sequence[Interface]) -> Iterator[Spot]:
+    for address in addresses:
+        if isinstance(address, UnixEndpoint):
+            yield Spot(address)
+    for interface in allowed:
+        for address in addresses:
+            if isinstance(address, HostPort) and _has(interface, address, network):
+                yield Spot(address, interface.name, interface.index)
+
+
+def _has(interface: Interface, address: HostPort, network: Network) -> bool:
+    """Whether an interface takes in what is sent to an address."""
+    host = ip_address(address.host.partition("%")[0])
+    if host.is_unspecified:
+        return any(ip_address(own).version == host.version for own in interface.addresses)
+    if host.is_loopback:  # all of 127.0.0.0/8
+        return interface.type is InterfaceType.LOOPBACK
+    owner = network.owner(address.host)
+    return owner is not None and owner.index == interface.index
+
+
+def bind_all(
+    wanted: Sequence[Spot],
+    place: Place,
+    parameters: Parameters[Any],
+    bind: Callable[[Spot, Address], Address],
+    unbind: Callable[[Spot], None],
+    port: int = 0,
+) -> dict[Spot, Address]:
+    """Bind all of these spots, with one port; at least one must succeed. Raises ConnectError.
+
+    `port` is the one that is listened on already, where the place leaves it to the system.
+    """
     for last in (*[False] * (FREE_PORT_TRIES - 1), True):
-        bound: list[Address] = []
+        bound: dict[Spot, Address] = {}
+        chosen = port
         failures: list[Attempt] = []
         taken = False
-        for candidate in candidates:
-            if bound and isinstance(candidate, HostPort) and isinstance(bound[0], HostPort) and candidate.port == 0:
-                candidate = HostPort(candidate.host, bound[0].port)
-                free = True
-            else:
-                free = False
+        for spot in wanted:
+            at, free = spot.address, False
+            if isinstance(at, HostPort) and at.port == 0 and chosen:
+                at, free = replace(at, port=chosen), not port
             try:
-                bound.append(bind(candidate))
+                address = bind(spot, at)
             except OSError as error:
                 taken = taken or (free and error.errno == errno.EADDRINUSE)
-                failures.append(Attempt(candidate, Phase.LISTENING, 0.0, error))
+                failures.append(Attempt(at, Phase.LISTENING, 0.0, error))
+                continue
+            bound[spot] = address
+            if not chosen and isinstance(address, HostPort):
+                chosen = address.port
         if bound and (last or not taken):
             for one in failures:
                 level = logging.WARNING if _in_use([one.error]) else logging.DEBUG  # a host without IPv6 is no news
                 logger.log(level, "not listening on %s: %s", one.endpoint, one.error)
-            return tuple(bound)
-        unbind()
+            return bound
+        for spot in bound:
+            unbind(spot)
         if not bound:
             raise _not_bound(failures, place, parameters)
     raise AssertionError("the last try returns or raises")
 
 
-async def _candidates(driver: Driver, place: Place, parameters: Parameters[Any]) -> Sequence[Address]:
+async def addresses_of(driver: Driver, place: Place, parameters: Parameters[Any]) -> Sequence[Address]:
+    """The addresses that a place means, of all interfaces. Raises DNSError.
+
+    Cancelling: the name is asked for no more.
+    """
     version = (parameters.stack.find(IP) or IP()).version
     if isinstance(place, int):
         wildcards = {IPVersion.V4: "0.0.0.0", IPVersion.V6: "::"}

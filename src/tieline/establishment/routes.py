@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tieline.drivers.port import Address, Driver
     from tieline.parameters import Parameters
 
-__all__ = ["Candidate", "Routes"]
+__all__ = ["Candidate", "Routes", "unusable"]
 
 # The option that speaks in each reason, for the error's text.
 OPTIONS = {
@@ -65,12 +65,7 @@ class Routes:
         """Why no interface may be used at present, or None if one may (or nobody restricts them)."""
         if self._restrictions is None:
             return None
-        reason = evaluate(self.network, self._restrictions).unsatisfied_reason
-        if reason is None:
-            return None
-        option = OPTIONS.get(reason)
-        setting = "" if option is None else f" ({option}={getattr(self._parameters, option)!r})"
-        return OSError(errno.ENETDOWN, f"no usable network: {reason.value}{setting}")
+        return unusable(self.network, self._parameters)
 
     def candidates(self, addresses: Sequence[Address]) -> list[Candidate]:
         """Each address over each interface: first all of them over the best one for each, then over the next (RFC 9623, 4.2)."""
@@ -88,13 +83,19 @@ class Routes:
         ways = self.network.ways(address.host)
         if not ways or len(ways) == 1:
             return (None,)
+        if self._parameters.local_only:
+            ways = tuple(way for way in ways if way[1].gateway is None)
         allowed = [one.name for one, _ in ways if self._restrictions is None or self._restrictions.allow(one)]
         return allowed or (None,)
 
     def refusal(self, candidate: Candidate) -> OSError | None:
-        """Why it may not be tried: its packets would leave through an interface that the parameters rule out."""
+        """Why it may not be tried: its packets would leave through an interface, or go farther, than the parameters allow."""
         address, restrictions = candidate.address, self._restrictions
-        if restrictions is None or not isinstance(address, HostPort):
+        if not isinstance(address, HostPort):
+            return None
+        if self._parameters.local_only and not self.network.is_on_link(address.host):
+            return OSError(errno.ENETUNREACH, "it is on no link of this machine (local_only=True)")
+        if restrictions is None:
             return None
         if candidate.interface is not None or restrictions.required_interface is not None:
             return None  # it is bound to its socket, so that the kernel sees to it
@@ -105,3 +106,13 @@ class Routes:
         if restrictions.allow(leaving):
             return None
         return OSError(errno.ENETUNREACH, f"the route leads through {leaving.name}, which the parameters rule out")
+
+
+def unusable(network: Network, parameters: Parameters[Any]) -> OSError | None:
+    """Why these parameters leave no interface of a network, or None if they leave one."""
+    reason = evaluate(network, parameters.restrictions).unsatisfied_reason
+    if reason is None:
+        return None
+    option = OPTIONS.get(reason)
+    setting = "" if option is None else f" ({option}={getattr(parameters, option)!r})"
+    return OSError(errno.ENETDOWN, f"no usable network: {reason.value}{setting}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tieline.connection import NetworkConnection
-from tieline.inbound.side import FATAL, Accepted, Failed, listening_failed, logger
+from tieline.inbound.side import FATAL, Accepted, Failed, is_welcome, listening_failed, logger
 from tieline.protocols.udp import UDP
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Address, DatagramSocket, Driver, Timer
+    from tieline.establishment.binding import Spot
     from tieline.flows.datagram import DatagramFlow
     from tieline.parameters import Parameters
     from tieline.protocols.ip import IPMetadata
@@ -25,17 +26,34 @@ class DatagramSide:
         self._parameters = parameters
         self._accepted = accepted
         self._failed = failed
-        self._live = 0  # flows whose handlers run, also those that have ended by idleness
-        self._ports: list[SharedSocket] = []
+        self._live: dict[NetworkConnection[Any], SharedSocket] = {}  # whose handlers run, also after the end by idleness
+        self._ports: dict[Spot, SharedSocket] = {}
+        self._left: dict[Spot, SharedSocket] = {}  # that take in no new flows, and are open for those that there are
         self._budget: int | None = None
         self.closed = False
         self.failed_handshakes = 0
 
-    def bind(self, address: Address) -> Address:
-        """Open one address; returns it with its port. Raises OSError."""
-        port = SharedSocket(self._driver, self._parameters, address, self)
-        self._ports.append(port)
+    def bind(self, spot: Spot, at: Address) -> Address:
+        """Open one address, or use it again; returns it with its port. Raises OSError."""
+        port = self._left.pop(spot, None)
+        if port is None:
+            port = SharedSocket(self._driver, self._parameters, at, spot.interface, self)
+        port.is_open = True
+        self._ports[spot] = port
         return port.socket.local_address
+
+    def unbind(self, spot: Spot) -> None:
+        """Take in no new flows there, and close the socket with the last one's end."""
+        port = self._left[spot] = self._ports.pop(spot)
+        port.is_open = False
+        self._close_left()
+
+    def _close_left(self) -> None:
+        used = set(self._live.values())
+        for spot, port in tuple(self._left.items()):
+            if port not in used:
+                del self._left[spot]
+                port.close()
 
     def limit(self, budget: int | None) -> None:
         """How many more flows may be handed out."""
@@ -45,10 +63,10 @@ class DatagramSide:
     def admits(self) -> bool:
         """Whether a datagram of a new peer makes a flow."""
         udp: UDP = self._parameters.stack.find(UDP)
-        return (self._budget is None or self._budget > 0) and self._live < udp.maximum_flows
+        return (self._budget is None or self._budget > 0) and len(self._live) < udp.maximum_flows
 
-    def hand_out(self, connection: NetworkConnection[Any]) -> None:
-        self._live += 1
+    def hand_out(self, connection: NetworkConnection[Any], port: SharedSocket) -> None:
+        self._live[connection] = port
         self._accepted(connection)
 
     def broke(self, error: OSError, where: Address) -> None:
@@ -56,34 +74,42 @@ class DatagramSide:
 
     def release(self, connection: NetworkConnection[Any]) -> None:
         """A flow's handler has ended: its peer may begin another."""
-        self._live -= 1
-        for port in self._ports:
-            port.forget(connection.remote_endpoint, connection._flow)
+        port = self._live.pop(connection)
+        port.forget(connection.remote_endpoint, connection._flow)
+        if self._left:
+            self._close_left()
 
     def close(self) -> None:
         """Take in nothing more, so the iteration of flows ends; their handlers may still send."""
         self.closed = True
-        for port in self._ports:
+        for port in self._all():
             port.end()
 
     def abort(self) -> None:
         """Close the sockets: no handler is left."""
-        for port in self._ports:
+        for port in self._all():
             port.close()
         self._ports.clear()
+        self._left.clear()
+
+    def _all(self) -> tuple[SharedSocket, ...]:
+        return *self._ports.values(), *self._left.values()
 
 
 class SharedSocket:
     """One datagram socket and its flows."""
 
-    def __init__(self, driver: Driver, parameters: Parameters[Any], address: Address, side: DatagramSide) -> None:
+    def __init__(
+        self, driver: Driver, parameters: Parameters[Any], at: Address, interface: str | None, side: DatagramSide
+    ) -> None:
         self._driver = driver
         self._parameters = parameters
         self._side = side
         self._seen: dict[Address, int] = {}  # activity of each flow at the last sweep
         self._sweeper: Timer | None = None
+        self.is_open = False
         self.flows: dict[Address, DatagramFlow] = {}
-        self.socket: DatagramSocket = driver.bind(address, None, parameters, self)
+        self.socket: DatagramSocket = driver.bind(at, None, parameters.bound_to(interface), self)
 
     # The socket's handler
 
@@ -93,14 +119,14 @@ class SharedSocket:
             return
         flow = self.flows.get(remote)
         if flow is None or flow.socket is None:
-            if not self._side.admits:
+            if not (self.is_open and self._side.admits and is_welcome(self._driver, self._parameters, remote)):
                 return
             connection = NetworkConnection.accepted(
                 self._driver, self._parameters, remote, lambda flow: self._attach(flow, remote)
             )
             flow = self.flows[remote]
             flow.received(datagram, None, metadata)
-            self._side.hand_out(connection)
+            self._side.hand_out(connection, self)
             if self._sweeper is None:
                 self._start_sweeping()
             return

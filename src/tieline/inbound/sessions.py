@@ -12,13 +12,14 @@ from tieline.endpoints import HostPort
 from tieline.engines.quic import CONNECTION_REFUSED, server_endpoint
 from tieline.errors import NetworkError
 from tieline.establishment.handshaking import SessionHandshake
-from tieline.inbound.side import FATAL, Accepted, Failed, listening_failed, logger
+from tieline.inbound.side import FATAL, Accepted, Failed, is_welcome, listening_failed, logger
 from tieline.multiplex.endpoint import QUICEndpoint
 from tieline.protocols.quic import QUICOptions
 
 if TYPE_CHECKING:
     from tieline._engine.quic import QuicClose
     from tieline.drivers.port import Address, Driver, PacketAddress
+    from tieline.establishment.binding import Spot
     from tieline.multiplex.session import Session
     from tieline.parameters import Parameters
 
@@ -33,14 +34,26 @@ class SessionSide:
         self._parameters = parameters
         self._accepted = accepted
         self._failed = failed
-        self._ports: list[QUICEndpoint] = []
+        self._ports: dict[Spot, QUICEndpoint] = {}
+        self._left: dict[Spot, QUICEndpoint] = {}  # that take in no new connections, and are open for those that there are
         self._handshakes: dict[InboundSession, None] = {}
         self._budget: int | None = None
         self.failed_handshakes = 0
 
-    def bind(self, address: Address) -> Address:
-        """Listen on one address; returns it with its port. Raises OSError."""
-        assert isinstance(address, HostPort)  # the listener has refused the others
+    def bind(self, spot: Spot, at: Address) -> Address:
+        """Listen on one address, or do so again; returns it with its port. Raises OSError."""
+        port = self._left.pop(spot, None)
+        if port is None or port.is_closed:
+            port, local = self._opened(spot, at)
+        else:
+            local = port.local_address
+        self._ports[spot] = port
+        port.closes_when_empty = False
+        self._share_room()
+        return local
+
+    def _opened(self, spot: Spot, at: Address) -> tuple[QUICEndpoint, HostPort]:
+        assert isinstance(at, HostPort)  # the listener has refused the others
         options: QUICOptions = self._parameters.stack.find(QUICOptions)
         engine = server_endpoint(options, self._parameters.maximum_pending_handshakes, self._driver.seed())
         port = QUICEndpoint(
@@ -50,10 +63,14 @@ class SessionSide:
             refused=lambda remote, close: self._refused(remote, close),
             failed=lambda error: self._broke(port, error),
         )
-        local = port.open(address, None, self._parameters)
-        self._ports.append(port)
-        self._share_room()
-        return local
+        return port, port.open(at, None, self._parameters, spot.interface)
+
+    def unbind(self, spot: Spot) -> None:
+        """Take in no new connections there, and close the socket with the last one's end."""
+        self._left = {one: port for one, port in self._left.items() if not port.is_closed}
+        port = self._left[spot] = self._ports.pop(spot)
+        port.admit_at_most(0)
+        port.closes_when_empty = True
 
     def limit(self, budget: int | None) -> None:
         """How many more connections may be handed out."""
@@ -63,7 +80,7 @@ class SessionSide:
     def _share_room(self) -> None:
         """Handshakes under way may still become connections, of which only so many may be handed out."""
         room = None if self._budget is None else max(0, self._budget - len(self._handshakes))
-        for port in self._ports:
+        for port in self._ports.values():
             port.admit_at_most(room)
 
     def _arrived(self, port: QUICEndpoint, session: Session) -> None:
@@ -78,6 +95,10 @@ class SessionSide:
         attempt.local_address, attempt.remote_address = session.local, remote
         self._handshakes[attempt] = None
         attempt.watch(session)
+        if not is_welcome(self._driver, self._parameters, remote):
+            self._handshakes.pop(attempt)
+            self.failed_handshakes += 1
+            attempt.cancel()
         self._share_room()
 
     def _ready(self, attempt: InboundSession) -> None:
@@ -116,7 +137,7 @@ class SessionSide:
         for attempt in tuple(self._handshakes):
             attempt.cancel()
         self._handshakes.clear()
-        for port in self._ports:
+        for port in self._all():
             port.stop()
 
     def abort(self) -> None:
@@ -124,10 +145,14 @@ class SessionSide:
         for attempt in tuple(self._handshakes):
             attempt.cancel()
         self._handshakes.clear()
-        for port in self._ports:
+        for port in self._all():
             port.flush()
             port.close()
         self._ports.clear()
+        self._left.clear()
+
+    def _all(self) -> tuple[QUICEndpoint, ...]:
+        return *self._ports.values(), *self._left.values()
 
 
 class InboundSession(SessionHandshake):

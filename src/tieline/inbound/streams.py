@@ -8,10 +8,11 @@ from tieline.connection import NetworkConnection
 from tieline.errors import NetworkError
 from tieline.establishment.attempt import StreamAttempt
 from tieline.establishment.stacks import server_pipeline
-from tieline.inbound.side import FATAL, Accepted, Failed, listening_failed, logger
+from tieline.inbound.side import FATAL, Accepted, Failed, is_welcome, listening_failed, logger
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Address, Driver, StreamAcceptor, StreamSocket
+    from tieline.establishment.binding import Spot
     from tieline.parameters import Parameters
 
 __all__ = ["StreamSide"]
@@ -27,18 +28,22 @@ class StreamSide:
         self._parameters = parameters
         self._accepted = accepted
         self._failed = failed
-        self._acceptors: list[StreamAcceptor] = []
+        self._acceptors: dict[Spot, StreamAcceptor] = {}
         self._handshakes: dict[StreamAttempt, None] = {}  # in the order in which they began
         self._budget: int | None = None
         self._last_trouble = -QUIET
         self.failed_handshakes = 0
 
-    def bind(self, address: Address) -> Address:
+    def bind(self, spot: Spot, at: Address) -> Address:
         """Listen on one address; returns it with its port. Raises OSError."""
-        acceptor = self._driver.listen(address, self._parameters, self._arrived, self._accept_failed)
-        self._acceptors.append(acceptor)
+        parameters = self._parameters.bound_to(spot.interface)
+        acceptor = self._acceptors[spot] = self._driver.listen(at, parameters, self._arrived, self._accept_failed)
         self._adjust()
         return acceptor.local_address
+
+    def unbind(self, spot: Spot) -> None:
+        """Listen there no more. An accepted connection has a socket of its own."""
+        self._acceptors.pop(spot).close()
 
     def limit(self, budget: int | None) -> None:
         """How many more connections may be handed out."""
@@ -49,7 +54,7 @@ class StreamSide:
         """Accept while there is room for another handshake and budget for another connection."""
         full = len(self._handshakes) >= self._parameters.maximum_pending_handshakes
         spent = self._budget is not None and self._budget <= len(self._handshakes)
-        for acceptor in self._acceptors:
+        for acceptor in self._acceptors.values():
             if full or spent:
                 acceptor.pause()
             else:
@@ -57,6 +62,10 @@ class StreamSide:
 
     def _arrived(self, socket: StreamSocket) -> None:
         remote = socket.remote_address
+        if not is_welcome(self._driver, self._parameters, remote):
+            self.failed_handshakes += 1
+            socket.abort()
+            return
         attempt = StreamAttempt(
             self._driver,
             self._parameters,
@@ -88,7 +97,7 @@ class StreamSide:
 
     def _accept_failed(self, error: OSError) -> None:
         if error.errno in FATAL:
-            where = self._acceptors[0].local_address if self._acceptors else None
+            where = next((one.local_address for one in self._acceptors.values()), None)
             self.close()
             self._failed(listening_failed(error, where))
             return
@@ -102,7 +111,7 @@ class StreamSide:
 
     def close(self) -> None:
         """Listen no more; connections that were handed out live on."""
-        for acceptor in self._acceptors:
+        for acceptor in self._acceptors.values():
             acceptor.close()
         self._acceptors.clear()
         for attempt in tuple(self._handshakes):

@@ -59,6 +59,7 @@ class QUICEndpoint:
         self._due = 0.0
         self._heard = driver.time()
         self._touches = 0  # since something left
+        self._closes_when_empty = False
         self._turning = self._soon = self._blocked = self._leaving = self._closed = False
 
     def open(
@@ -152,7 +153,7 @@ class QUICEndpoint:
             more = True
             while more:
                 self._dispatch()
-                if self._leaving and not self._sessions:
+                if (self._leaving or self._closes_when_empty) and not self._sessions:
                     self.close()
                 more = self._send()
         finally:
@@ -233,6 +234,21 @@ class QUICEndpoint:
     def admit_at_most(self, room: int | None) -> None:
         """Take in so many more connections; others are refused with their first packet (CONNECTION_REFUSED)."""
         self._engine.admit_at_most(room)
+
+    @property
+    def closes_when_empty(self) -> bool:
+        """Whether the socket is closed as soon as no connection is left, its farewells said."""
+        return self._closes_when_empty
+
+    @closes_when_empty.setter
+    def closes_when_empty(self, value: bool) -> None:
+        self._closes_when_empty = value
+        self.touched()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the socket is closed."""
+        return self._closed
 
     def stop(self) -> None:
         """Take in no more connections; those that there are go on."""

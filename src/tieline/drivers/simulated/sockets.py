@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.simulated.datagram import SimulatedDatagramSocket
@@ -30,6 +30,8 @@ IPV6_MINIMUM_MTU = 1280  # RFC 8200 section 5
 
 Ends = tuple[HostPort, HostPort]
 """Local and remote."""
+Bound = tuple[HostPort, str | None]
+"""The local address of an open socket, and the interface that it is bound to."""
 
 
 class SocketTable:
@@ -37,10 +39,10 @@ class SocketTable:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._listeners: dict[HostPort, SimulatedAcceptor] = {}
+        self._listeners: dict[Bound, SimulatedAcceptor] = {}
         self._streams: dict[Ends, SimulatedStream] = {}
         self._lingering: dict[Ends, tuple[SimulatedStream, float]] = {}
-        self._bound: dict[HostPort, SimulatedDatagramSocket] = {}
+        self._bound: dict[Bound, SimulatedDatagramSocket] = {}
         self._connected: dict[Ends, SimulatedDatagramSocket] = {}
         self.groups = GroupTable(host, self)
         self._mtus: dict[str, int] = {}  # of paths that are narrower than their first link
@@ -128,8 +130,9 @@ class SocketTable:
 
     def listen(self, at: HostPort, parameters: Any, accepted: Callable[[SimulatedStream], None]) -> SimulatedAcceptor:
         """A listening socket. Raises OSError."""
-        local = self._bindable(at, tuple(self._listeners))
-        acceptor = self._listeners[local] = SimulatedAcceptor(self, local, parameters, accepted)
+        local = self._bindable(at, parameters.required_interface, self._listeners)
+        acceptor = SimulatedAcceptor(self, local, parameters, accepted)
+        self._listeners[local, acceptor.device] = acceptor
         return acceptor
 
     def bind(
@@ -138,8 +141,9 @@ class SocketTable:
         """A datagram socket. Raises OSError."""
         if to is None:
             assert at is not None  # the driver's caller gives one of them
-            local = self.bindable(at)
-            made = self._bound[local] = SimulatedDatagramSocket(self, local, None, parameters, handler)
+            local = self.bindable(at, parameters.required_interface)
+            made = SimulatedDatagramSocket(self, local, None, parameters, handler)
+            self._bound[local, made.device] = made
             return made
         local = at or self._local(to, parameters)
         if not local.port:
@@ -165,17 +169,19 @@ class SocketTable:
             raise broken(errno.ENETUNREACH)
         return HostPort(address, port)
 
-    def bindable(self, at: HostPort, *, shared: bool = False) -> HostPort:
+    def bindable(self, at: HostPort, device: str | None = None, *, shared: bool = False) -> HostPort:
         """Where a datagram socket for many peers is bound; multicast sockets may share a port. Raises OSError."""
-        return self._bindable(at, (*self._bound, *(() if shared else self.groups.addresses)))
+        groups = () if shared else self.groups.addresses
+        return self._bindable(at, device, (*self._bound, *((address, None) for address in groups)))
 
-    def _bindable(self, at: HostPort, used: Sequence[HostPort]) -> HostPort:
+    def _bindable(self, at: HostPort, own: str | None, used: Collection[Bound]) -> HostPort:
         if at.host not in WILDCARDS.values() and not self._host.has_address(at.host):
             raise broken(errno.EADDRNOTAVAIL)
         wildcard = HostPort(WILDCARDS[6 if ":" in at.host else 4], 0).host
 
         def is_free(port: int) -> bool:
-            others = [one for one in used if one.port == port and (":" in one.host) == (":" in at.host)]
+            rivals = [one for one, device in used if None in (device, own) or device == own]
+            others = [one for one in rivals if one.port == port and (":" in one.host) == (":" in at.host)]
             return not any(wildcard in (one.host, at.host) or one.host == at.host for one in others)
 
         if not at.port:
@@ -266,10 +272,10 @@ class SocketTable:
         stream.machine.accept(syn, self.now)
         stream.progressed()
 
-    def _at(self, sockets: dict[HostPort, Any], address: HostPort, device: str) -> Any:
-        wildcard = WILDCARDS[6 if ":" in address.host else 4]
-        found = sockets.get(address) or sockets.get(HostPort(wildcard, address.port))
-        return found if found is not None and found.device in (None, device) else None
+    def _at(self, sockets: dict[Bound, Any], address: HostPort, device: str) -> Any:
+        wildcard = HostPort(WILDCARDS[6 if ":" in address.host else 4], address.port)
+        places = ((at, interface) for at in (address, wildcard) for interface in (device, None))
+        return next((sockets[one] for one in places if one in sockets), None)
 
     def _unreachable(self, packet: Packet, about: Packet) -> None:
         """An ICMP error about a packet of ours."""
@@ -308,12 +314,12 @@ class SocketTable:
 
     def stop_listening(self, acceptor: SimulatedAcceptor) -> None:
         """A listening socket was closed."""
-        self._listeners.pop(acceptor.local_address, None)
+        self._listeners.pop((acceptor.local_address, acceptor.device), None)
 
     def close_datagrams(self, socket: SimulatedDatagramSocket) -> None:
         """A datagram socket was closed."""
         if socket.remote_address is None:
-            self._bound.pop(socket.local_address, None)
+            self._bound.pop((socket.local_address, socket.device), None)
         else:
             self._connected.pop((socket.local_address, socket.remote_address), None)
 
