@@ -3,6 +3,7 @@
     client  cl0 10.77.1.1 fd77:1::1  ────  sv0 10.77.1.2, .3  fd77:1::2, ::3  server
             cl1 10.77.2.1 fd77:2::1  ────  sv1 10.77.2.2      fd77:2::2
             cl2 10.77.3.1            ────  sv2 10.77.3.2      if a test wants a bad one: `Hosts.impaired`
+            cl3 10.77.4.1  ──  10.77.4.254  router  10.77.5.254  ──  sv3 10.77.5.2      if it wants one in between: `Hosts.routed`
 
 Needs root. Without it, or without iproute2 and nftables, the tests are skipped; in CI they fail.
 """
@@ -124,6 +125,16 @@ class Hosts:
                 link.kill()
                 link.wait()
 
+    @contextlib.contextmanager
+    def routed(self) -> Iterator[Router]:
+        """A third host, which forwards between two more links, one to the client and one to the server."""
+        router = Router(self, self.client.replace("-client", "-router"))
+        try:
+            router.set_up()
+            yield router
+        finally:
+            subprocess.run(["ip", "netns", "del", router.name], check=False, capture_output=True)
+
     def set_up(self) -> None:
         for host in (self.client, self.server):
             subprocess.run(["ip", "netns", "add", host], check=True)
@@ -146,6 +157,47 @@ class Hosts:
     def tear_down(self) -> None:
         for host in (self.client, self.server):
             subprocess.run(["ip", "netns", "del", host], check=False, capture_output=True)
+
+
+class Router:
+    """A host that forwards between the client and the server."""
+
+    LINKS = (("client", "cl3", "10.77.4.1"), ("server", "sv3", "10.77.5.2"))
+
+    def __init__(self, hosts: Hosts, name: str) -> None:
+        self._hosts = hosts
+        self.name = name
+
+    def set_up(self) -> None:
+        hosts = self._hosts
+        subprocess.run(["ip", "netns", "add", self.name], check=True)
+        for number, (host, interface, address) in enumerate(self.LINKS):
+            end = getattr(hosts, host)
+            hosts.ip("link", "add", interface, "type", "veth", "peer", "name", f"rt{number}", "netns", self.name, on=end)
+            hosts.ip("addr", "add", f"{address}/24", "dev", interface, on=end)
+            hosts.ip("link", "set", interface, "up", on=end)
+        self.comes_up()
+        for (host, _, own), (_, _, other) in itertools.permutations(self.LINKS, 2):
+            block, gateway = (f"{one.rpartition('.')[0]}." for one in (other, own))
+            hosts.ip("route", "add", f"{block}0/24", "via", f"{gateway}254", on=getattr(hosts, host))
+
+    def goes_down(self) -> None:
+        """As when the power goes: no carrier, no addresses, no forwarding. The ends keep what they were told of it."""
+        for number in (0, 1):
+            self._hosts.ip("link", "set", f"rt{number}", "down", on=self.name)
+            self._hosts.ip("addr", "flush", "dev", f"rt{number}", on=self.name)
+        self._forward("0")
+
+    def comes_up(self) -> None:
+        """Forward, with the addresses that it always has."""
+        self._forward("1")
+        for number, (_, _, address) in enumerate(self.LINKS):
+            self._hosts.ip("addr", "add", f"{address.rpartition('.')[0]}.254/24", "dev", f"rt{number}", on=self.name)
+            self._hosts.ip("link", "set", f"rt{number}", "up", on=self.name)
+
+    def _forward(self, value: str) -> None:
+        command = ["ip", "netns", "exec", self.name, "sysctl", "-qw", f"net.ipv4.ip_forward={value}"]
+        subprocess.run(command, check=True)
 
 
 class World(Protocol):

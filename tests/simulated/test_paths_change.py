@@ -161,3 +161,85 @@ async def test_quic_hands_over(world: World) -> None:
                 await stream.send(b" after")
                 async with asyncio.timeout(5):
                     assert (await stream.receive(exactly=12)).content == b"before after"
+
+
+async def test_quic_that_looks_for_a_way_moves_once_when_one_comes(world: World) -> None:
+    """The search for a local address, and the news that there is a better interface, are two reasons for one move."""
+    world.serve(QUIC(alpn=["test"], identity=LOCALHOST))
+    using = Parameters(QUIC(alpn=["test"], trust=TRUST, server_name="localhost"), multipath="handover")
+    world.cellular.down()
+    with world.client:
+        async with NetworkConnection(f"{SERVER}:80", using) as connection:
+            stream = await connection.open_stream()
+            await stream.send(b"before")
+            await stream.receive(exactly=6)
+            places: list[Any] = []
+            connection.on_path_update(lambda _, path: places.append(path.local_endpoint) if path.is_satisfied else None)
+            world.wifi.down()
+            await stream.send(b" after")  # which cannot leave
+            world.network.after(0.25, world.cellular.up)
+            await asyncio.sleep(1)
+            assert [place.host for place in places] == ["198.51.100.2"]
+            assert (await stream.receive(exactly=6)).content == b" after"
+
+
+# A router that is rebooted
+
+
+def reboot(world: World, router: Any, begin: float, end: float) -> None:
+    world.network.at(begin, router.linked().down)
+    world.network.at(end, router.linked().up)
+
+
+async def test_tcp_across_a_reboot_of_the_router(world: World) -> None:
+    world.serve()
+    world.cellular.down()
+    router = world.wifi.links[0].other(world.wifi).node
+    reboot(world, router, 10, 12)
+    with world.client:
+        async with NetworkConnection(f"{SERVER}:80", TCP()) as connection:
+            events = record_events(connection)
+            await connection.ready()
+            await asyncio.sleep(11)
+            await connection.send(b"meanwhile")
+            assert (await connection.receive(exactly=9)).content == b"meanwhile"
+            assert world.network.time < 10 + 2 * 2.5, "the retransmission timeout doubles"
+    told = [(round(event.time, 3), event.kind, event.value) for event in events.events if 9 < event.time < 14]
+    assert [one for one in told if one[1] in ("viability", "better path")] == [
+        (10.001, "viability", False), (12.001, "viability", True),
+    ]  # fmt: skip
+    assert [(when, path.is_satisfied) for when, kind, path in told if kind == "path"] == [(10.001, False), (12.001, True)]
+
+
+async def test_quic_across_a_reboot_of_the_router(world: World) -> None:
+    world.serve(QUIC(alpn=["test"], identity=LOCALHOST))
+    world.cellular.down()
+    router = world.wifi.links[0].other(world.wifi).node
+    reboot(world, router, 10, 12)
+    with world.client:
+        using = QUIC(alpn=["test"], trust=TRUST, server_name="localhost")
+        async with NetworkConnection(f"{SERVER}:80", using) as connection:
+            stream = await connection.open_stream()
+            viable: list[tuple[float, bool]] = []
+            connection.on_viability_update(lambda _, value: viable.append((round(world.network.time, 3), value)))
+            await asyncio.sleep(11)
+            await stream.send(b"meanwhile")
+            async with asyncio.timeout(5):
+                assert (await stream.receive(exactly=9)).content == b"meanwhile"
+            assert viable == [(10.001, False), (12.001, True)]
+            assert connection.state is State.READY
+
+
+@pytest.mark.parametrize("stack", [TCP(), QUIC(alpn=["test"], trust=TRUST, server_name="localhost")])
+async def test_a_waiting_connection_is_ready_when_the_router_is_back(world: World, stack: Any) -> None:
+    world.serve(QUIC(alpn=["test"], identity=LOCALHOST) if isinstance(stack, QUIC) else stack)
+    world.cellular.down()
+    router = world.wifi.links[0].other(world.wifi).node
+    reboot(world, router, 0, 100)
+    await asyncio.sleep(1)
+    with world.client:
+        async with NetworkConnection(f"{SERVER}:80", Parameters(stack, waits_for_connectivity=True)) as connection:
+            await asyncio.sleep(98.9)
+            assert connection.state is State.WAITING
+            await connection.ready()
+            assert 100 < world.network.time < 100.1

@@ -95,6 +95,8 @@ class Routes:
             return None
         if self._parameters.local_only and not self.network.is_on_link(address.host):
             return OSError(errno.ENETUNREACH, "it is on no link of this machine (local_only=True)")
+        if self._leads_nowhere(address):
+            return OSError(errno.ENETDOWN, "the link that leads there is down")
         if restrictions is None:
             return None
         if candidate.interface is not None or restrictions.required_interface is not None:
@@ -106,6 +108,16 @@ class Routes:
         if restrictions.allow(leaving):
             return None
         return OSError(errno.ENETUNREACH, f"the route leads through {leaving.name}, which the parameters rule out")
+
+    def _leads_nowhere(self, address: HostPort) -> bool:
+        """Whether the system has a route over a link without carrier: it would send into that, and never say so."""
+        network, host = self.network, ip_address(address.host.partition("%")[0])
+        if network.routes is None or host.is_loopback or host.is_multicast or network.owner(address.host) is not None:
+            return False
+        if network.routes_to(address.host):
+            return False
+        source = self._driver.source_of(address)
+        return source is not None and network.owner(source) is None  # that interface does not run
 
 
 def unusable(network: Network, parameters: Parameters[Any]) -> OSError | None:

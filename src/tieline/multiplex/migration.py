@@ -67,11 +67,11 @@ class Migration:
             self._search_after(FIRST_PAUSE if just_moved else 0.0, FIRST_PAUSE)
 
     def cancel(self) -> None:
-        """The session is over."""
-        self._stop_trial()
-        if self._search is not None:
-            self._search.cancel()
-            self._search = None
+        """The session is over, or has moved: what was begun to move it is pointless now."""
+        for timer in (self._trial, self._search):
+            if timer is not None:
+                timer.cancel()
+        self._trial = self._search = None
 
     def _search_after(self, pause: float, following: float) -> None:
         self._search = self._session.endpoint.driver.call_later(pause, self._look_for_another, following)
@@ -86,7 +86,7 @@ class Migration:
     def _rebind(self, local: HostPort | None, interface: str | None) -> None:
         endpoint = self._session.endpoint
         endpoint.rebind(local, interface)
-        self._stop_trial()
+        self.cancel()
         self._session.connection.migrate(endpoint.now)
         endpoint.touched()
         self._moved(endpoint.local_address)
@@ -97,8 +97,3 @@ class Migration:
         if self._session.progress()[0] == received:
             with contextlib.suppress(OSError):
                 self._rebind(before, interface)
-
-    def _stop_trial(self) -> None:
-        if self._trial is not None:
-            self._trial.cancel()
-            self._trial = None

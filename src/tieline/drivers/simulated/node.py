@@ -42,11 +42,11 @@ class NetworkInterface:
 
     @property
     def is_running(self) -> bool:
-        """Whether it is up and at least one of its links is."""
-        return self._up and any(link.is_up for link in self.links)
+        """Whether it is up and somebody is there: one of its links is up, and so is the interface at the other end."""
+        return self._up and any(link.is_up and link.other(self)._up for link in self.links)
 
     def down(self) -> None:
-        """Switch the interface off; it keeps its addresses."""
+        """Switch the interface off; it keeps its addresses. Who is linked to it alone notices: there is no carrier any more."""
         self._up = False
         self.node.changed()
 

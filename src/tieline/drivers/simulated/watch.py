@@ -26,7 +26,7 @@ NOTICE = 0.001  # seconds from a change until the host's programs are told
 def _routes(interface: NetworkInterface) -> Iterator[Route]:
     for link in interface.links:
         peer = link.other(interface)
-        if not link.is_up:
+        if not (link.is_up and peer.is_running):
             continue
         for address in peer.addresses:
             yield Route.to(address, interface.index)
