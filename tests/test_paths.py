@@ -426,6 +426,25 @@ def test_a_scope_chooses_the_interface() -> None:
     assert ways(known, "fe80::9%wlan0") == ["wlan0"] == ways(known, "fe80::9%3")
 
 
+def test_what_is_on_a_link() -> None:
+    routes = (
+        Route.to("0.0.0.0/0", 2, "192.0.2.1"),
+        Route.to("192.0.2.0/24", 2),
+        Route.to("192.0.2.64/26", 2, "192.0.2.2"),
+        Route.to("2001:db8::/32", 3),
+        Route.to("10.0.0.0/8", None),
+        replace(Route.to("172.16.0.0/12", 4), by_policy=True),
+        Route.to("::/0", 4),  # a modem: everybody is at its other end
+    )
+    known = network(*routes)
+    near = ["192.0.2.9", "2001:db8::9", "127.0.0.9", "::1", "fe80::9%eth0", "169.254.1.1", *ETH0.addresses]
+    assert [host for host in near if not known.is_on_link(host)] == []
+    far = ["192.0.2.65", "198.51.100.1", "10.1.1.1", "172.16.0.1", "2001:db9::1"]
+    assert [host for host in far if known.is_on_link(host)] == []
+    silent = Network((LO, ETH0))
+    assert silent.is_on_link(ETH0.addresses[0]) and silent.is_on_link("fe80::9") and not silent.is_on_link("192.0.2.9")
+
+
 def test_interfaces_are_ordered_as_the_system_prefers_their_default_routes() -> None:
     routes = (
         Route.to("0.0.0.0/0", 4, "10.0.0.1", 20),

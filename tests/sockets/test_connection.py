@@ -139,6 +139,7 @@ async def test_the_monitor_gives_the_present_path_and_then_waits() -> None:
         ({"prohibited_interfaces": "eth0"}, TypeError, "sequence of interface names, got 'eth0'"),
         ({"prohibited_interface_types": InterfaceType.WIFI}, TypeError, "sequence of InterfaceType members"),
         ({"required_interface": "a", "prohibited_interfaces": ["a"]}, ValueError, "rules out what is required, 'a'"),
+        ({"local_only": 1}, TypeError, "local_only must be True or False, got 1"),
         ({"service_class": "voice"}, TypeError, "ServiceClass, got 'voice'"),
         ({"close_timeout": 0}, ValueError, "close_timeout must be a finite number of seconds above 0, got 0"),
         ({"close_timeout": None}, TypeError, "close_timeout must be a number of seconds, got None"),
