@@ -190,7 +190,7 @@ class Sysfs:
 
     def current(self, addresses: Mapping[int, tuple[str, ...]], *links: Link) -> tuple[Interface, ...]:
         pairs = [(index, address) for index, several in addresses.items() for address in several]
-        return linux.network([*links], pairs, [], str(self.root)).interfaces
+        return linux.network([*links], pairs, [], root=str(self.root)).interfaces
 
 
 def link(name: str, index: int, *, running: bool = True, kind: str = "") -> Link:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tieline.endpoints import Endpoint, HostPort
+from tieline.endpoints import Endpoint, HostPort, URLEndpoint
 from tieline.engines.states import State
 from tieline.parameters import Multipath
 from tieline.paths import Interface, InterfaceType, Network, Path, PathStatus, UnsatisfiedReason, evaluate
@@ -52,7 +52,7 @@ class Watching:
         self._owner = weakref.ref(owner)
         self._parameters = parameters
         self._restrictions = parameters.restrictions
-        self._target = target  # of the side that connects
+        self._target = target.host_port if isinstance(target, URLEndpoint) else target  # of the side that connects
         self._moves = multiplexed and target is not None and parameters.multipath is Multipath.HANDOVER
         self._watch: NetworkWatch | None = None
         self._path: Path | None = None
@@ -227,7 +227,7 @@ class Watching:
             owner.retry()
 
     def _prospects_in(self, network: Network | None) -> object:
-        """What of the network is of any interest to an attempt: addresses and routes that reach beyond a link."""
+        """What of the network is of any interest to an attempt: addresses and routes beyond a link; for a name, DNS servers."""
         if network is None:
             return None
         allowed = [one for one in network.interfaces if self._restrictions is None or self._restrictions.allow(one)]
@@ -242,7 +242,9 @@ class Watching:
             if ip_address(host).is_link_local:
                 reaching = {one.index: one.addresses for one in allowed}
         indexes = {index for index, addresses in reaching.items() if addresses} | {None}
-        return {index: one for index, one in reaching.items() if one}, {one for one in routes if one.interface in indexes}
+        servers = network.dns_servers if isinstance(target, HostPort) and not target.is_literal else None
+        own = {index: one for index, one in reaching.items() if one}
+        return own, {one for one in routes if one.interface in indexes}, servers
 
 
 def _changed(reference: weakref.ref[Watching], network: Network) -> None:

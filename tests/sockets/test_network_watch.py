@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tieline import Interface, InterfaceType, Path, PathMonitor, set_interface_policy
+from tieline import (
+    TCP,
+    DNSError,
+    HostPort,
+    Interface,
+    InterfaceType,
+    NetworkConnection,
+    PathMonitor,
+    State,
+    set_interface_policy,
+)
+from tieline import Path as NetworkPath
+from tieline.drivers.asyncio import AsyncioDriver
 from tieline.drivers.asyncio import network as watching
 from tieline.drivers.asyncio.network import SystemNetwork
-from tieline.drivers.interfaces import linux, portable, rtnetlink
+from tieline.drivers.interfaces import inotify, linux, portable, rtnetlink
+from tieline.errors import Phase
 from tieline.paths import Network, Route
 
 from ..peers import until
@@ -113,8 +129,10 @@ class Telling:
         self.looks += 1
         return self.network
 
-    def subscribe(self) -> socket.socket:
-        return self.near
+    tells_all = True
+
+    def subscribe(self) -> tuple[int, ...]:
+        return (self.near.fileno(),)
 
     def hear(self) -> bool:
         try:
@@ -159,7 +177,7 @@ async def test_who_asks_in_between_takes_no_change_from_others() -> None:
 
 
 async def test_the_policy_has_the_last_word() -> None:
-    paths: list[Path] = []
+    paths: list[NetworkPath] = []
     try:
         set_interface_policy(lambda one: replace(one, is_expensive=True, is_constrained=one.name == "lo"))
         paths.append(PathMonitor().current_path)
@@ -172,3 +190,127 @@ async def test_the_policy_has_the_last_word() -> None:
         set_interface_policy(None)
     with pytest.raises(TypeError, match="a function of an Interface"):
         set_interface_policy("lo")  # type: ignore[arg-type]
+
+
+# The file that names the DNS servers
+
+
+def servers(path: Path, *addresses: str) -> str:
+    text = "".join(f"nameserver {address}\n" for address in addresses)
+    path.write_text(text)
+    return text
+
+
+class Following:
+    """A loop's network with a resolver file of its own, and the DNS servers that it told of."""
+
+    def __init__(self, path: Path) -> None:
+        self.known = SystemNetwork(asyncio.get_running_loop(), lambda: linux.Source(str(path)))
+        self.told: list[tuple[str, ...] | None] = []
+        self.watch = self.known.watch(lambda network: self.told.append(network.dns_servers))
+
+    async def tells(self, *addresses: str, within: float = 1.0) -> None:
+        await until(lambda: bool(self.told) and self.told[-1] == addresses, within)
+        assert self.known.now().dns_servers == addresses
+
+
+async def test_a_file_that_is_written_to_and_replaced_and_removed(tmp_path: Path) -> None:
+    file = tmp_path / "resolv.conf"
+    servers(file, "192.0.2.53")
+    following = Following(file)
+    servers(file, "192.0.2.54", "2001:db8::53")
+    await following.tells("192.0.2.54", "2001:db8::53")
+    servers(tmp_path / "new", "192.0.2.55")
+    (tmp_path / "new").rename(file)
+    await following.tells("192.0.2.55")
+    servers(file, "192.0.2.56")  # the new one is watched, too
+    await following.tells("192.0.2.56")
+    count = len(following.told)
+    servers(tmp_path / "another", "192.0.2.57")
+    file.touch()
+    await asyncio.sleep(0.1)
+    assert len(following.told) == count, "another file, or another date, is no change"
+    file.unlink()
+    await until(lambda: following.told[-1] is None, 1.0)
+    servers(file, "192.0.2.58")
+    await following.tells("192.0.2.58")
+    following.watch.cancel()
+
+
+async def test_a_link_into_a_directory_that_a_daemon_makes_later(tmp_path: Path) -> None:
+    file, run = tmp_path / "resolv.conf", tmp_path / "run" / "resolve"
+    file.symlink_to("run/resolve/stub.conf")
+    following = Following(file)
+    assert following.known.now().dns_servers is None
+    run.mkdir(parents=True)
+    await asyncio.sleep(0.05)
+    servers(run / "stub.conf", "127.0.0.53")
+    await following.tells("127.0.0.53")
+    servers(run / "other.conf", "192.0.2.53")
+    file.unlink()
+    file.symlink_to(run / "other.conf")
+    await following.tells("192.0.2.53")
+    count = len(following.told)
+    servers(run / "stub.conf", "192.0.2.1")  # nothing leads there any more
+    servers(run / "other.conf", "192.0.2.54")
+    await following.tells("192.0.2.54")
+    assert len(following.told) == count + 1
+    following.watch.cancel()
+
+
+async def test_a_file_that_is_written_to_under_another_name(tmp_path: Path) -> None:
+    """As in a container, where the file of the host is mounted."""
+    file, outside = tmp_path / "etc" / "resolv.conf", tmp_path / "outside" / "resolv.conf"
+    for one in (file, outside):
+        one.parent.mkdir()
+    servers(outside, "192.0.2.53")
+    file.hardlink_to(outside)
+    following = Following(file)
+    servers(outside, "192.0.2.54")
+    await following.tells("192.0.2.54")
+    following.watch.cancel()
+
+
+async def test_a_file_is_polled_where_there_is_no_inotify_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(inotify, "FileWatch", refuse)
+    monkeypatch.setattr(watching, "POLLING", 0.02)
+    file = tmp_path / "resolv.conf"
+    following = Following(file)
+    servers(file, "192.0.2.53")
+    await following.tells("192.0.2.53")
+    following.watch.cancel()
+
+
+async def test_nothing_is_left_of_a_watch(tmp_path: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    following = Following(tmp_path / "resolv.conf")
+    assert len(set(os.listdir("/proc/self/fd")) - before) == 3  # two routing sockets and the file's
+    following.watch.cancel()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+async def test_a_connection_that_waits_for_dns_tries_again_with_other_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "resolv.conf"
+    known = SystemNetwork(asyncio.get_running_loop(), lambda: linux.Source(str(file)))
+    monkeypatch.setattr(AsyncioDriver.current(), "_network", known)
+
+    async def resolve(_: object, host: str, port: int, version: int) -> list[HostPort]:
+        if not file.exists():
+            raise DNSError("no server answers", endpoint=host, phase=Phase.RESOLVING)
+        return [HostPort("127.0.0.1", port)] if version == 4 else []
+
+    monkeypatch.setattr(AsyncioDriver, "resolve", resolve)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        async with NetworkConnection(("host.test", listening.getsockname()[1]), TCP()) as connection:
+            with pytest.raises(DNSError):
+                await connection.ready()
+            await asyncio.sleep(1.2)  # it has tried again once, and the next time is two seconds away
+            await until(lambda: connection.state is State.WAITING)
+            servers(file, "192.0.2.53")
+            await until(lambda: connection.state is State.READY, 0.5)
+            connection.abort()

@@ -4,14 +4,14 @@
 
 What was said is only the reason to look: a notice may be lost, and some changes are told in part. One change (a link that goes
 down with its addresses and routes) is many notices, which come within a millisecond or two; they are one change for us.
-Where nobody says anything, the loop looks again and again instead.
+Where not everything is said, the loop looks again and again as well.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tieline.drivers import interfaces
 from tieline.drivers.interfaces.policy import applied
@@ -56,8 +56,9 @@ class SystemNetwork:
         self._source: interfaces.Source | None = None
         self._watches: dict[NetworkWatch, None] = {}
         self._known: Network | None = None  # what everybody was told of
-        self._events: int | None = None
+        self._events: Sequence[int] = ()
         self._timer: asyncio.TimerHandle | None = None
+        self._polling: asyncio.TimerHandle | None = None
         self._rested = 0.0  # when looking again is in order
 
     def now(self) -> Network:
@@ -68,9 +69,9 @@ class SystemNetwork:
                 return applied(source.look())
             finally:
                 source.close()
-        if self._source.hear() and self._events is not None:
+        if self._source.hear():
             self._settle()
-        if self._timer is None and self._known is not None:
+        if self._timer is None and self._polling is None and self._known is not None:
             return self._known
         self._known = None  # who is given this has seen more than was told: the next look is told in any case
         return self._look()
@@ -92,26 +93,26 @@ class SystemNetwork:
     def _start(self) -> None:
         source = self._make_source()
         try:
-            events = source.subscribe()
+            self._events = source.subscribe()
             self._known = applied(source.look())
         except BaseException:
             source.close()
             raise
         self._source = source
-        if events is None:
-            self._timer = self._loop.call_later(POLLING, self._expired)
-        else:
-            self._events = events.fileno()
-            self._loop.add_reader(self._events, self._heard)
+        for descriptor in self._events:
+            self._loop.add_reader(descriptor, self._heard)
+        if not source.tells_all:
+            self._polling = self._loop.call_later(POLLING, self._poll)
 
     def _stop(self) -> None:
         source, self._source = self._source, None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._events is not None and not self._loop.is_closed():
-            self._loop.remove_reader(self._events)
-        self._events = None
+        for timer in (self._timer, self._polling):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._polling = None
+        for descriptor in () if self._loop.is_closed() else self._events:
+            self._loop.remove_reader(descriptor)
+        self._events = ()
         if source is not None:
             source.close()
 
@@ -123,10 +124,15 @@ class SystemNetwork:
         if self._timer is None:
             self._timer = self._loop.call_later(max(SETTLING, self._rested - self._loop.time()), self._expired)
 
+    def _poll(self) -> None:
+        self._polling = self._loop.call_later(POLLING, self._poll)
+        self._tell()
+
     def _expired(self) -> None:
         self._timer = None
-        if self._events is None:
-            self._timer = self._loop.call_later(POLLING, self._expired)
+        self._tell()
+
+    def _tell(self) -> None:
         try:
             network = self._look()
         except OSError:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import sys
+from collections.abc import Sequence
 from typing import Protocol
 
 from tieline.paths import Network
@@ -14,10 +14,26 @@ __all__ = ["Source", "source"]
 class Source(Protocol):
     """Knows the network, and perhaps when it changes."""
 
-    def look(self) -> Network: ...
-    def subscribe(self) -> socket.socket | None: ...
-    def hear(self) -> bool: ...
-    def close(self) -> None: ...
+    def look(self) -> Network:
+        """The network as it is now. Raises OSError if the system does not tell."""
+        ...
+
+    def subscribe(self) -> Sequence[int]:
+        """File descriptors that are readable when something may have changed; `hear` takes that in."""
+        ...
+
+    @property
+    def tells_all(self) -> bool:
+        """Whether the descriptors tell of every change. If not, somebody has to look again and again."""
+        ...
+
+    def hear(self) -> bool:
+        """Whether something has changed since the last time."""
+        ...
+
+    def close(self) -> None:
+        """Ask and hear no more."""
+        ...
 
 
 def source() -> Source:

@@ -1,4 +1,4 @@
-"""The network on Linux: links, addresses and routes from the kernel, the medium of a link from sysfs.
+"""The network on Linux: links, addresses and routes from the kernel, the medium of a link from sysfs, DNS servers from a file.
 
 sysfs shows the network namespace that it was mounted in, which need not be ours; the interface's index tells. Everything here
 works as an ordinary user.
@@ -9,11 +9,15 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from tieline.drivers.interfaces import portable, rtnetlink
 from tieline.drivers.interfaces.rtnetlink import Link
 from tieline.paths import Interface, InterfaceType, LinkQuality, Network, Route
+
+if TYPE_CHECKING:
+    from tieline.drivers.interfaces.inotify import FileWatch
 
 __all__ = ["Source"]
 
@@ -41,29 +45,41 @@ GOOD, MODERATE = -65.0, -75.0
 class Source:
     """The kernel's routing socket, in the network namespace where it was made. Raises OSError where there is none."""
 
-    def __init__(self) -> None:
+    def __init__(self, resolver_file: str = portable.RESOLVER_FILE) -> None:
+        self._resolver_file = resolver_file
         self._socket = _routing_socket()
         self._events: socket.socket | None = None
+        self._resolver: FileWatch | None = None
 
     def look(self) -> Network:
         """The network as it is now. Raises OSError if the kernel does not tell."""
         links = [link for body in self._ask(rtnetlink.LINKS) if (link := rtnetlink.link_of(body)) is not None]
         addresses = [one for body in self._ask(rtnetlink.ADDRESSES) if (one := rtnetlink.address_of(body)) is not None]
         routes = [route for body in self._ask(rtnetlink.ROUTES) for route in rtnetlink.routes_of(body)]
-        return network(links, addresses, routes)
+        return network(links, addresses, routes, portable.dns_servers(self._resolver_file))
 
-    def subscribe(self) -> socket.socket | None:
-        """A socket that is readable when something has changed; `hear` takes that in. None where nobody tells."""
-        if self._events is None:
-            self._events = _routing_socket(GROUPS)
-            self._events.setblocking(False)
-            # What does not fit need not be told: what it is about is looked up later than that.
-            self._events.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)
-        return self._events
+    def subscribe(self) -> Sequence[int]:
+        """A socket for what the kernel knows, and a descriptor for the file that names the DNS servers. Raises OSError."""
+        from tieline.drivers.interfaces.inotify import FileWatch  # takes in ctypes
+
+        self._events = _routing_socket(GROUPS)
+        self._events.setblocking(False)
+        # What does not fit need not be told: what it is about is looked up later than that.
+        self._events.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)
+        try:
+            self._resolver = FileWatch(self._resolver_file)
+        except OSError:  # each user has only so many of them: fs.inotify.max_user_instances
+            return (self._events.fileno(),)
+        return self._events.fileno(), self._resolver.fileno()
+
+    @property
+    def tells_all(self) -> bool:
+        """Whether the DNS servers' file is watched, too."""
+        return self._resolver is not None
 
     def hear(self) -> bool:
         """Whether something has changed since the last time."""
-        heard = False
+        heard = self._resolver is not None and self._resolver.hear()
         while self._events is not None:
             try:
                 self._events.recv(LARGEST)
@@ -74,9 +90,9 @@ class Source:
 
     def close(self) -> None:
         """Ask and hear no more."""
-        self._socket.close()
-        if self._events is not None:
-            self._events.close()
+        for one in (self._socket, self._events, self._resolver):
+            if one is not None:
+                one.close()
 
     def _ask(self, what: int) -> list[memoryview]:
         answer: list[tuple[int, memoryview]] = []
@@ -109,9 +125,14 @@ def _routing_socket(groups: int = 0) -> socket.socket:
 
 
 def network(
-    links: list[Link], addresses: list[tuple[int, str]], routes: list[Route], root: str = SYSFS, signals: str = SIGNALS
+    links: list[Link],
+    addresses: list[tuple[int, str]],
+    routes: list[Route],
+    dns_servers: tuple[str, ...] | None = None,
+    root: str = SYSFS,
+    signals: str = SIGNALS,
 ) -> Network:
-    """What the kernel told, as a network: interfaces that are up, running and have an address, and the routes over those."""
+    """What was told, as a network: interfaces that are up, running and have an address, and the routes over those."""
     own: dict[int, list[str]] = {}
     for index, address in addresses:
         own.setdefault(index, []).append(address)
@@ -131,7 +152,7 @@ def network(
             for link in running
         ),
         tuple(route for route in routes if route.interface is None or route.interface in types),
-        portable.dns_servers(),
+        dns_servers,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import ip_address
 
 from tieline.paths import Interface, InterfaceType, Network
@@ -76,13 +76,15 @@ class Source:
         """The network as it is now. Raises OSError if the system does not tell."""
         return Network(self._interfaces(), None, dns_servers())
 
-    def subscribe(self) -> socket.socket | None:
+    tells_all = False
+
+    def subscribe(self) -> Sequence[int]:
         """Nobody tells of changes."""
-        return None
+        return ()
 
     def hear(self) -> bool:
-        """Whether something has changed: it may always have."""
-        return True
+        """Nobody has said anything."""
+        return False
 
     def close(self) -> None:
         """There is nothing to close."""
