@@ -163,17 +163,29 @@ def _not_bound(failures: list[Attempt], place: Place, parameters: Parameters[Any
     texts = "; ".join(
         f"{one.endpoint}: {one.error.strerror if isinstance(one.error, OSError) else one.error}" for one in failures
     )
-    sockets = "t" if parameters.stack.find(UDP) is None else "u"
     error = ConnectError(
         f"no address could be listened on ({texts})",
         endpoint=f"port {place}" if isinstance(place, int) else place,
         phase=Phase.LISTENING,
         code=codes.pop() if len(codes) == 1 else None,
-        hint=f"Another socket has this address; `ss -l{sockets}np` shows which." if _in_use(errors) else None,
+        hint=_hint(failures, parameters),
     )
     error.attempts = tuple(failures)
     error.__cause__ = errors[0]
     return error
+
+
+def _hint(failures: Sequence[Attempt], parameters: Parameters[Any]) -> str | None:
+    if _in_use([one.error for one in failures]):
+        sockets = "t" if parameters.stack.find(UDP) is None else "u"
+        return f"Another socket has this address; `ss -l{sockets}np` shows which."
+    for one in failures:
+        if isinstance(one.error, OSError) and one.error.errno == errno.EACCES and isinstance(one.endpoint, HostPort):
+            return (
+                f"Port {one.endpoint.port} needs CAP_NET_BIND_SERVICE, as those below net.ipv4.ip_unprivileged_port_start do;"
+                " take one above, or 0 for any free one."
+            )
+    return None
 
 
 def _in_use(errors: Sequence[BaseException]) -> bool:

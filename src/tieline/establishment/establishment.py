@@ -233,29 +233,37 @@ class Establishment:
             refusal = self._routes.refusal(candidate)
             if refusal is not None:
                 raise refusal
-            parameters = self._parameters.bound_to(candidate.interface)
-            if self._datagrams:
-                self._attempts[number] = self._driver.bind(None, candidate.address, parameters, _SilentHandler())
-                self._driver.call_soon(self._succeeded, number)
-                return
-            if self._multiplexed:
-                self._begin_session(number, candidate)
-                return
-            attempt = StreamAttempt(
-                self._driver,
-                parameters,
-                self._endpoint,
-                client_pipeline(self._parameters.stack, self._endpoint),
-                succeeded=lambda: self._succeeded(number),
-                failed=lambda error: self._failed(number, candidate, error),
-                progressed=lambda: self._progressed(number),
-            )
-            self._attempts[number] = attempt
-            owner = self._owner()
-            attempt.connect(candidate.address, b"" if owner is None else owner.accepted_early)
+            try:
+                self._connect(number, candidate)
+            except PermissionError:  # a socket may not be bound to the interface
+                if candidate.interface is None or not self._routes.is_first_choice(candidate):
+                    raise
+                self._connect(number, Candidate(candidate.address))
         except (OSError, NetworkError) as error:
             # The race is told from the loop, not from inside its own action.
             self._driver.call_soon(self._failed, number, candidate, error)
+
+    def _connect(self, number: int, candidate: Candidate) -> None:
+        parameters = self._parameters.bound_to(candidate.interface)
+        if self._datagrams:
+            self._attempts[number] = self._driver.bind(None, candidate.address, parameters, _SilentHandler())
+            self._driver.call_soon(self._succeeded, number)
+            return
+        if self._multiplexed:
+            self._begin_session(number, candidate)
+            return
+        attempt = StreamAttempt(
+            self._driver,
+            parameters,
+            self._endpoint,
+            client_pipeline(self._parameters.stack, self._endpoint),
+            succeeded=lambda: self._succeeded(number),
+            failed=lambda error: self._failed(number, candidate, error),
+            progressed=lambda: self._progressed(number),
+        )
+        self._attempts[number] = attempt
+        owner = self._owner()
+        attempt.connect(candidate.address, b"" if owner is None else owner.accepted_early)
 
     def _begin_session(self, number: int, candidate: Candidate) -> None:
         from tieline.establishment.handshaking import QUICAttempt  # takes in QUIC's engine

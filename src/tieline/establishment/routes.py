@@ -3,6 +3,7 @@
 With several ways to an address, each interface is a candidate of its own, the system's choice first, and its socket is bound to
 it: an unbound one would leave through another interface as soon as the system prefers that, with a source address that the
 routers there do not know. With one way, and to addresses of this machine, there is nothing to choose, and nothing is bound.
+Where the system lets nobody bind, its own choice is left.
 """
 
 from __future__ import annotations
@@ -87,6 +88,12 @@ class Routes:
             ways = tuple(way for way in ways if way[1].gateway is None)
         allowed = [one.name for one, _ in ways if self._restrictions is None or self._restrictions.allow(one)]
         return allowed or (None,)
+
+    def is_first_choice(self, candidate: Candidate) -> bool:
+        """Whether the system would send over the candidate's interface also if the socket were not bound to it."""
+        source = self._driver.source_of(candidate.address)
+        leaving = None if source is None else self.network.owner(source)
+        return leaving is not None and leaving.name == candidate.interface
 
     def refusal(self, candidate: Candidate) -> OSError | None:
         """Why it may not be tried: its packets would leave through an interface, or go farther, than the parameters allow."""

@@ -122,6 +122,7 @@ def apply_stream(sock: socket.socket, parameters: Parameters[Any], *, listening:
     """
     if sock.family == socket.AF_UNIX:
         return
+    _bind_to_interface(sock, parameters.required_interface)
     tcp: TCP | None = parameters.stack.find(TCP)
     try:
         _set(sock, _common(sock.family, parameters))
@@ -173,6 +174,7 @@ def apply_datagram(sock: socket.socket, parameters: Parameters[Any]) -> None:
     """Set everything on a datagram socket that is not yet bound or connected. Raises OSError."""
     if sock.family == socket.AF_UNIX:
         return
+    _bind_to_interface(sock, parameters.required_interface)
     _set(sock, _common(sock.family, parameters))
     ip: IP = parameters.stack.find(IP) or IP()
     _set(sock, _multicast(sock.family, ip))
@@ -187,13 +189,22 @@ def _set(sock: socket.socket, options: Iterable[Option]) -> None:
         sock.setsockopt(level, option, value)
 
 
+def _bind_to_interface(sock: socket.socket, name: str | None) -> None:
+    """Let packets leave and come only by one interface. Any user may do that once for each socket, since Linux 5.7."""
+    if name is None:
+        return
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode())
+    except PermissionError as error:
+        needed = "this system wants CAP_NET_RAW for that, as Linux before 5.7 and some sandboxes do"
+        raise PermissionError(error.errno, f"a socket may not be bound to interface {name}: {needed}") from None
+
+
 def _common(family: int, parameters: Parameters[Any]) -> Iterator[Option]:
     if parameters.local_endpoint_reuse_allowed:
         yield socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
         if hasattr(socket, "SO_REUSEPORT"):
             yield socket.SOL_SOCKET, socket.SO_REUSEPORT, 1
-    if parameters.required_interface is not None:
-        yield socket.SOL_SOCKET, socket.SO_BINDTODEVICE, parameters.required_interface.encode()
     ip: IP = parameters.stack.find(IP) or IP()
     v6 = family == socket.AF_INET6
     if ip.hop_limit is not None:
