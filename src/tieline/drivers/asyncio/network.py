@@ -63,14 +63,14 @@ class SystemNetwork:
 
     def now(self) -> Network:
         """The network as it is now. Raises OSError if the system does not tell."""
+        if self._hear():
+            self._settle()
         if self._source is None:
             source = self._make_source()
             try:
                 return applied(source.look())
             finally:
                 source.close()
-        if self._source.hear():
-            self._settle()
         if self._timer is None and self._polling is None and self._known is not None:
             return self._known
         self._known = None  # who is given this has seen more than was told: the next look is told in any case
@@ -79,7 +79,7 @@ class SystemNetwork:
     def watch(self, changed: Callable[[Network], object]) -> NetworkWatch:
         """Call back with each network that is different from the one before. Raises OSError if the system does not tell."""
         if self._source is None:
-            self._start()
+            self._known = self._open()
         watch = NetworkWatch(self, changed)
         self._watches[watch] = None
         return watch
@@ -88,23 +88,24 @@ class SystemNetwork:
         """Somebody watches no more."""
         self._watches.pop(watch, None)
         if not self._watches:
-            self._stop()
+            self._close()
 
-    def _start(self) -> None:
+    def _open(self) -> Network:
         source = self._make_source()
         try:
-            self._events = source.subscribe()
-            self._known = applied(source.look())
+            events = source.subscribe()
+            network = applied(source.look())
         except BaseException:
             source.close()
             raise
-        self._source = source
-        for descriptor in self._events:
+        self._source, self._events = source, events
+        for descriptor in events:
             self._loop.add_reader(descriptor, self._heard)
         if not source.tells_all:
             self._polling = self._loop.call_later(POLLING, self._poll)
+        return network
 
-    def _stop(self) -> None:
+    def _close(self) -> None:
         source, self._source = self._source, None
         for timer in (self._timer, self._polling):
             if timer is not None:
@@ -117,8 +118,23 @@ class SystemNetwork:
             source.close()
 
     def _heard(self) -> None:
-        if self._source is not None and self._source.hear():
+        if self._hear():
             self._settle()
+
+    def _hear(self) -> bool:
+        """Take in what was said; whether it was anything."""
+        if self._source is None:
+            return False
+        try:
+            return self._source.hear()
+        except OSError:  # somebody who told the source is gone: go on without
+            self._close()
+        try:
+            self._open()
+        except OSError:
+            logger.exception("the system does not tell of its network any more")
+            return False
+        return True
 
     def _settle(self) -> None:
         if self._timer is None:

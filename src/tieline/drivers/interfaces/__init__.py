@@ -28,7 +28,7 @@ class Source(Protocol):
         ...
 
     def hear(self) -> bool:
-        """Whether something has changed since the last time."""
+        """Whether something has changed since the last time. Raises OSError if one that tells is gone: make another source."""
         ...
 
     def close(self) -> None:

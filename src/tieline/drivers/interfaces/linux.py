@@ -1,5 +1,7 @@
 """The network on Linux: links, addresses and routes from the kernel, the medium of a link from sysfs, DNS servers from a file.
 
+Whether a link is metered says NetworkManager, where it runs.
+
 sysfs shows the network namespace that it was mounted in, which need not be ours; the interface's index tells. Everything here
 works as an ordinary user.
 """
@@ -9,10 +11,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tieline.drivers.interfaces import portable, rtnetlink
+from tieline.drivers.interfaces import networkmanager, portable, rtnetlink
 from tieline.drivers.interfaces.rtnetlink import Link
 from tieline.paths import Interface, InterfaceType, LinkQuality, Network, Route
 
@@ -50,27 +52,36 @@ class Source:
         self._socket = _routing_socket()
         self._events: socket.socket | None = None
         self._resolver: FileWatch | None = None
+        self._manager = networkmanager.running()
 
     def look(self) -> Network:
         """The network as it is now. Raises OSError if the kernel does not tell."""
         links = [link for body in self._ask(rtnetlink.LINKS) if (link := rtnetlink.link_of(body)) is not None]
         addresses = [one for body in self._ask(rtnetlink.ADDRESSES) if (one := rtnetlink.address_of(body)) is not None]
         routes = [route for body in self._ask(rtnetlink.ROUTES) for route in rtnetlink.routes_of(body)]
-        return network(links, addresses, routes, portable.dns_servers(self._resolver_file))
+        metered = None if self._manager is None else self._manager.metered()
+        return network(links, addresses, routes, portable.dns_servers(self._resolver_file), metered)
 
     def subscribe(self) -> Sequence[int]:
-        """A socket for what the kernel knows, and a descriptor for the file that names the DNS servers. Raises OSError."""
+        """Descriptors for the kernel, for the file that names the DNS servers, and for NetworkManager. Raises OSError."""
         from tieline.drivers.interfaces.inotify import FileWatch  # takes in ctypes
 
         self._events = _routing_socket(GROUPS)
         self._events.setblocking(False)
         # What does not fit need not be told: what it is about is looked up later than that.
         self._events.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)
+        descriptors = [self._events.fileno()]
+        if self._manager is not None:
+            try:
+                descriptors.append(self._manager.subscribe())
+            except OSError:  # it has gone meanwhile
+                self._manager.close()
+                self._manager = None
         try:
             self._resolver = FileWatch(self._resolver_file)
         except OSError:  # each user has only so many of them: fs.inotify.max_user_instances
-            return (self._events.fileno(),)
-        return self._events.fileno(), self._resolver.fileno()
+            return descriptors
+        return [*descriptors, self._resolver.fileno()]
 
     @property
     def tells_all(self) -> bool:
@@ -78,8 +89,10 @@ class Source:
         return self._resolver is not None
 
     def hear(self) -> bool:
-        """Whether something has changed since the last time."""
+        """Whether something has changed since the last time. Raises OSError if one that tells is gone."""
         heard = self._resolver is not None and self._resolver.hear()
+        if self._manager is not None:
+            heard = self._manager.hear() or heard
         while self._events is not None:
             try:
                 self._events.recv(LARGEST)
@@ -90,7 +103,7 @@ class Source:
 
     def close(self) -> None:
         """Ask and hear no more."""
-        for one in (self._socket, self._events, self._resolver):
+        for one in (self._socket, self._events, self._resolver, self._manager):
             if one is not None:
                 one.close()
 
@@ -129,6 +142,7 @@ def network(
     addresses: list[tuple[int, str]],
     routes: list[Route],
     dns_servers: tuple[str, ...] | None = None,
+    metered: Mapping[str, bool] | None = None,
     root: str = SYSFS,
     signals: str = SIGNALS,
 ) -> Network:
@@ -136,6 +150,7 @@ def network(
     own: dict[int, list[str]] = {}
     for index, address in addresses:
         own.setdefault(index, []).append(address)
+    metered = metered or {}
     running = sorted((link for link in links if link.is_running and link.index in own), key=lambda link: link.index)
     types = {link.index: medium(link, root) for link in running}
     levels = _levels(signals) if InterfaceType.WIFI in types.values() else {}
@@ -146,7 +161,7 @@ def network(
                 link.index,
                 types[link.index],
                 tuple(own[link.index]),
-                is_expensive=types[link.index] is InterfaceType.CELLULAR,
+                is_expensive=metered.get(link.name, types[link.index] is InterfaceType.CELLULAR),
                 link_quality=quality(levels.get(link.name)),
             )
             for link in running
