@@ -114,6 +114,7 @@ def bus(peer: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPa
     bus = Bus(peer("dbus-daemon"), tmp_path)
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
     monkeypatch.setattr(networkmanager, "RUNNING", str(tmp_path))
+    monkeypatch.setattr(networkmanager, "LIFETIME", 0.0)
     yield bus
     bus.end()
 
@@ -199,6 +200,16 @@ async def test_the_bus_ends(bus: Bus, service: Service) -> None:
     assert not expensive(known.now())
     await until(lambda: len(os.listdir("/proc/self/fd")) < before, 2.0)
     watch.cancel()
+
+
+async def test_it_is_not_asked_for_each_connection(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    service.device(1, "lo", YES)
+    assert loopback_is_expensive()
+    monkeypatch.setattr(networkmanager, "LIFETIME", 60.0)
+    asked = service.asked
+    assert loopback_is_expensive() and service.asked == asked
+    monkeypatch.setattr(networkmanager, "LIFETIME", 0.0)
+    assert loopback_is_expensive() and service.asked > asked
 
 
 async def test_one_that_does_not_answer_is_not_waited_for(service: Service) -> None:

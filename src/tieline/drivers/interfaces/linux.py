@@ -20,6 +20,7 @@ from tieline.paths import Interface, InterfaceType, LinkQuality, Network, Route
 
 if TYPE_CHECKING:
     from tieline.drivers.interfaces.inotify import FileWatch
+    from tieline.drivers.interfaces.networkmanager import NetworkManager
 
 __all__ = ["Source"]
 
@@ -52,14 +53,14 @@ class Source:
         self._socket = _routing_socket()
         self._events: socket.socket | None = None
         self._resolver: FileWatch | None = None
-        self._manager = networkmanager.running()
+        self._manager: NetworkManager | None = None
 
     def look(self) -> Network:
         """The network as it is now. Raises OSError if the kernel does not tell."""
         links = [link for body in self._ask(rtnetlink.LINKS) if (link := rtnetlink.link_of(body)) is not None]
         addresses = [one for body in self._ask(rtnetlink.ADDRESSES) if (one := rtnetlink.address_of(body)) is not None]
         routes = [route for body in self._ask(rtnetlink.ROUTES) for route in rtnetlink.routes_of(body)]
-        metered = None if self._manager is None else self._manager.metered()
+        metered = networkmanager.glance() if self._manager is None else self._manager.metered()
         return network(links, addresses, routes, portable.dns_servers(self._resolver_file), metered)
 
     def subscribe(self) -> Sequence[int]:
@@ -71,6 +72,7 @@ class Source:
         # What does not fit need not be told: what it is about is looked up later than that.
         self._events.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)
         descriptors = [self._events.fileno()]
+        self._manager = networkmanager.running()
         if self._manager is not None:
             try:
                 descriptors.append(self._manager.subscribe())

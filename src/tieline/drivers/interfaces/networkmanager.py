@@ -1,24 +1,26 @@
 """What NetworkManager knows of interfaces and the kernel does not: whether somebody pays for the traffic.
 
 It is asked over D-Bus, where it runs and the extra ``tieline[networkmanager]`` (jeepney) is installed; nobody starts it for this.
-What it has answered holds until it says that something is different. It is a daemon of the system's and answers within a
-millisecond or two; one that does not is not waited for, and knows nothing.
+What it has answered holds until it says that something is different, or, where nobody listens to it, for a second. It is a daemon
+of the system's and answers within a few milliseconds; one that does not is not waited for, and knows nothing.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["NetworkManager", "running"]
+__all__ = ["NetworkManager", "glance", "running"]
 
 RUNNING = "/run/NetworkManager"  # a directory that it makes
 NAME, PATH = "org.freedesktop.NetworkManager", "/org/freedesktop/NetworkManager"
 DEVICE = f"{NAME}.Device"
 PATIENCE = 0.25  # seconds for an answer
+LIFETIME = 1.0  # seconds that an answer at a glance holds
 TRIES = 3  # while what is asked for changes under the answer
 
 # NMMetered, of which NetworkManager itself advises to take the two yes for metered and everything else for not.
@@ -33,6 +35,25 @@ def running() -> NetworkManager | None:
         return NetworkManager()
     except (ImportError, OSError):  # without the extra; without a system bus
         return None
+
+
+_glance: tuple[float, Mapping[str, bool]] = float("-inf"), {}
+
+
+def glance() -> Mapping[str, bool]:
+    """What `NetworkManager.metered` tells, without listening to it; nothing where it does not run."""
+    global _glance
+    now = time.monotonic()
+    if now - _glance[0] >= LIFETIME:
+        manager = running()
+        metered: Mapping[str, bool] = {}
+        if manager is not None:
+            try:
+                metered = manager.metered()
+            finally:
+                manager.close()
+        _glance = now, metered
+    return _glance[1]
 
 
 class NetworkManager:
