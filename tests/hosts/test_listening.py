@@ -167,6 +167,26 @@ async def test_a_local_listener_takes_in_nobody_from_beyond_a_router(hosts: Host
 # The command
 
 
+async def test_listen_waits_for_the_interface_that_it_is_told(hosts: Hosts) -> None:
+    hosts.ip("link", "set", "cl1", "down")
+    program = (sys.executable, "-m", "tieline", "listen", "--interface", "cl1", "--keep", "--echo", "0")
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec("ip", "netns", "exec", hosts.client, *program, stderr=pipe)
+    assert process.stderr is not None
+    try:
+        said = (await process.stderr.readline()).decode()
+        assert said.startswith("waiting: ") and "required_interface='cl1'" in said
+        hosts.ip("link", "set", "cl1", "up")
+        said = (await process.stderr.readline()).decode()
+        assert said.startswith("listening on 0.0.0.0:")
+        port = int(said.split()[2].rpartition(":")[2])
+        assert await answers(hosts, TCP_, CELLULAR, port)
+        assert not await answers(hosts, TCP_, WIFI, port)
+    finally:
+        process.kill()
+        await process.wait()
+
+
 @pytest.mark.parametrize(
     ("stack", "options", "source"),
     [

@@ -19,7 +19,10 @@ from tieline import (
     HostPort,
     Interface,
     InterfaceType,
+    ListenerState,
     NetworkConnection,
+    NetworkListener,
+    Parameters,
     PathMonitor,
     State,
     set_interface_policy,
@@ -314,3 +317,30 @@ async def test_a_connection_that_waits_for_dns_tries_again_with_other_servers(
             servers(file, "192.0.2.53")
             await until(lambda: connection.state is State.READY, 0.5)
             connection.abort()
+
+
+# Restrictions, where the system binds no sockets to interfaces (elsewhere: tests/hosts and tests/simulated)
+
+
+async def test_each_address_of_an_interface_is_listened_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "POLLING", 0.01)
+    loopback = Interface("lo0", 1, InterfaceType.LOOPBACK, ("127.0.0.1", "::1"))
+    wifi = Interface("en0", 4, InterfaceType.WIFI, ("127.0.0.7", "127.0.0.8"))
+    present: list[Interface] = [loopback, wifi]
+    source = portable.Source(lambda: tuple(present))
+    known = SystemNetwork(asyncio.get_running_loop(), lambda: source)
+    monkeypatch.setattr(AsyncioDriver.current(), "_network", known)
+    listener = NetworkListener(Parameters(TCP(), prohibited_interface_types=(InterfaceType.LOOPBACK,)))
+    async with listener.serving(lambda _: asyncio.Event().wait()):
+        port = listener.port
+        assert listener.endpoints == (HostPort("127.0.0.7", port), HostPort("127.0.0.8", port))
+        assert listener.endpoint == listener.endpoints[0]
+        for host, code in (("127.0.0.7", 0), ("127.0.0.8", 0), ("127.0.0.1", errno.ECONNREFUSED)):
+            with socket.socket() as peer:
+                assert peer.connect_ex((host, port)) == code
+        present.remove(wifi)
+        await until(lambda: listener.state is ListenerState.WAITING, 1.0)
+        assert "every remaining interface is of a prohibited type" in str(listener.error)
+        present.append(replace(wifi, addresses=("127.0.0.8",)))
+        await until(lambda: listener.state is ListenerState.READY, 1.0)
+        assert listener.endpoints == (HostPort("127.0.0.8", port),)

@@ -18,6 +18,7 @@ from tieline.cli.stdio import standard_input, standard_output
 from tieline.cli.streams import every_stream, first_stream
 from tieline.connection import NetworkConnection
 from tieline.endpoints import Endpoint
+from tieline.engines.states import ListenerState
 from tieline.listener import NetworkListener
 from tieline.parameters import Parameters
 from tieline.protocols.roles import DatagramProtocol, StreamProtocol
@@ -125,8 +126,7 @@ def listen(
 
 async def serve_many(listener: NetworkListener[Any], handler: Handler) -> None:
     """Until Ctrl-C; the handlers then get the listener's grace period."""
-    async with listener.serving(handler):
-        announce(listener)
+    async with listener.on_state_update(announce).serving(handler):
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -147,13 +147,16 @@ async def serve_one(listener: NetworkListener[Any], handler: Handler) -> None:
         else:
             ended.set_result(None)
 
-    async with listener.serving(once):
-        announce(listener)
+    async with listener.on_state_update(announce).serving(once):
         await ended
 
 
-def announce(listener: NetworkListener[Any]) -> None:
-    click.echo(f"listening on {' and '.join(map(str, listener.endpoints))}", err=True)
+def announce(listener: NetworkListener[Any], state: ListenerState) -> None:
+    """Where it listens, or why it has to wait."""
+    if state is ListenerState.READY:
+        click.echo(f"listening on {' and '.join(map(str, listener.endpoints))}", err=True)
+    elif state is ListenerState.WAITING:
+        click.echo(f"waiting: {listener.error}", err=True)
 
 
 def log_to_standard_error() -> None:

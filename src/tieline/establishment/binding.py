@@ -60,7 +60,10 @@ def check_listening(place: Place, parameters: Parameters[Any]) -> None:
 
 
 def spots(addresses: Sequence[Address], network: Network, parameters: Parameters[Any]) -> list[Spot]:
-    """Where to listen in a network. Each interface gets sockets of its own if the parameters do not allow all of them."""
+    """Where to listen in a network. Each interface gets sockets of its own if the parameters do not allow all of them.
+
+    Where the system tells no routes it binds no sockets to interfaces either, and each address of an interface gets one.
+    """
     restrictions = parameters.restrictions
     if restrictions is None:
         return [Spot(address) for address in addresses]
@@ -74,8 +77,15 @@ def _spots(addresses: Sequence[Address], network: Network, allowed: Sequence[Int
             yield Spot(address)
     for interface in allowed:
         for address in addresses:
-            if isinstance(address, HostPort) and _has(interface, address, network):
+            if not isinstance(address, HostPort) or not _has(interface, address, network):
+                continue
+            if network.routes is not None:
                 yield Spot(address, interface.name, interface.index)
+                continue
+            for own in interface.addresses if address.host in ("0.0.0.0", "::") else (address.host,):
+                if (":" in own) == (":" in address.host):
+                    scoped = f"{own}%{interface.name}" if own.startswith("fe80:") else own
+                    yield Spot(replace(address, host=scoped), index=interface.index)
 
 
 def _has(interface: Interface, address: HostPort, network: Network) -> bool:
