@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import KW_ONLY, dataclass, fields, replace
+from ipaddress import ip_address
 from types import NoneType
 from typing import Generic, TypeVar
 
@@ -177,6 +178,12 @@ class Parameters(Generic[P]):
     def bound_to(self, interface: str | None) -> Parameters[P]:
         """The same, for a socket on one interface; None leaves it to the system."""
         return self if interface is None else replace(self, required_interface=interface)
+
+    @property
+    def have_address(self) -> bool:
+        """Whether they give the local address, and with it the interface."""
+        local = self.local_endpoint
+        return isinstance(local, HostPort) and not ip_address(local.host.partition("%")[0]).is_unspecified
 
     @property
     def restrictions(self) -> Restrictions | None:

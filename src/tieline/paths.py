@@ -164,6 +164,14 @@ class Network:
                 ways.setdefault(interface.index, (interface, route))
         return tuple(ways.values())
 
+    def allowed_ways(self, host: str, restrictions: Restrictions | None, *, local_only: bool = False) -> list[Interface]:
+        """Those of the `ways` to an address that may be used, the system's choice first. Empty also if only the system knows."""
+        return [
+            interface
+            for interface, route in self.ways(host) or ()
+            if (restrictions is None or restrictions.allow(interface)) and not (local_only and route.gateway is not None)
+        ]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restrictions:

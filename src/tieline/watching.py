@@ -196,21 +196,18 @@ class Watching:
         return None if own is not None and own.index == ways[0].index else ways[0]
 
     def _ways(self, network: Network) -> list[Interface]:
-        pinned = self._parameters.local_endpoint
-        if self._target is None or not isinstance(self.remote, HostPort) or isinstance(self.local, HostPort) is False:
+        if (
+            self._target is None
+            or self._parameters.have_address
+            or not isinstance(self.remote, HostPort)
+            or isinstance(self.local, HostPort) is False
+        ):
             return []
         if network.owner(self.remote.host) is not None or ip_address(self.remote.host.partition("%")[0]).is_loopback:
             return []
-        if isinstance(pinned, HostPort) and not ip_address(pinned.host.partition("%")[0]).is_unspecified:
-            return []
         version = ip_address(self.remote.host.partition("%")[0]).version
-        return [
-            interface
-            for interface, route in network.ways(self.remote.host) or ()
-            if not (self._parameters.local_only and route.gateway is not None)
-            and (self._restrictions is None or self._restrictions.allow(interface))
-            and any(ip_address(address).version == version for address in interface.addresses)
-        ]
+        allowed = network.allowed_ways(self.remote.host, self._restrictions, local_only=self._parameters.local_only)
+        return [one for one in allowed if any(ip_address(address).version == version for address in one.addresses)]
 
     def _move(self, owner: WatchingOwner, better: Interface, network: Network | None) -> None:
         if self._moved_for == network:

@@ -267,6 +267,23 @@ async def test_a_port_that_is_taken_when_the_interface_comes(world: World) -> No
     assert listener.state is ListenerState.FAILED
 
 
+async def test_a_port_that_is_taken_on_one_interface(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """The others are listened on, and it is said once."""
+    world.wifi.down()
+    listener = world.listen(UDP(), expensive_paths_prohibited=True)
+    await asyncio.sleep(1)
+    with world.phone:
+        other = NetworkListener(Parameters(UDP(), grace_period=0.0, required_interface="wlan0"), on=80)
+        world.wifi.up()
+        world.phone.start(other.run, echo)
+        await asyncio.sleep(1)
+    world.cellular.add_address("198.51.100.9")
+    await asyncio.sleep(1)
+    assert listener.state is ListenerState.READY
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 1 and said[0].startswith("not listening on every interface: ") and "already in use" in said[0]
+
+
 # Only on the local network
 
 

@@ -243,3 +243,31 @@ async def test_a_waiting_connection_is_ready_when_the_router_is_back(world: Worl
             assert connection.state is State.WAITING
             await connection.ready()
             assert 100 < world.network.time < 100.1
+
+
+@pytest.mark.parametrize("multipath", ["disabled", "handover"])
+@pytest.mark.parametrize(
+    "restriction",
+    [
+        {"prohibited_interfaces": ("wwan0",)},
+        {"expensive_paths_prohibited": True},
+        {"required_interface_type": InterfaceType.WIFI},
+    ],
+)
+async def test_quic_does_not_flee_to_an_interface_that_is_ruled_out(
+    world: World, restriction: dict[str, Any], multipath: str
+) -> None:
+    world.serve(QUIC(alpn=["test"], identity=LOCALHOST))
+    stack = QUIC(alpn=["test"], trust=TRUST, server_name="localhost")
+    with world.client:
+        async with NetworkConnection(f"{SERVER}:80", Parameters(stack, multipath=multipath, **restriction)) as connection:
+            stream = await connection.open_stream()
+            await stream.send(b"before")
+            await stream.receive(exactly=6)
+            world.wifi.down()
+            await stream.send(b" after")
+            await asyncio.sleep(5)
+            assert host_of(connection) == "192.0.2.2"
+            world.wifi.up()
+            assert (await stream.receive(exactly=6)).content == b" after"
+            assert host_of(connection) == "192.0.2.2"

@@ -76,18 +76,15 @@ class Routes:
     def _interfaces(self, address: Address) -> Sequence[str | None]:
         if not isinstance(address, HostPort) or self._parameters.required_interface is not None:
             return (None,)  # a required interface is bound anyway
-        pinned = self._parameters.local_endpoint
-        if isinstance(pinned, HostPort) and not ip_address(pinned.host.partition("%")[0]).is_unspecified:
-            return (None,)  # who gives the address has chosen the interface
+        if self._parameters.have_address:
+            return (None,)
         if ip_address(address.host.partition("%")[0]).is_loopback or self.network.owner(address.host) is not None:
             return (None,)
         ways = self.network.ways(address.host)
         if not ways or len(ways) == 1:
             return (None,)
-        if self._parameters.local_only:
-            ways = tuple(way for way in ways if way[1].gateway is None)
-        allowed = [one.name for one, _ in ways if self._restrictions is None or self._restrictions.allow(one)]
-        return allowed or (None,)
+        allowed = self.network.allowed_ways(address.host, self._restrictions, local_only=self._parameters.local_only)
+        return [one.name for one in allowed] or (None,)
 
     def is_first_choice(self, candidate: Candidate) -> bool:
         """Whether the system would send over the candidate's interface also if the socket were not bound to it."""

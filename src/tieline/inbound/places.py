@@ -18,6 +18,7 @@ from tieline.endpoints import HostPort, UnixEndpoint
 from tieline.errors import ConnectError, NetworkError, Phase
 from tieline.establishment.binding import Place, Spot, addresses_of, bind_all, spots
 from tieline.establishment.routes import unusable
+from tieline.inbound.side import logger
 from tieline.paths import InterfaceType, Network
 from tieline.watching import current_network
 
@@ -60,7 +61,7 @@ class Places:
         self._network = Network()
         self._watch: NetworkWatch | None = None
         self._opening: Waiter | None = None
-        self._reason = ""  # that the owner was told
+        self._reason = self._complaint = ""  # that the owner was told, and that was logged
         self.port: int | None = None
 
     async def open(self) -> None:
@@ -124,6 +125,9 @@ class Places:
             if waited:
                 self._reason = ""
                 self._owner.listening()
+            if refused is not None and str(refused) != self._complaint:
+                logger.warning("not listening on every interface: %s", refused)
+            self._complaint = "" if refused is None else str(refused)
         elif refused is not None and not all(_is_gone(one.error) for one in refused.attempts):
             raise refused
         else:

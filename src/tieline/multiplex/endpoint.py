@@ -66,7 +66,7 @@ class QUICEndpoint:
         self, at: HostPort | None, to: HostPort | None, parameters: Parameters[Any], interface: str | None = None
     ) -> HostPort:
         """Make the socket, on one interface if that is given; returns its address. Raises OSError."""
-        self._to, self._parameters, self.interface = to, parameters, interface
+        self._to, self.parameters, self.interface = to, parameters, interface
         wanted = parameters.local_endpoint
         self._has_own_port = bool(at or parameters.local_port or (isinstance(wanted, HostPort) and wanted.port))
         self._socket = self.driver.packets(at, to, parameters.bound_to(interface), self)
@@ -74,7 +74,7 @@ class QUICEndpoint:
 
     def rebind(self, at: HostPort | None, interface: str | None = None) -> None:
         """Go on with another socket, on one interface or where the system leads. Raises OSError, and the old one goes on."""
-        socket = self.driver.packets(at, self._to, self._parameters.bound_to(interface), self)
+        socket = self.driver.packets(at, self._to, self.parameters.bound_to(interface), self)
         self._socket.close()
         self._socket, self.interface = socket, interface
         self._has_own_port = at is not None and at.port != 0

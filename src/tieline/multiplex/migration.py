@@ -7,6 +7,7 @@ on it. One that nothing comes on is given up for the old address, if that is sti
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,8 @@ class Migration:
         Raises OSError, and nothing has changed.
         """
         session = self._session
+        if local is None and interface is None:
+            interface = self._allowed_interface()
         before = session.endpoint.local_address, session.endpoint.interface or (interface and self._interface_of_address())
         self._rebind(local, interface)
         received, rtt = session.progress()[0], session.connection.statistics().rtt
@@ -55,6 +58,23 @@ class Migration:
         except OSError:
             return None
         return None if owner is None else owner.name
+
+    def _allowed_interface(self) -> str | None:
+        """Which one the parameters leave; None for the system's choice. Raises OSError if they leave none."""
+        endpoint, remote = self._session.endpoint, self._session.remote
+        parameters, driver = endpoint.parameters, endpoint.driver
+        restrictions = parameters.restrictions
+        if restrictions is None or restrictions.required_interface is not None or parameters.have_address:
+            return None  # what they say the socket is bound to anyway
+        network = driver.network()
+        ways = network.allowed_ways(remote.host, restrictions, local_only=parameters.local_only)
+        if ways:
+            return ways[0].name
+        source = driver.source_of(remote)
+        leaving = None if source is None else network.owner(source)
+        if leaving is None or not restrictions.allow(leaving):
+            raise OSError(errno.ENETUNREACH, "no route through an interface that the parameters allow")
+        return None
 
     def local_address_gone(self) -> None:
         """Nothing can leave from the local address: go on from another one, now or as soon as there is one.
