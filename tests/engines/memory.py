@@ -71,7 +71,7 @@ class MemorySocket:
             self.state = "failed"
             self.handler.failed(OSError(answer.error, os.strerror(answer.error)))
 
-    def send(self, data: Any, remote: Address | None = None, /) -> Any:
+    def send(self, data: Any, remote: Address | None = None, metadata: Any = None, /) -> Any:
         self.sent += bytes(data)
         return len(data)
 
