@@ -89,6 +89,14 @@ async def answers(hosts: Hosts, stack: Any, host: str, port: int | None) -> bool
     return not code and said == "ping"
 
 
+async def answers_soon(hosts: Hosts, stack: Any, host: str, port: int | None) -> bool:
+    """The same on a busy machine, where it may take longer than the client waits for a datagram."""
+    for _ in range(5):
+        if await answers(hosts, stack, host, port):
+            return True
+    return False
+
+
 @pytest.mark.parametrize(
     ("stack", "options", "yes", "no"),
     [
@@ -127,7 +135,7 @@ async def test_it_follows_an_interface(hosts: Hosts, stack: Any) -> None:
                 await until(lambda expected=expected: listener.state is expected, 2.0)
             ports.add(listener.port)
             if gone != "down":
-                assert await answers(hosts, stack, CELLULAR, listener.port)
+                assert await answers_soon(hosts, stack, CELLULAR, listener.port)
         assert len(ports) == 1
 
 
