@@ -7,9 +7,10 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from tieline.engines.framing import outsized, too_large
 from tieline.engines.inbox import ByteInbox
 from tieline.engines.tlv import TLVCodec
-from tieline.errors import DecodingError, EncodingError, MessageTooLargeError, Phase, ProtocolViolationError
+from tieline.errors import DecodingError, EncodingError, Phase
 from tieline.protocols.coder import Coder, CoderMetadata
 
 __all__ = ["CoderCodec", "CoderOnTLVCodec"]
@@ -43,15 +44,7 @@ class CoderCodec:
                 f"a {type(content).__name__} could not be encoded: {error}", endpoint=self._endpoint, phase=Phase.TRANSFER
             ) from error
         if len(data) > self._limit:
-            raise MessageTooLargeError(
-                "the message is too large",
-                limit=self._limit,
-                size=len(data),
-                endpoint=self._endpoint,
-                phase=Phase.TRANSFER,
-                expected=f"at most maximum_message_size={self._limit:,} bytes",
-                got=f"{len(data):,}",
-            )
+            raise too_large("the message", len(data), self._limit, "maximum_message_size", self._endpoint)
         return data
 
     def size(self, inbox: ByteInbox) -> int | None:
@@ -61,14 +54,8 @@ class CoderCodec:
             return None
         (length,) = LENGTH.unpack(head)
         if length > self._limit:
-            raise ProtocolViolationError(
-                "the peer sent a message that is too large",
-                endpoint=self._endpoint,
-                phase=Phase.TRANSFER,
-                expected=f"at most maximum_message_size={self._limit:,} bytes",
-                got=f"{length:,}",
-                hint="Or what came is no length: compare the stacks of both sides.",
-            )
+            hint = "Or what came is no length: compare the stacks of both sides."
+            raise outsized("message", length, self._limit, self._endpoint, hint=hint)
         return LENGTH.size + int(length)
 
     def decode(self, record: bytes) -> tuple[Any, CoderMetadata]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tieline.engines.framer_context import Context
-from tieline.engines.framing import MessageLayer
+from tieline.engines.framing import MessageLayer, outsized
 from tieline.errors import NetworkError, PeerResetError, Phase, ProtocolViolationError
 from tieline.protocols.framer import Framer, FramerMetadata, FramerProtocol
 
@@ -53,6 +53,10 @@ class FramerLayer(MessageLayer):
     def error(self, summary: str, **details: Any) -> ProtocolViolationError:
         phase = Phase.TRANSFER if self.ready else Phase.HANDSHAKE
         return ProtocolViolationError(f"{self._label}: {summary}", endpoint=self._endpoint, phase=phase, **details)
+
+    def outsized(self, size: int) -> ProtocolViolationError:
+        phase = Phase.TRANSFER if self.ready else Phase.HANDSHAKE
+        return outsized(f"{self._label} message", size, self.limit, self._endpoint, phase=phase)
 
     @property
     def limit(self) -> int:

@@ -139,11 +139,7 @@ class Context(FramerContext):
 
     def _require_size(self, size: int) -> None:
         if size > self._layer.limit:
-            raise self._layer.error(
-                "the peer sent a message that is too large",
-                expected=f"at most maximum_message_size={self._layer.limit:,} bytes",
-                got=f"{size:,}",
-            )
+            raise self._layer.outsized(size)
 
     def pass_through_input(self) -> None:
         self._passes_input = True

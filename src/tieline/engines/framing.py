@@ -18,16 +18,42 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tieline.engines.inbox import ByteInbox
+from tieline.engines.inbox import OVERHEAD, ByteInbox
+from tieline.errors import MessageTooLargeError, Phase, ProtocolViolationError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from tieline.errors import NetworkError
 
-__all__ = ["CarrierLayer", "MessageCodec", "MessageInbox", "MessageLayer", "RecordLayer"]
+__all__ = ["CarrierLayer", "MessageCodec", "MessageInbox", "MessageLayer", "RecordLayer", "outsized", "too_large"]
 
-OVERHEAD = 64  # bytes that an empty message counts for, or a peer could send them without end
+
+def too_large(what: str, size: int, limit: int, bound: str, endpoint: object) -> MessageTooLargeError:
+    """The error for something to be sent with more than `limit` bytes. `bound` is an option, or where the rule stands."""
+    return MessageTooLargeError(
+        f"{what} is too large",
+        limit=limit,
+        size=size,
+        endpoint=endpoint,
+        phase=Phase.TRANSFER,
+        expected=f"at most {limit:,} bytes ({bound})",
+        got=f"{size:,}",
+    )
+
+
+def outsized(
+    kind: str, size: int, limit: int, endpoint: object, *, phase: Phase = Phase.TRANSFER, hint: str | None = None
+) -> ProtocolViolationError:
+    """The error for something of the peer's that is larger than we take."""
+    return ProtocolViolationError(
+        f"the peer sent a {kind} that is too large",
+        endpoint=endpoint,
+        phase=phase,
+        expected=f"at most maximum_message_size={limit:,} bytes",
+        got=f"{size:,}",
+        hint=hint,
+    )
 
 
 class MessageInbox:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from tieline.errors import EncodingError, MessageTooLargeError, Phase, ProtocolViolationError
+from tieline.engines.framing import outsized, too_large
+from tieline.errors import EncodingError, Phase
 from tieline.protocols.tlv import TLV, TLVMetadata
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TLVCodec"]
 
+HINT = "Or what came is no record: compare type_, length and byte_order of both sides."
 FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
@@ -40,15 +42,7 @@ class TLVCodec:
                 got=f"{type:,}",
             )
         if len(value) > self._limit:
-            raise MessageTooLargeError(
-                "the value is too large",
-                limit=self._limit,
-                size=len(value),
-                endpoint=self._endpoint,
-                phase=Phase.TRANSFER,
-                expected=f"at most {self._limit:,} bytes ({self._bound()})",
-                got=f"{len(value):,}",
-            )
+            raise too_large("the value", len(value), self._limit, self._bound(), self._endpoint)
         return b"".join((self._head.pack(type, len(value)), value))
 
     def size(self, inbox: ByteInbox) -> int | None:
@@ -58,14 +52,7 @@ class TLVCodec:
             return None
         _, length = self._head.unpack(head)
         if length > self._limit:
-            raise ProtocolViolationError(
-                "the peer sent a record that is too large",
-                endpoint=self._endpoint,
-                phase=Phase.TRANSFER,
-                expected=f"at most maximum_message_size={self._limit:,} bytes",
-                got=f"{length:,}",
-                hint="Or what came is no record: compare type_, length and byte_order of both sides.",
-            )
+            raise outsized("record", length, self._limit, self._endpoint, hint=HINT)
         return self._head.size + int(length)
 
     def decode(self, record: bytes) -> tuple[bytes, TLVMetadata]:
@@ -75,6 +62,4 @@ class TLVCodec:
 
     def _bound(self) -> str:
         options = self._options
-        if self._limit == options.maximum_message_size:
-            return f"maximum_message_size={self._limit:,}"
-        return f"length={options.length.__name__}"
+        return "maximum_message_size" if self._limit == options.maximum_message_size else f"length={options.length.__name__}"

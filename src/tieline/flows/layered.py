@@ -19,6 +19,7 @@ from tieline.engines.framing import MessageInbox, MessageLayer
 from tieline.engines.pipeline import Pipeline
 from tieline.errors import EndOfStreamError, IncompleteReceiveError, NetworkError, Phase, raisable
 from tieline.flows.messages import MessageReceiving, MessageSending
+from tieline.flows.receiving import message
 from tieline.flows.sending import STREAK
 from tieline.flows.stream import StreamFlow
 from tieline.flows.writer import End, MessageWriter, Writer
@@ -49,25 +50,22 @@ class LayeredReceiving(MessageReceiving):
 
     async def receive(self) -> Message[Any, Any]:  # type: ignore[override]
         inbox = self.inbox
-        if self._calls or not len(inbox):
+        if self._calls or not inbox.messages:
             call = self._enter(1, None)
             try:
                 await call[0]
             except BaseException:
                 self._leave(call)
                 raise
-            inbox = self.inbox
-        if not len(inbox):
+            inbox = self.inbox  # of another socket, perhaps
+        if not inbox.messages:
             self._taken(0)
             raise self._nothing(inbox)
         content, metadata, size = inbox.take()
-        if inbox.ended and not len(inbox):
+        if inbox.ended and not inbox.messages:
             metadata = replace(metadata, last_message=True)
         self._taken(size)
-        return self._made(content, metadata)
-
-    def _made(self, content: Any, metadata: Any) -> Message[Any, Any]:
-        return Message(content, metadata)
+        return message(Message, (content, metadata))
 
     def _nothing(self, inbox: MessageInbox) -> NetworkError:
         """Why there is no message."""

@@ -26,7 +26,8 @@ class ValueReceiving(LayeredReceiving):
         super().__init__(flow, limit)
         self._values = values
 
-    def _made(self, content: Any, metadata: Any) -> Message[Any, Any]:
+    async def receive(self) -> Message[Any, Any]:  # type: ignore[override]
+        content, metadata = await super().receive()
         data = content.encode() if isinstance(content, str) else content
         return Message(self._values.decode_value(data), CoderMetadata((metadata,), last_message=metadata.last_message))
 
