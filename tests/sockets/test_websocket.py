@@ -48,6 +48,7 @@ from tieline.protocols.roles import NetworkProtocol
 
 from ..authority import LOCALHOST, TRUST
 from ..peers import Peer
+from ..quic import connected, take
 
 HANDSHAKE = (
     b"GET /chat HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -171,6 +172,22 @@ async def test_on_quic_streams(stack: WebSocket) -> None:
                 assert (await stream.receive()).content == "quiet " * 1000
                 assert 0 <= await (await stream.ping()) < 5
                 await stream.close()
+
+
+FRAMES = WebSocket(QUICStream(), skip_handshake=True)
+
+
+@pytest.mark.parametrize("stack", [FRAMES, Coder(str, FRAMES)], ids=lambda stack: stack.name)
+async def test_closing_a_quic_stream_waits_for_the_answer_to_its_close(stack: Any) -> None:
+    async with connected() as (client, server, _):
+        stream = await client.open_stream(using=stack)
+        await stream.send("hello")
+        inbound, over = await take(server, using=stack)
+        async with asyncio.timeout(2):
+            await stream.aclose()
+            assert [content async for content, _ in inbound.messages] == ["hello"]
+        assert stream.state is State.CANCELLED
+        over.set()
 
 
 class Move(msgspec.Struct):

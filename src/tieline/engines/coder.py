@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from tieline.engines.framing import outsized, too_large
+from tieline.engines.framing import CONSUMED, outsized, too_large
 from tieline.engines.inbox import ByteInbox
 from tieline.engines.tlv import TLVCodec
 from tieline.errors import DecodingError, EncodingError, Phase
@@ -32,10 +32,10 @@ class CoderCodec:
 
     def encode(self, content: Any) -> bytes:
         """The record of a value. Raises EncodingError, MessageTooLargeError."""
-        data = self.encode_value(content)
+        data = self.pack(content)
         return LENGTH.pack(len(data)) + data
 
-    def encode_value(self, content: Any) -> bytes:
+    def pack(self, content: Any) -> bytes:
         """The bytes of a value. Raises EncodingError, MessageTooLargeError."""
         try:
             data = self._encode(content)
@@ -62,6 +62,10 @@ class CoderCodec:
         """The value of a record. Raises DecodingError, after which the next record can be decoded."""
         return self.decode_value(memoryview(record)[LENGTH.size :]), METADATA
 
+    def unpack(self, data: bytes, below: object) -> tuple[Any, CoderMetadata]:
+        """The value of a message below. Raises DecodingError, after which the next can be decoded."""
+        return self.decode_value(data), CoderMetadata((below,))
+
     def decode_value(self, data: bytes | memoryview) -> Any:
         """The value of bytes. Raises DecodingError, after which the next can be decoded."""
         try:
@@ -71,7 +75,7 @@ class CoderCodec:
                 f"the message is no {_name(self._receiving)}: {error}",
                 endpoint=self._endpoint,
                 phase=Phase.TRANSFER,
-                hint="It was consumed; the next one can be received.",
+                hint=CONSUMED,
             ) from error
 
 
@@ -85,7 +89,7 @@ class CoderOnTLVCodec(CoderCodec):
         self._records = records
 
     def encode(self, content: Any) -> bytes:
-        return self._records.encode(self.encode_value(content))
+        return self._records.encode(self.pack(content))
 
     def size(self, inbox: ByteInbox) -> int | None:
         return self._records.size(inbox)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tieline.engines.inbox import OVERHEAD, ByteInbox
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
     from tieline.errors import NetworkError
 
-__all__ = ["CarrierLayer", "MessageCodec", "MessageInbox", "MessageLayer", "RecordLayer", "outsized", "too_large"]
+__all__ = ["CarrierLayer", "MessageCodec", "MessageInbox", "MessageLayer", "RecordLayer", "UnitCodec", "outsized", "too_large"]
+
+CONSUMED = "It was consumed; the next one can be received."
 
 
 def too_large(what: str, size: int, limit: int, bound: str, endpoint: object) -> MessageTooLargeError:
@@ -250,6 +253,22 @@ class MessageCodec(Protocol):
 
     def decode(self, record: bytes, /) -> tuple[Any, Any]:
         """Content and metadata. Raises NetworkError; the next record can be decoded."""
+        ...
+
+
+class UnitCodec(Protocol):
+    """Between messages and datagrams, or what else keeps boundaries: one in each."""
+
+    @property
+    def pack(self) -> Callable[..., bytes]:
+        """What makes the bytes that carry a message, of its content and options. Raises NetworkError and TypeError."""
+        ...
+
+    def unpack(self, unit: bytes, below: object, /) -> tuple[Any, Any] | None:
+        """Content and metadata, `below` being those of the protocol below; None for what is no message but means something.
+
+        Raises NetworkError; the next can be unpacked.
+        """
         ...
 
 

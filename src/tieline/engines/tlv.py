@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from tieline.engines.framing import outsized, too_large
-from tieline.errors import EncodingError, Phase
+from tieline.engines.framing import CONSUMED, outsized, too_large
+from tieline.errors import DecodingError, EncodingError, Phase
 from tieline.protocols.tlv import TLV, TLVMetadata
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ class TLVCodec:
         self._limit = min(options.maximum_message_size, (1 << 8 * options.length.width) - 1)
 
     def encode(self, value: bytes | memoryview, type: int = 0) -> bytes:
-        """The record of a value. Raises EncodingError for a type that does not fit, and MessageTooLargeError."""
+        """The record of a value. Raises EncodingError for a type that does not fit, MessageTooLargeError, and TypeError."""
+        if not isinstance(type, int):
+            raise TypeError(f"{TLV.name}: type must be an int, got {type!r}")
         if not 0 <= type <= self._largest_type:
             raise EncodingError(
                 "the type does not fit its field",
@@ -59,6 +61,23 @@ class TLVCodec:
         """The value of a record, and its type and length."""
         kind, length = self._head.unpack_from(record)
         return record[self._head.size :], TLVMetadata((), kind, length)
+
+    pack = encode
+
+    def unpack(self, datagram: bytes, below: object) -> tuple[bytes, TLVMetadata]:
+        """The value of a datagram. Raises DecodingError unless that is one record."""
+        head = self._head.size
+        kind, length = self._head.unpack_from(datagram) if len(datagram) >= head else (0, 0)
+        if len(datagram) != head + length:
+            raise DecodingError(
+                "a datagram is no record",
+                endpoint=self._endpoint,
+                phase=Phase.TRANSFER,
+                expected=f"{head} bytes of type and length, and {length:,} of the value" if length else f"at least {head} bytes",
+                got=f"a datagram of {len(datagram):,}",
+                hint=f"{CONSUMED} Compare type_, length and byte_order of both sides.",
+            )
+        return datagram[head:], TLVMetadata((below,), kind, length)
 
     def _bound(self) -> str:
         options = self._options
