@@ -78,19 +78,19 @@ class MessageInbox:
 
     def append(self, content: Any, metadata: Any, size: int) -> None:
         """Add a message whose content takes `size` bytes."""
-        self.messages.append((content, metadata, size + OVERHEAD))
+        self.messages.append((content, metadata, size))
         self.size += size + OVERHEAD
 
-    def put_back(self, content: Any, metadata: Any, size: int) -> None:
-        """Undo `take`."""
-        self.messages.appendleft((content, metadata, size + OVERHEAD))
-        self.size += size + OVERHEAD
+    def extend(self, messages: list[tuple[Any, Any, int]], size: int) -> None:
+        """Add several whose contents take `size` bytes together."""
+        self.messages += messages
+        self.size += size + len(messages) * OVERHEAD
 
     def take(self) -> tuple[Any, Any, int]:
         """Remove and return the first: content, metadata, and the bytes of its content."""
-        content, metadata, size = self.messages.popleft()
-        self.size -= size
-        return content, metadata, size - OVERHEAD
+        first = self.messages.popleft()
+        self.size -= first[2] + OVERHEAD
+        return first
 
     def clear(self) -> None:
         """Forget everything that was not taken."""

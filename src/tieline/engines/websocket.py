@@ -90,6 +90,8 @@ class WebSocketLayer(MessageLayer):
         deflate = options.compression or Deflate()
         largest = options.maximum_message_size
         self._codec = WebSocketCodec(
+            TEXT,
+            BINARY,
             client=self.is_client,
             maximum_message_size=largest,
             maximum_frame_size=largest if options.maximum_frame_size is None else options.maximum_frame_size,
@@ -133,29 +135,24 @@ class WebSocketLayer(MessageLayer):
         return b""
 
     def _read(self, codec: WebSocketCodec, data: Buffer) -> None:
-        inbox = self.inbox
         try:
-            found = codec.receive(data)
+            found, size = codec.receive(data)
         except WebSocketFailure as failure:
             self.held = False
             for item in failure.received:
                 self._take(item)
             raise self._violated(failure) from None
+        if size is not None:
+            self.inbox.extend(found, size)  # type: ignore[arg-type]  # they are all messages then
+            self.held = False
+            return
         for item in found:
-            kind = type(item)
-            if kind is bytes:
-                inbox.append(item, BINARY, len(item))  # type: ignore[arg-type]  # a type checker does not see what it is
-            elif kind is str:
-                inbox.append(item, TEXT, len(item))  # type: ignore[arg-type]
-            else:
-                self._take(item)
+            self._take(item)
         self.held = codec.has_more
 
-    def _take(self, item: str | bytes | WebSocketEvent) -> None:
-        if isinstance(item, str):
-            self.inbox.append(item, TEXT, len(item))
-        elif isinstance(item, bytes):
-            self.inbox.append(item, BINARY, len(item))
+    def _take(self, item: tuple[str | bytes, Any, int] | WebSocketEvent) -> None:
+        if isinstance(item, tuple):
+            self.inbox.append(*item)
         elif item.opcode == Opcode.CONTINUATION:
             whole, piece = (TEXT, TEXT_PIECE) if isinstance(item.content, str) else (BINARY, BINARY_PIECE)
             self.inbox.append(item.content, whole if item.last else piece, len(item.content))
