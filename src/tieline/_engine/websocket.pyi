@@ -63,9 +63,10 @@ class WebSocketCodec:
         threshold: int = 0,  # messages of fewer bytes are sent as they are
     ) -> WebSocketCodec: ...
     def receive(self, data: Buffer, /) -> tuple[list[Item], int | None]:
-        """Take what arrived; returns what it holds, in order, and the sum of the messages' sizes. Raises WebSocketFailure, then always.
+        """Take what arrived; returns what it holds, in order, and the sum of the messages' sizes.
 
-        There is no sum if anything but messages has come, or more was received than one call gives (`has_more`).
+        There is no sum if anything but messages has come, or more was received than one call gives (`has_more`). Raises
+        WebSocketFailure, and from then on each time.
         """
 
     @property
@@ -88,6 +89,9 @@ class WebSocketCodec:
 
         Raises UnicodeEncodeError.
         """
+
+    def head(self, length: int, /) -> bytes | None:
+        """The header of a binary message whose bytes, that many, follow as they are; None where it is masked or compressed."""
 
     def control(self, opcode: int, data: Buffer, /) -> bytes:
         """The frame of a ping (9) or pong (10) of at most 125 bytes."""

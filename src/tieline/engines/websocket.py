@@ -22,17 +22,11 @@ from tieline.errors import (
     Phase,
     ProtocolViolationError,
 )  # fmt: skip
-from tieline.protocols.websocket import (
-    CLEAN,
-    CloseCode,
-    Deflate,
-    Opcode,
-    WebSocket,
-    WebSocketMetadata,
-    WebSocketSession,
-)  # fmt: skip
+from tieline.protocols.websocket import CLEAN, CloseCode, Deflate, Opcode, WebSocket, WebSocketMetadata, WebSocketSession
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Buffer
 
     from tieline.engines.upgrade import Agreed, ClientUpgrade, ServerUpgrade
@@ -65,6 +59,8 @@ class WebSocketLayer(MessageLayer):
         self._upgrade = upgrade
         self._agreed: Agreed | None = None
         self._codec: WebSocketCodec | None = None
+        self.frame: Callable[[str | Buffer], bytes]  # of a whole message, by the codec itself: most that is sent is one
+        self.head: Callable[[int], bytes | None]  # of a large one that is sent as it is, if it may be
         self._rest = b""  # frames that came with the handshake
         self._said: list[bytes] = []
         self._unsaid = 0
@@ -101,6 +97,7 @@ class WebSocketLayer(MessageLayer):
             level=deflate.level,
             threshold=deflate.threshold,
         )
+        self.frame, self.head = self._codec.send, self._codec.head
         self._agreed = agreed
         self.ready = True
         self.deadline = self._keepalive.begin(self.now)
@@ -263,13 +260,17 @@ class WebSocketLayer(MessageLayer):
                 self._pings.went(content, self.now, trip)
             return codec.control(opcode, content)
         except UnicodeEncodeError as error:
-            raise EncodingError(
-                "the text cannot be sent",
-                endpoint=self._endpoint,
-                phase=Phase.TRANSFER,
-                expected="characters that UTF-8 has",
-                got=f"{error.object[error.start]!r} at {error.start}: {error.reason}",
-            ) from error
+            raise self.no_text(error) from error
+
+    def no_text(self, error: UnicodeEncodeError) -> EncodingError:
+        """Why a text has no frame."""
+        return EncodingError(
+            "the text cannot be sent",
+            endpoint=self._endpoint,
+            phase=Phase.TRANSFER,
+            expected="characters that UTF-8 has",
+            got=f"{error.object[error.start]!r} at {error.start}: {error.reason}",
+        )
 
     def _say(self, data: bytes) -> None:
         if data:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
@@ -27,6 +26,8 @@ from tieline.protocols.message import Message
 from tieline.protocols.websocket import CloseCode, Opcode, WebSocket, WebSocketMetadata, require_close
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from tieline.drivers.port import StreamSocket
     from tieline.engines.pipeline import Pipeline
     from tieline.flows.owner import FlowOwner
@@ -57,14 +58,17 @@ class WebSocketReceiving(LayeredReceiving):
         self._ping: Message[Any, Any] | None = None  # that came between the pieces
 
     def receive(self) -> Coroutine[Any, Any, Message[Any, Any]]:  # type: ignore[override]
-        return self._whole() if self._streamed else super().receive()
+        return self._whole(False) if self._streamed else self._next_message(False)
 
-    async def _whole(self) -> Message[Any, Any]:
+    def next_piece(self) -> Coroutine[Any, Any, Message[Any, Any]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._whole(True) if self._streamed else self._next_message(True)
+
+    async def _whole(self, iterating: bool) -> Message[Any, Any]:
         """A whole message, or a ping. What was gathered before a cancellation is kept for the next call."""
         await self.turn.take()
         try:
             while not self._complete and self._ping is None:
-                await self._gather()
+                await self._gather(iterating)
             if self._ping is not None:
                 ping, self._ping = self._ping, None
                 return ping
@@ -77,7 +81,7 @@ class WebSocketReceiving(LayeredReceiving):
         while not self._complete and self._size < at_least:
             if not self._calls and not self.inbox.messages and not self.inbox.ended:
                 self._stream(True)
-            await self._gather()
+            await self._gather(False)
             if self._pieces and not isinstance(self._pieces[0], kind):
                 break
         if not isinstance(self._pieces[0], kind):
@@ -90,9 +94,9 @@ class WebSocketReceiving(LayeredReceiving):
             )
         return self._hand_out(at_most)
 
-    async def _gather(self) -> None:
+    async def _gather(self, iterating: bool) -> None:
         """Take one more piece, or a ping. Of pings that nobody has received the last one counts (RFC 6455 section 5.5.3)."""
-        content, metadata = received = await super().receive()
+        content, metadata = received = await self._next_message(iterating)
         if metadata.opcode is Opcode.PING:
             self._ping = received
             return
@@ -181,7 +185,16 @@ class WebSocketSending(LayeredSending):
             finally:
                 self.turn.give()
             return
-        record = flow.layer.encode(content)
+        if type(content) is bytes and len(content) > self._slice and (head := flow.layer.head(len(content))) is not None:
+            # A copy of so much behind its header would cost more than a system call.
+            self._accept(head if flow.machine is None else flow.machine.send(head))
+            self.count += len(head)
+            await self._queue(MessageWriter(content, {}, False).begun(content))
+            return
+        try:
+            record = flow.layer.frame(content)
+        except UnicodeEncodeError as error:
+            raise flow.layer.no_text(error) from error
         if len(record) > self._slice:
             await self._queue(MessageWriter(content, {}, False).begun(record))
             return
