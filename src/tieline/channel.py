@@ -13,7 +13,8 @@ from tieline.flows.datagram import DatagramFlow
 from tieline.flows.framer import FramerFlow
 from tieline.flows.messages import MessageFlow, TLVFlow
 from tieline.flows.stream import StreamFlow
-from tieline.flows.values import ValueDatagramFlow, ValueFlow
+from tieline.flows.units import UnitFlow
+from tieline.flows.values import ValueFlow
 from tieline.parameters import Parameters
 from tieline.protocols.coder import Coder, CoderMetadata
 from tieline.protocols.framer import Framer, FramerMetadata
@@ -118,7 +119,7 @@ class NetworkChannel(WebSocketChannel[P_co]):
         if isinstance(stack, DatagramProtocol):
             self._flow = DatagramFlow(owner, self._parameters, endpoint)
         elif stack.is_datagrams:
-            self._flow = ValueDatagramFlow(owner, self._parameters, endpoint, CoderCodec(stack, endpoint))
+            self._flow = UnitFlow(owner, self._parameters, endpoint)
         elif isinstance(stack, MultiplexProtocol):
             from tieline.multiplex.flow import MultiplexFlow  # takes in the engine, which other stacks do not need
 
@@ -213,11 +214,20 @@ class NetworkChannel(WebSocketChannel[P_co]):
     ) -> Coroutine[Any, Any, None]: ...
     @overload
     def send(
-        self: NetworkChannel[TLV], content: Buffer, *, type: int = 0, last_message: bool = False
+        self: NetworkChannel[TLV],
+        content: Buffer,
+        *,
+        type: int = 0,
+        last_message: bool = False,
+        metadata: IPMetadata | None = None,
     ) -> Coroutine[Any, Any, None]: ...
     @overload
     def send(
-        self: NetworkChannel[Framer], content: Buffer, *, metadata: dict[str, Any] | None = None, last_message: bool = False
+        self: NetworkChannel[Framer],
+        content: Buffer,
+        *,
+        metadata: dict[str, Any] | IPMetadata | None = None,
+        last_message: bool = False,
     ) -> Coroutine[Any, Any, None]: ...
     @overload
     def send(self: NetworkChannel[WebSocket], content: str | Buffer) -> Coroutine[Any, Any, None]: ...

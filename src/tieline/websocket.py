@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["IncomingMessage", "OutgoingMessage", "WebSocketChannel", "broadcast"]
 
+PART = 64 * 1024
+
 P_co = TypeVar("P_co", bound=NetworkProtocol, covariant=True)
 C_contra = TypeVar("C_contra", contravariant=True)
 C_co = TypeVar("C_co", covariant=True)
@@ -99,20 +101,25 @@ class IncomingMessage(Generic[C_co]):
             receiving.skip()
         receiving.turn.give()
 
-    async def receive(self) -> Message[C_co, WebSocketMetadata]:
-        """The next part; ``metadata.is_complete`` says that it is the last.
+    async def receive(self, *, at_least: int = 1, at_most: int = PART) -> Message[C_co, WebSocketMetadata]:
+        """The next part, of `at_least` to `at_most` bytes or characters; ``metadata.is_complete`` says that it is the last.
+
+        Only the last has fewer. A ping that comes in between, if those are not answered automatically, is for the next
+        `receive()` of the connection.
 
         Raises `DecodingError` if the message is of the other kind (then nothing of it was consumed), `EndOfStreamError` and
-        `NetworkError`.
+        `NetworkError`; what had come before that can still be received with a smaller `at_least`.
 
         Cancelling: nothing was consumed.
         """
         if self._complete:
             raise RuntimeError("the message has ended: the part before was its last")
-        content, metadata = await self._flow.receiving.piece(None if self._begun else self._kind)
+        if not 1 <= at_least <= at_most:
+            raise ValueError(f"at_least must be from 1 to at_most, got at_least={at_least} and at_most={at_most}")
+        received = await self._flow.receiving.part(self._kind, at_least, at_most)
         self._begun = True
-        self._complete = metadata.is_complete
-        return cast("Message[C_co, WebSocketMetadata]", Message(content, metadata))
+        self._complete = received.metadata.is_complete
+        return received
 
     async def __aiter__(self) -> AsyncIterator[C_co]:
         """The contents until the message is complete, none of them empty.

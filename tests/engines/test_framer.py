@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from tieline import (
     TCP,
-    UDP,
     Coder,
     EncodingError,
     Framer,
@@ -311,7 +310,7 @@ def test_options_check_themselves() -> None:
             Framer(framer, TCP())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="Abstract has no handle_output"):
         Framer(Abstract, TCP())  # type: ignore[type-abstract]
-    for below in (UDP(), Coder(int, TCP()), None, TCP):
+    for below in (Coder(int, TCP()), None, TCP):
         with pytest.raises(TypeError, match="Framer stands on a byte stream"):
             Framer(Lines, below)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="maximum_message_size"):

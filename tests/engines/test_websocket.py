@@ -331,7 +331,7 @@ def test_any_bytes_are_messages_or_a_fault(data: bytes) -> None:
 
 
 def test_the_codec_refuses_what_cannot_be_sent() -> None:
-    codec = WebSocketCodec(client=False, maximum_message_size=10, maximum_frame_size=10, batch=10)
+    codec = WebSocketCodec(None, None, client=False, maximum_message_size=10, maximum_frame_size=10, batch=10)
     with pytest.raises(ValueError, match="125"):
         codec.control(9, bytes(126))
     with pytest.raises(ValueError, match="ping or a pong"):

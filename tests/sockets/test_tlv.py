@@ -15,7 +15,6 @@ from tieline import (
     TCP,
     TLS,
     TLV,
-    UDP,
     Coder,
     DecodingError,
     EncodingError,
@@ -180,7 +179,7 @@ async def test_values_in_records() -> None:
 
 
 def test_options_check_themselves() -> None:
-    for below in (UDP(), Coder(int, TCP()), None, TCP):
+    for below in (Coder(int, TCP()), None, TCP):
         with pytest.raises(TypeError, match="TLV stands on a byte stream"):
             TLV(below)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="type_ must be unsigned, got Int16: write UInt16"):

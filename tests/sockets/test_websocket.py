@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -47,6 +48,7 @@ from tieline.protocols.roles import NetworkProtocol
 
 from ..authority import LOCALHOST, TRUST
 from ..peers import Peer
+from ..quic import connected, take
 
 HANDSHAKE = (
     b"GET /chat HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -172,6 +174,22 @@ async def test_on_quic_streams(stack: WebSocket) -> None:
                 await stream.close()
 
 
+FRAMES = WebSocket(QUICStream(), skip_handshake=True)
+
+
+@pytest.mark.parametrize("stack", [FRAMES, Coder(str, FRAMES)], ids=lambda stack: stack.name)
+async def test_closing_a_quic_stream_waits_for_the_answer_to_its_close(stack: Any) -> None:
+    async with connected() as (client, server, _):
+        stream = await client.open_stream(using=stack)
+        await stream.send("hello")
+        inbound, over = await take(server, using=stack)
+        async with asyncio.timeout(2):
+            await stream.aclose()
+            assert [content async for content, _ in inbound.messages] == ["hello"]
+        assert stream.state is State.CANCELLED
+        over.set()
+
+
 class Move(msgspec.Struct):
     x: int
     text: str = "ß"
@@ -268,6 +286,85 @@ async def test_receiving_in_parts() -> None:
         async with server.receiving_message(bytes) as message:
             content, metadata = await message.receive()
             assert (content, metadata.is_complete) == (b"whole", True)
+
+
+async def test_parts_of_a_chosen_size() -> None:
+    async with pair() as (client, server):
+        await client.send("grüße an alle")
+        async with server.receiving_message(str) as message:
+            sizes = [(1, 3), (2, 2), (1, 100)]
+            parts = [await message.receive(at_least=least, at_most=most) for least, most in sizes]
+            assert [(part.content, part.metadata.is_complete) for part in parts] == [
+                ("grü", False),
+                ("ße", False),
+                (" an alle", True),
+            ]
+            with pytest.raises(RuntimeError, match="has ended"):
+                await message.receive()
+        async with server.receiving_message(bytes) as message, client.sending_message(Opcode.BINARY) as part:
+            for at_least, at_most in ((0, 1), (2, 1)):
+                with pytest.raises(ValueError, match="at_least must be from 1 to at_most"):
+                    await message.receive(at_least=at_least, at_most=at_most)
+            task = asyncio.create_task(message.receive(at_least=10, at_most=12))
+            for _ in range(5):  # in small pieces, of which more than wanted comes
+                await part.send(b"123")
+                await (await client.ping())
+            assert (await task).content == b"123123123123"
+            await part.send(b"45", is_complete=True)
+            content, metadata = await message.receive(at_least=100, at_most=200)  # fewer come only at the end
+            assert (content, metadata.is_complete) == (b"12345", True)
+        await client.send(b"the next")
+        assert (await server.receive()).content == b"the next"
+
+
+async def test_one_byte_after_the_other_of_a_large_message() -> None:
+    async with pair() as (client, server):
+        data = random.Random(1).randbytes(200_000)
+        await client.send(data)
+        async with server.receiving_message(bytes) as message:
+            taken = b"".join([(await message.receive(at_most=1)).content for _ in range(1000)])
+            assert taken + b"".join([piece async for piece in message]) == data
+
+
+async def test_pings_between_parts_are_for_the_next_receive() -> None:
+    async with pair(auto_reply_ping=False) as (client, server):
+        async with server.receiving_message(str) as message, client.sending_message() as part:
+            await part.send("one ")
+            assert (await message.receive()).content == "one "
+            await client.ping(b"first")
+            await client.ping(b"last")
+            await part.send("two", is_complete=True)
+            content, metadata = await message.receive()
+            assert (content, metadata.is_complete) == ("two", True)
+        content, metadata = await server.receive()
+        assert (content, metadata.opcode) == (b"last", Opcode.PING)
+
+
+async def test_what_a_cancelled_receive_had_gathered_is_there_for_parts() -> None:
+    async with pair() as (client, server):
+        async with server.receiving_message(str) as message:  # from here on pieces are given as they come
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await message.receive()
+        async with client.sending_message() as part:
+            await part.send("be")
+            await (await client.ping())  # it has come
+            whole = asyncio.create_task(server.receive())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            whole.cancel()
+            await asyncio.wait([whole])
+            async with server.receiving_message(str) as message:
+                await part.send("gun", is_complete=True)
+                assert "".join([piece async for piece in message]) == "begun"
+
+
+async def test_the_last_message_says_so() -> None:
+    async with pair() as (client, server):
+        await client.send("one")
+        await client.send("two")
+        await client.close()
+        assert [(await server.receive()).metadata.last_message for _ in range(2)] == [False, True]
 
 
 async def test_what_is_left_of_a_message_is_skipped() -> None:

@@ -38,7 +38,7 @@ def stacks(lines: type[FramerProtocol]) -> None:
     assert_type(Coder(int, Framer(lines, TCP())), Coder[int, int])
     assert_type(Coder(int, WebSocket(TCP())), Coder[int, int])
     assert_type(Coder(int, UDP()), Coder[int, int])
-    Framer(lines, UDP())  # type: ignore[arg-type]
+    assert_type(Framer(lines, UDP()), Framer)
     TLV(Coder(int, TCP()))  # type: ignore[arg-type]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_type
 
-from tieline import QUIC, TCP, TLS, TLV, Coder, Message, NetworkConnection, QUICStream, TLVMetadata, UInt16
+from tieline import QUIC, TCP, TLS, TLV, UDP, Coder, Message, NetworkConnection, QUICDatagram, QUICStream, TLVMetadata, UInt16
 
 
 async def records(connection: NetworkConnection[TLV]) -> None:
@@ -27,8 +27,11 @@ def inferred() -> None:
 
 async def values(connection: NetworkConnection[Coder[int, str]]) -> None:
     assert_type(Coder(TLV(TCP()), sending=int, receiving=str), Coder[int, str])
+    assert_type(NetworkConnection("localhost:1", TLV(UDP())), NetworkConnection[TLV])
 
 
 async def on_streams(connection: NetworkConnection[QUIC]) -> None:
     stream = await connection.open_stream(using=TLV(QUICStream()))
     assert_type((await stream.receive()).content, bytes)
+    datagrams = await connection.datagrams(using=TLV(QUICDatagram()))
+    assert_type(await datagrams.receive(), Message[bytes, TLVMetadata])

@@ -72,6 +72,7 @@ async def calls(connection: NetworkConnection[WebSocket], tcp: NetworkConnection
         assert_type([piece async for piece in incoming], list[str])
     async with connection.receiving_message(bytes) as raw:
         assert_type(await raw.receive(), Message[bytes, WebSocketMetadata])
+        assert_type(await raw.receive(at_least=2, at_most=4), Message[bytes, WebSocketMetadata])
     await tcp.ping()  # type: ignore[misc, unused-awaitable]
     await tcp.close()  # type: ignore[misc]
     tcp.sending_message()  # type: ignore[misc]

@@ -76,10 +76,28 @@ fn content<'py>(py: Python<'py>, content: Content<'_>) -> Bound<'py, PyAny> {
     }
 }
 
-fn append(list: &Bound<'_, PyList>, event: Event<'_>) -> PyResult<()> {
+/// What one call of `receive` has found.
+struct Found<'a, 'py> {
+    list: Bound<'py, PyList>,
+    /// Bytes of the messages in it; None as soon as there is anything else.
+    size: Option<usize>,
+    metadata: &'a [Py<PyAny>; 2],
+}
+
+fn append(found: &mut Found<'_, '_>, event: Event<'_>) -> PyResult<()> {
+    let list = &found.list;
     let py = list.py();
     let (opcode, what, code, last) = match event {
-        Event::Message(message) => return list.append(content(py, message)),
+        Event::Message(message) => {
+            let [text, binary] = found.metadata;
+            let metadata = match message {
+                Content::Text(_) => text,
+                Content::Binary(_) => binary,
+            };
+            let size = message.as_bytes().len();
+            found.size = found.size.map(|sum| sum + size);
+            return list.append((content(py, message), metadata, size));
+        }
         Event::Piece(piece, last) => (Opcode::Continuation, content(py, piece), None, last),
         Event::Ping(data) => (Opcode::Ping, PyBytes::new(py, data).into_any(), None, true),
         Event::Pong(data) => (Opcode::Pong, PyBytes::new(py, data).into_any(), None, true),
@@ -88,6 +106,7 @@ fn append(list: &Bound<'_, PyList>, event: Event<'_>) -> PyResult<()> {
             (Opcode::Close, reason, code, true)
         }
     };
+    found.size = None;
     list.append(WebSocketEvent {
         opcode: opcode as u8,
         content: what.unbind(),
@@ -103,16 +122,23 @@ struct Halves {
 
 /// Both halves of one side.
 #[pyclass(frozen, module = "tieline._engine.websocket")]
-pub(crate) struct WebSocketCodec(Mutex<Halves>);
+pub(crate) struct WebSocketCodec {
+    halves: Mutex<Halves>,
+    /// What goes with each text and with each binary message.
+    metadata: [Py<PyAny>; 2],
+}
 
 #[pymethods]
 impl WebSocketCodec {
     #[new]
     #[pyo3(signature = (
-        *, client, maximum_message_size, maximum_frame_size, batch, sending = None, receiving = None, level = 6, threshold = 0,
-    ), text_signature = "(*, client, maximum_message_size, maximum_frame_size, batch, sending=None, receiving=None, level=6, threshold=0)")]
+        text, binary, *, client, maximum_message_size, maximum_frame_size, batch, sending = None, receiving = None, level = 6,
+        threshold = 0,
+    ), text_signature = "(text, binary, *, client, maximum_message_size, maximum_frame_size, batch, sending=None, receiving=None, level=6, threshold=0)")]
     #[allow(clippy::too_many_arguments)] // keyword arguments in Python
     fn new(
+        text: Py<PyAny>,
+        binary: Py<PyAny>,
         client: bool,
         maximum_message_size: usize,
         maximum_frame_size: usize,
@@ -133,32 +159,41 @@ impl WebSocketCodec {
             batch,
         };
         let deflate = sending.map(|sending| (direction(sending), level));
-        Self(Mutex::new(Halves {
-            decoder: Decoder::new(role, limits, receiving.map(direction)),
-            encoder: Encoder::new(role, deflate, threshold),
-        }))
+        Self {
+            halves: Mutex::new(Halves {
+                decoder: Decoder::new(role, limits, receiving.map(direction)),
+                encoder: Encoder::new(role, deflate, threshold),
+            }),
+            metadata: [text, binary],
+        }
     }
 
-    /// Take what arrived; returns the messages in it, and what else came, in order.
+    /// Take what arrived; returns what it holds in order, messages with their metadata and size, and the sum of those sizes. It
+    /// is None if there is anything else in it, or more was received than one call gives.
     #[pyo3(signature = (data, /))]
     fn receive<'py>(
         &self,
         py: Python<'py>,
         data: &Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyList>> {
+    ) -> PyResult<(Bound<'py, PyList>, Option<usize>)> {
         let data = Input::new(data)?;
-        let list = PyList::empty(py);
+        let mut found = Found {
+            list: PyList::empty(py),
+            size: Some(0),
+            metadata: &self.metadata,
+        };
         let mut halves = self.lock()?;
         let mut outcome = Ok(());
         let result = halves.decoder.receive(data.as_bytes(), &mut |event| {
             if outcome.is_ok() {
-                outcome = append(&list, event);
+                outcome = append(&mut found, event);
             }
         });
         outcome?;
         match result {
-            Ok(()) => Ok(list),
-            Err(violation) => Err(raise(&list, violation)),
+            Ok(()) if halves.decoder.has_more() => Ok((found.list, None)),
+            Ok(()) => Ok((found.list, found.size)),
+            Err(violation) => Err(raise(&found.list, violation)),
         }
     }
 
@@ -198,6 +233,13 @@ impl WebSocketCodec {
     ) -> PyResult<Bound<'py, PyBytes>> {
         let mut halves = self.lock()?;
         encode(py, &mut halves.encoder, content, last, text)
+    }
+
+    /// The header of a whole binary message of so many bytes, which follow as they are; None where that is masked or compressed.
+    #[pyo3(signature = (length, /))]
+    fn head<'py>(&self, py: Python<'py>, length: usize) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let head = self.lock()?.encoder.head(Opcode::Binary, length);
+        Ok(head.map(|head| PyBytes::new(py, &head)))
     }
 
     /// The frame of a ping (9) or pong (10) of at most 125 bytes.
@@ -250,7 +292,7 @@ impl WebSocketCodec {
 
 impl WebSocketCodec {
     fn lock(&self) -> PyResult<MutexGuard<'_, Halves>> {
-        match self.0.try_lock() {
+        match self.halves.try_lock() {
             Ok(halves) => Ok(halves),
             Err(TryLockError::Poisoned(poisoned)) => Ok(PoisonError::into_inner(poisoned)),
             Err(TryLockError::WouldBlock) => Err(PyRuntimeError::new_err(

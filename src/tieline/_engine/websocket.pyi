@@ -1,15 +1,18 @@
 """WebSocket's frames (RFC 6455) and permessage-deflate (RFC 7692). Mirrors rust/python/src/websocket.rs."""
 
-from typing import final
+from typing import Any, TypeAlias, final
 
 from typing_extensions import Buffer
 
 __all__ = ["WebSocketCodec", "WebSocketEvent", "WebSocketFailure", "frame"]
 
+Item: TypeAlias = tuple[str | bytes, Any, int] | WebSocketEvent
+"""A whole message, its metadata and its size in bytes, or what else was received."""
+
 class WebSocketFailure(Exception):
     """The peer broke a rule. The close frame that says so is the caller's to send."""
 
-    received: list[str | bytes | WebSocketEvent]
+    received: list[Item]
     """What came before it."""
     code: int
     """For the close frame: 1002, 1007 or 1009."""
@@ -40,10 +43,15 @@ class WebSocketEvent:
 
 @final
 class WebSocketCodec:
-    """Both halves of one side. A direction of compression is (window bits, context takeover), None for none."""
+    """Both halves of one side. A direction of compression is (window bits, context takeover), None for none.
+
+    `text` and `binary` are the metadata of whole messages.
+    """
 
     def __new__(
         cls,
+        text: object,
+        binary: object,
         *,
         client: bool,
         maximum_message_size: int,
@@ -54,8 +62,12 @@ class WebSocketCodec:
         level: int = 6,  # 1 to 9
         threshold: int = 0,  # messages of fewer bytes are sent as they are
     ) -> WebSocketCodec: ...
-    def receive(self, data: Buffer, /) -> list[str | bytes | WebSocketEvent]:
-        """Take what arrived; returns the messages in it, and what else came, in order. Raises WebSocketFailure, from then on."""
+    def receive(self, data: Buffer, /) -> tuple[list[Item], int | None]:
+        """Take what arrived; returns what it holds, in order, and the sum of the messages' sizes.
+
+        There is no sum if anything but messages has come, or more was received than one call gives (`has_more`). Raises
+        WebSocketFailure, and from then on each time.
+        """
 
     @property
     def has_more(self) -> bool:
@@ -77,6 +89,9 @@ class WebSocketCodec:
 
         Raises UnicodeEncodeError.
         """
+
+    def head(self, length: int, /) -> bytes | None:
+        """The header of a binary message whose bytes, that many, follow as they are; None where it is masked or compressed."""
 
     def control(self, opcode: int, data: Buffer, /) -> bytes:
         """The frame of a ping (9) or pong (10) of at most 125 bytes."""

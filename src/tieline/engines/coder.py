@@ -7,9 +7,10 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from tieline.engines.framing import CONSUMED, outsized, too_large
 from tieline.engines.inbox import ByteInbox
 from tieline.engines.tlv import TLVCodec
-from tieline.errors import DecodingError, EncodingError, MessageTooLargeError, Phase, ProtocolViolationError
+from tieline.errors import DecodingError, EncodingError, Phase
 from tieline.protocols.coder import Coder, CoderMetadata
 
 __all__ = ["CoderCodec", "CoderOnTLVCodec"]
@@ -31,10 +32,10 @@ class CoderCodec:
 
     def encode(self, content: Any) -> bytes:
         """The record of a value. Raises EncodingError, MessageTooLargeError."""
-        data = self.encode_value(content)
+        data = self.pack(content)
         return LENGTH.pack(len(data)) + data
 
-    def encode_value(self, content: Any) -> bytes:
+    def pack(self, content: Any) -> bytes:
         """The bytes of a value. Raises EncodingError, MessageTooLargeError."""
         try:
             data = self._encode(content)
@@ -43,15 +44,7 @@ class CoderCodec:
                 f"a {type(content).__name__} could not be encoded: {error}", endpoint=self._endpoint, phase=Phase.TRANSFER
             ) from error
         if len(data) > self._limit:
-            raise MessageTooLargeError(
-                "the message is too large",
-                limit=self._limit,
-                size=len(data),
-                endpoint=self._endpoint,
-                phase=Phase.TRANSFER,
-                expected=f"at most maximum_message_size={self._limit:,} bytes",
-                got=f"{len(data):,}",
-            )
+            raise too_large("the message", len(data), self._limit, "maximum_message_size", self._endpoint)
         return data
 
     def size(self, inbox: ByteInbox) -> int | None:
@@ -61,19 +54,17 @@ class CoderCodec:
             return None
         (length,) = LENGTH.unpack(head)
         if length > self._limit:
-            raise ProtocolViolationError(
-                "the peer sent a message that is too large",
-                endpoint=self._endpoint,
-                phase=Phase.TRANSFER,
-                expected=f"at most maximum_message_size={self._limit:,} bytes",
-                got=f"{length:,}",
-                hint="Or what came is no length: compare the stacks of both sides.",
-            )
+            hint = "Or what came is no length: compare the stacks of both sides."
+            raise outsized("message", length, self._limit, self._endpoint, hint=hint)
         return LENGTH.size + int(length)
 
     def decode(self, record: bytes) -> tuple[Any, CoderMetadata]:
         """The value of a record. Raises DecodingError, after which the next record can be decoded."""
         return self.decode_value(memoryview(record)[LENGTH.size :]), METADATA
+
+    def unpack(self, data: bytes, below: object) -> tuple[Any, CoderMetadata]:
+        """The value of a message below. Raises DecodingError, after which the next can be decoded."""
+        return self.decode_value(data), CoderMetadata((below,))
 
     def decode_value(self, data: bytes | memoryview) -> Any:
         """The value of bytes. Raises DecodingError, after which the next can be decoded."""
@@ -84,7 +75,7 @@ class CoderCodec:
                 f"the message is no {_name(self._receiving)}: {error}",
                 endpoint=self._endpoint,
                 phase=Phase.TRANSFER,
-                hint="It was consumed; the next one can be received.",
+                hint=CONSUMED,
             ) from error
 
 
@@ -98,7 +89,7 @@ class CoderOnTLVCodec(CoderCodec):
         self._records = records
 
     def encode(self, content: Any) -> bytes:
-        return self._records.encode(self.encode_value(content))
+        return self._records.encode(self.pack(content))
 
     def size(self, inbox: ByteInbox) -> int | None:
         return self._records.size(inbox)

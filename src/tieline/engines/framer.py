@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tieline.engines.framer_context import Context
-from tieline.engines.framing import MessageLayer
-from tieline.errors import NetworkError, PeerResetError, Phase, ProtocolViolationError
+from tieline.engines.framing import CONSUMED, MessageLayer, outsized
+from tieline.errors import DecodingError, NetworkError, PeerResetError, Phase, ProtocolViolationError
 from tieline.protocols.framer import Framer, FramerMetadata, FramerProtocol
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class FramerLayer(MessageLayer):
     def error(self, summary: str, **details: Any) -> ProtocolViolationError:
         phase = Phase.TRANSFER if self.ready else Phase.HANDSHAKE
         return ProtocolViolationError(f"{self._label}: {summary}", endpoint=self._endpoint, phase=phase, **details)
+
+    def outsized(self, size: int) -> ProtocolViolationError:
+        phase = Phase.TRANSFER if self.ready else Phase.HANDSHAKE
+        return outsized(f"{self._label} message", size, self.limit, self._endpoint, phase=phase)
 
     @property
     def limit(self) -> int:
@@ -189,6 +194,36 @@ class FramerLayer(MessageLayer):
                 del self._context.written[mark:]  # of a message that is not sent
             raise
         return self.output()
+
+    # Over datagrams
+
+    pack = encode
+
+    def unpack(self, datagram: bytes, below: object) -> tuple[bytes, FramerMetadata] | None:
+        """The message of a datagram, or None if that was for the framer alone. Raises NetworkError unless it was one as a whole.
+
+        The next can be unpacked, unless `failure` says that the framer has failed.
+        """
+        inbox = self.inbox
+        try:
+            self.receive(datagram)
+            count, left = len(inbox), len(self._context.rest())
+            if count > 1 or left:
+                raise DecodingError(
+                    f"{self._label}: a datagram is not one message",
+                    endpoint=self._endpoint,
+                    phase=Phase.TRANSFER,
+                    expected="one message, and nothing else",
+                    got=f"{count} and {left:,} bytes of no message",
+                    hint=CONSUMED,
+                )
+            if not count:
+                return None
+            content, metadata, _ = inbox.take()
+            return content, replace(metadata, other=(below,))
+        finally:
+            inbox.clear()
+            self._context.forget()
 
     def _frame(self, content: bytes, metadata: dict[str, Any] | None) -> None:
         assert self._framer is not None  # it has started

@@ -49,6 +49,14 @@ class Context(FramerContext):
         """What the end leaves over."""
         return b"".join(self._parts) + self._input.take(self._input.size)
 
+    def forget(self) -> None:
+        """Nothing that follows belongs to what came before."""
+        self._input.clear()
+        self._scanned = (b"", 0)
+        self._pending = None
+        self._parts.clear()
+        self._size = 0
+
     def deliver_pending(self) -> bool:
         """Whether the framer may read: a delivery that was waiting for its bytes has had them."""
         if self._passes_input:
@@ -139,11 +147,7 @@ class Context(FramerContext):
 
     def _require_size(self, size: int) -> None:
         if size > self._layer.limit:
-            raise self._layer.error(
-                "the peer sent a message that is too large",
-                expected=f"at most maximum_message_size={self._layer.limit:,} bytes",
-                got=f"{size:,}",
-            )
+            raise self._layer.outsized(size)
 
     def pass_through_input(self) -> None:
         self._passes_input = True

@@ -16,18 +16,47 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tieline.engines.inbox import ByteInbox
+from tieline.engines.inbox import OVERHEAD, ByteInbox
+from tieline.errors import MessageTooLargeError, Phase, ProtocolViolationError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from tieline.errors import NetworkError
 
-__all__ = ["CarrierLayer", "MessageCodec", "MessageInbox", "MessageLayer", "RecordLayer"]
+__all__ = ["CarrierLayer", "MessageCodec", "MessageInbox", "MessageLayer", "RecordLayer", "UnitCodec", "outsized", "too_large"]
 
-OVERHEAD = 64  # bytes that an empty message counts for, or a peer could send them without end
+CONSUMED = "It was consumed; the next one can be received."
+
+
+def too_large(what: str, size: int, limit: int, bound: str, endpoint: object) -> MessageTooLargeError:
+    """The error for something to be sent with more than `limit` bytes. `bound` is an option, or where the rule stands."""
+    return MessageTooLargeError(
+        f"{what} is too large",
+        limit=limit,
+        size=size,
+        endpoint=endpoint,
+        phase=Phase.TRANSFER,
+        expected=f"at most {limit:,} bytes ({bound})",
+        got=f"{size:,}",
+    )
+
+
+def outsized(
+    kind: str, size: int, limit: int, endpoint: object, *, phase: Phase = Phase.TRANSFER, hint: str | None = None
+) -> ProtocolViolationError:
+    """The error for something of the peer's that is larger than we take."""
+    return ProtocolViolationError(
+        f"the peer sent a {kind} that is too large",
+        endpoint=endpoint,
+        phase=phase,
+        expected=f"at most maximum_message_size={limit:,} bytes",
+        got=f"{size:,}",
+        hint=hint,
+    )
 
 
 class MessageInbox:
@@ -49,19 +78,19 @@ class MessageInbox:
 
     def append(self, content: Any, metadata: Any, size: int) -> None:
         """Add a message whose content takes `size` bytes."""
-        self.messages.append((content, metadata, size + OVERHEAD))
+        self.messages.append((content, metadata, size))
         self.size += size + OVERHEAD
 
-    def put_back(self, content: Any, metadata: Any, size: int) -> None:
-        """Undo `take`."""
-        self.messages.appendleft((content, metadata, size + OVERHEAD))
-        self.size += size + OVERHEAD
+    def extend(self, messages: list[tuple[Any, Any, int]], size: int) -> None:
+        """Add several whose contents take `size` bytes together."""
+        self.messages += messages
+        self.size += size + len(messages) * OVERHEAD
 
     def take(self) -> tuple[Any, Any, int]:
         """Remove and return the first: content, metadata, and the bytes of its content."""
-        content, metadata, size = self.messages.popleft()
-        self.size -= size
-        return content, metadata, size - OVERHEAD
+        first = self.messages.popleft()
+        self.size -= first[2] + OVERHEAD
+        return first
 
     def clear(self) -> None:
         """Forget everything that was not taken."""
@@ -224,6 +253,22 @@ class MessageCodec(Protocol):
 
     def decode(self, record: bytes, /) -> tuple[Any, Any]:
         """Content and metadata. Raises NetworkError; the next record can be decoded."""
+        ...
+
+
+class UnitCodec(Protocol):
+    """Between messages and datagrams, or what else keeps boundaries: one in each."""
+
+    @property
+    def pack(self) -> Callable[..., bytes]:
+        """What makes the bytes that carry a message, of its content and options. Raises NetworkError and TypeError."""
+        ...
+
+    def unpack(self, unit: bytes, below: object, /) -> tuple[Any, Any] | None:
+        """Content and metadata, `below` being those of the protocol below; None for what is no message but means something.
+
+        Raises NetworkError; the next can be unpacked.
+        """
         ...
 
 

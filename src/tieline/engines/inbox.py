@@ -5,9 +5,10 @@ Pieces are kept as they came, so that a whole one is handed on uncopied.
 
 from __future__ import annotations
 
-__all__ = ["ByteInbox"]
+__all__ = ["OVERHEAD", "ByteInbox"]
 
 MERGE_BELOW = 64 * 1024
+OVERHEAD = 64  # bytes that a kept message or datagram costs beside its content, or a peer could send empty ones without end
 
 
 class ByteInbox:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from tieline.errors import EncodingError, MessageTooLargeError, Phase, ProtocolViolationError
+from tieline.engines.framing import CONSUMED, outsized, too_large
+from tieline.errors import DecodingError, EncodingError, Phase
 from tieline.protocols.tlv import TLV, TLVMetadata
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TLVCodec"]
 
+HINT = "Or what came is no record: compare type_, length and byte_order of both sides."
 FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
@@ -30,7 +32,9 @@ class TLVCodec:
         self._limit = min(options.maximum_message_size, (1 << 8 * options.length.width) - 1)
 
     def encode(self, value: bytes | memoryview, type: int = 0) -> bytes:
-        """The record of a value. Raises EncodingError for a type that does not fit, and MessageTooLargeError."""
+        """The record of a value. Raises EncodingError for a type that does not fit, MessageTooLargeError, and TypeError."""
+        if not isinstance(type, int):
+            raise TypeError(f"{TLV.name}: type must be an int, got {type!r}")
         if not 0 <= type <= self._largest_type:
             raise EncodingError(
                 "the type does not fit its field",
@@ -40,15 +44,7 @@ class TLVCodec:
                 got=f"{type:,}",
             )
         if len(value) > self._limit:
-            raise MessageTooLargeError(
-                "the value is too large",
-                limit=self._limit,
-                size=len(value),
-                endpoint=self._endpoint,
-                phase=Phase.TRANSFER,
-                expected=f"at most {self._limit:,} bytes ({self._bound()})",
-                got=f"{len(value):,}",
-            )
+            raise too_large("the value", len(value), self._limit, self._bound(), self._endpoint)
         return b"".join((self._head.pack(type, len(value)), value))
 
     def size(self, inbox: ByteInbox) -> int | None:
@@ -58,14 +54,7 @@ class TLVCodec:
             return None
         _, length = self._head.unpack(head)
         if length > self._limit:
-            raise ProtocolViolationError(
-                "the peer sent a record that is too large",
-                endpoint=self._endpoint,
-                phase=Phase.TRANSFER,
-                expected=f"at most maximum_message_size={self._limit:,} bytes",
-                got=f"{length:,}",
-                hint="Or what came is no record: compare type_, length and byte_order of both sides.",
-            )
+            raise outsized("record", length, self._limit, self._endpoint, hint=HINT)
         return self._head.size + int(length)
 
     def decode(self, record: bytes) -> tuple[bytes, TLVMetadata]:
@@ -73,8 +62,23 @@ class TLVCodec:
         kind, length = self._head.unpack_from(record)
         return record[self._head.size :], TLVMetadata((), kind, length)
 
+    pack = encode
+
+    def unpack(self, datagram: bytes, below: object) -> tuple[bytes, TLVMetadata]:
+        """The value of a datagram. Raises DecodingError unless that is one record."""
+        head = self._head.size
+        kind, length = self._head.unpack_from(datagram) if len(datagram) >= head else (0, 0)
+        if len(datagram) != head + length:
+            raise DecodingError(
+                "a datagram is no record",
+                endpoint=self._endpoint,
+                phase=Phase.TRANSFER,
+                expected=f"{head} bytes of type and length, and {length:,} of the value" if length else f"at least {head} bytes",
+                got=f"a datagram of {len(datagram):,}",
+                hint=f"{CONSUMED} Compare type_, length and byte_order of both sides.",
+            )
+        return datagram[head:], TLVMetadata((below,), kind, length)
+
     def _bound(self) -> str:
         options = self._options
-        if self._limit == options.maximum_message_size:
-            return f"maximum_message_size={self._limit:,}"
-        return f"length={options.length.__name__}"
+        return "maximum_message_size" if self._limit == options.maximum_message_size else f"length={options.length.__name__}"

@@ -22,17 +22,11 @@ from tieline.errors import (
     Phase,
     ProtocolViolationError,
 )  # fmt: skip
-from tieline.protocols.websocket import (
-    CLEAN,
-    CloseCode,
-    Deflate,
-    Opcode,
-    WebSocket,
-    WebSocketMetadata,
-    WebSocketSession,
-)  # fmt: skip
+from tieline.protocols.websocket import CLEAN, CloseCode, Deflate, Opcode, WebSocket, WebSocketMetadata, WebSocketSession
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Buffer
 
     from tieline.engines.upgrade import Agreed, ClientUpgrade, ServerUpgrade
@@ -65,6 +59,8 @@ class WebSocketLayer(MessageLayer):
         self._upgrade = upgrade
         self._agreed: Agreed | None = None
         self._codec: WebSocketCodec | None = None
+        self.frame: Callable[[str | Buffer], bytes]  # of a whole message, by the codec itself: most that is sent is one
+        self.head: Callable[[int], bytes | None]  # of a large one that is sent as it is, if it may be
         self._rest = b""  # frames that came with the handshake
         self._said: list[bytes] = []
         self._unsaid = 0
@@ -90,6 +86,8 @@ class WebSocketLayer(MessageLayer):
         deflate = options.compression or Deflate()
         largest = options.maximum_message_size
         self._codec = WebSocketCodec(
+            TEXT,
+            BINARY,
             client=self.is_client,
             maximum_message_size=largest,
             maximum_frame_size=largest if options.maximum_frame_size is None else options.maximum_frame_size,
@@ -99,6 +97,7 @@ class WebSocketLayer(MessageLayer):
             level=deflate.level,
             threshold=deflate.threshold,
         )
+        self.frame, self.head = self._codec.send, self._codec.head
         self._agreed = agreed
         self.ready = True
         self.deadline = self._keepalive.begin(self.now)
@@ -133,29 +132,24 @@ class WebSocketLayer(MessageLayer):
         return b""
 
     def _read(self, codec: WebSocketCodec, data: Buffer) -> None:
-        inbox = self.inbox
         try:
-            found = codec.receive(data)
+            found, size = codec.receive(data)
         except WebSocketFailure as failure:
             self.held = False
             for item in failure.received:
                 self._take(item)
             raise self._violated(failure) from None
+        if size is not None:
+            self.inbox.extend(found, size)  # type: ignore[arg-type]  # they are all messages then
+            self.held = False
+            return
         for item in found:
-            kind = type(item)
-            if kind is bytes:
-                inbox.append(item, BINARY, len(item))  # type: ignore[arg-type]  # a type checker does not see what it is
-            elif kind is str:
-                inbox.append(item, TEXT, len(item))  # type: ignore[arg-type]
-            else:
-                self._take(item)
+            self._take(item)
         self.held = codec.has_more
 
-    def _take(self, item: str | bytes | WebSocketEvent) -> None:
-        if isinstance(item, str):
-            self.inbox.append(item, TEXT, len(item))
-        elif isinstance(item, bytes):
-            self.inbox.append(item, BINARY, len(item))
+    def _take(self, item: tuple[str | bytes, Any, int] | WebSocketEvent) -> None:
+        if isinstance(item, tuple):
+            self.inbox.append(*item)
         elif item.opcode == Opcode.CONTINUATION:
             whole, piece = (TEXT, TEXT_PIECE) if isinstance(item.content, str) else (BINARY, BINARY_PIECE)
             self.inbox.append(item.content, whole if item.last else piece, len(item.content))
@@ -266,13 +260,17 @@ class WebSocketLayer(MessageLayer):
                 self._pings.went(content, self.now, trip)
             return codec.control(opcode, content)
         except UnicodeEncodeError as error:
-            raise EncodingError(
-                "the text cannot be sent",
-                endpoint=self._endpoint,
-                phase=Phase.TRANSFER,
-                expected="characters that UTF-8 has",
-                got=f"{error.object[error.start]!r} at {error.start}: {error.reason}",
-            ) from error
+            raise self.no_text(error) from error
+
+    def no_text(self, error: UnicodeEncodeError) -> EncodingError:
+        """Why a text has no frame."""
+        return EncodingError(
+            "the text cannot be sent",
+            endpoint=self._endpoint,
+            phase=Phase.TRANSFER,
+            expected="characters that UTF-8 has",
+            got=f"{error.object[error.start]!r} at {error.start}: {error.reason}",
+        )
 
     def _say(self, data: bytes) -> None:
         if data:

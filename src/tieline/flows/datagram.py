@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
+from tieline.engines.inbox import OVERHEAD
 from tieline.errors import ChannelClosedError, EndOfStreamError, NetworkError, Phase, raisable
 from tieline.flows.content import octets, sendable
 from tieline.flows.owner import FlowOwner, present
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["DatagramFlow"]
 
 PLAIN = DatagramMetadata()
-OVERHEAD = 64  # bytes that a kept datagram costs beside its content: an empty one is not free
 STREAK = 64  # datagrams that may be sent before other tasks have their turn: the kernel hardly ever makes a sender wait
 
 

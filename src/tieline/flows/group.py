@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tieline.endpoints import HostPort
+from tieline.engines.inbox import OVERHEAD
 from tieline.errors import ChannelClosedError, MessageTooLargeError, NetworkError, Phase, raisable
-from tieline.flows.datagram import OVERHEAD, STREAK
+from tieline.flows.datagram import STREAK
 from tieline.flows.owner import FlowOwner, present
 from tieline.flows.refusals import undelivered
 from tieline.flows.turns import Turn

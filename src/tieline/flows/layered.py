@@ -19,12 +19,15 @@ from tieline.engines.framing import MessageInbox, MessageLayer
 from tieline.engines.pipeline import Pipeline
 from tieline.errors import EndOfStreamError, IncompleteReceiveError, NetworkError, Phase, raisable
 from tieline.flows.messages import MessageReceiving, MessageSending
+from tieline.flows.receiving import message
 from tieline.flows.sending import STREAK
 from tieline.flows.stream import StreamFlow
 from tieline.flows.writer import End, MessageWriter, Writer
 from tieline.protocols.message import Message
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from tieline.drivers.port import Buffer, StreamSocket
     from tieline.engines.pipeline import Layer
     from tieline.flows.owner import FlowOwner
@@ -47,27 +50,34 @@ class LayeredReceiving(MessageReceiving):
         super().__init__(flow, limit)
         self.inbox = MessageInbox()
 
-    async def receive(self) -> Message[Any, Any]:  # type: ignore[override]
+    def receive(self) -> Coroutine[Any, Any, Message[Any, Any]]:  # type: ignore[override]
+        return self._next_message(False)
+
+    def next_piece(self) -> Coroutine[Any, Any, Message[Any, Any]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._next_message(True)
+
+    async def _next_message(self, iterating: bool) -> Message[Any, Any]:
+        """The next message: what to raise at the end is all that an iteration has of its own."""
         inbox = self.inbox
-        if self._calls or not len(inbox):
+        if self._calls or not inbox.messages:
             call = self._enter(1, None)
             try:
                 await call[0]
             except BaseException:
                 self._leave(call)
                 raise
-            inbox = self.inbox
-        if not len(inbox):
+            inbox = self.inbox  # of another socket, perhaps
+        if not inbox.messages:
             self._taken(0)
-            raise self._nothing(inbox)
+            error = self._nothing(inbox)
+            if iterating and type(error) is EndOfStreamError:
+                raise StopAsyncIteration
+            raise error
         content, metadata, size = inbox.take()
-        if inbox.ended and not len(inbox):
+        if inbox.ended and not inbox.messages:
             metadata = replace(metadata, last_message=True)
         self._taken(size)
-        return self._made(content, metadata)
-
-    def _made(self, content: Any, metadata: Any) -> Message[Any, Any]:
-        return Message(content, metadata)
+        return message(Message, (content, metadata))
 
     def _nothing(self, inbox: MessageInbox) -> NetworkError:
         """Why there is no message."""
@@ -332,9 +342,9 @@ class LayeredFlow(StreamFlow):
     # For the socket
 
     def received(self, data: Buffer) -> None:
-        alarm, layer, machine = self._alarm, self.layer, self.machine
-        if alarm is not None:
-            alarm.tell()
+        layer, machine = self.layer, self.machine
+        if self._alarm is not None:
+            self._alarm.tell()
         was_ended = layer.inbox.ended
         socket = self.socket
         try:

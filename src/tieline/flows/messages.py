@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tieline.engines.framing import MessageCodec
 from tieline.engines.tlv import TLVCodec
 from tieline.errors import EndOfStreamError, NetworkError, Phase, raisable
-from tieline.flows.content import misuse, octets
+from tieline.flows.content import octets
 from tieline.flows.receiving import StreamReceiving
 from tieline.flows.sending import STREAK, StreamSending
 from tieline.flows.stream import StreamFlow
@@ -201,8 +201,6 @@ class TLVSending(RecordSending):
     _codec: TLVCodec
 
     async def send(self, content: Any, *, type: int = 0, last_message: bool = False) -> None:  # type: ignore[override]
-        if not isinstance(type, int):
-            raise misuse(self._flow, f"type must be an int, got {type!r}")
         await self._record(self._codec.encode(octets(content, self._flow), type), last_message)
 
 

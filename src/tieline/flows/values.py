@@ -1,10 +1,9 @@
-"""Values of a Coder that stands on messages or datagrams: one for each."""
+"""Values of a Coder that stands on messages: one for each."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tieline.flows.datagram import DatagramFlow
 from tieline.flows.layered import LayeredFlow, LayeredReceiving, LayeredSending
 from tieline.protocols.coder import CoderMetadata
 from tieline.protocols.message import Message
@@ -13,9 +12,8 @@ if TYPE_CHECKING:
     from tieline.engines.coder import CoderCodec
     from tieline.flows.owner import FlowOwner
     from tieline.parameters import Parameters
-    from tieline.protocols.ip import IPMetadata
 
-__all__ = ["ValueDatagramFlow", "ValueFlow"]
+__all__ = ["ValueFlow"]
 
 
 class ValueReceiving(LayeredReceiving):
@@ -27,7 +25,8 @@ class ValueReceiving(LayeredReceiving):
         super().__init__(flow, limit)
         self._values = values
 
-    def _made(self, content: Any, metadata: Any) -> Message[Any, Any]:
+    async def _next_message(self, iterating: bool) -> Message[Any, Any]:
+        content, metadata = await super()._next_message(iterating)
         data = content.encode() if isinstance(content, str) else content
         return Message(self._values.decode_value(data), CoderMetadata((metadata,), last_message=metadata.last_message))
 
@@ -43,7 +42,7 @@ class ValueSending(LayeredSending):
         self._options = options
 
     async def send(self, content: Any, *, last_message: bool = False) -> None:  # type: ignore[override]
-        await self.message(self._values.encode_value(content), self._options, last_message=last_message)
+        await self.message(self._values.pack(content), self._options, last_message=last_message)
 
 
 class ValueFlow(LayeredFlow):
@@ -64,23 +63,3 @@ class ValueFlow(LayeredFlow):
         super().__init__(owner, parameters, endpoint)
         self.receiving = ValueReceiving(self, parameters.receive_limit, values)
         self.sending = ValueSending(self, parameters.send_limit, values, options)
-
-
-class ValueDatagramFlow(DatagramFlow):
-    """Moves values, each in a datagram of its own."""
-
-    __slots__ = ("_values",)
-
-    calls = "send(value), receive(), messages and iteration"
-    send_many = receive_many = None  # type: ignore[assignment]  # one value that is no good would hide the others
-
-    def __init__(self, owner: FlowOwner, parameters: Parameters[Any], endpoint: object, values: CoderCodec) -> None:
-        super().__init__(owner, parameters, endpoint)
-        self._values = values
-
-    async def send(self, content: Any, *, metadata: IPMetadata | None = None) -> None:
-        await super().send_many((self._values.encode_value(content),), metadata=metadata)
-
-    async def receive(self) -> Message[Any, Any]:
-        datagram, metadata = await super().receive()
-        return Message(self._values.decode_value(datagram), CoderMetadata((metadata,)))

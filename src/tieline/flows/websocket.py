@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
+from tieline.engines.framing import too_large
 from tieline.engines.websocket import WebSocketLayer
 from tieline.errors import (
     ChannelClosedError,
     DecodingError,
     EndOfStreamError,
-    MessageTooLargeError,
     NetworkError,
     Phase,
     raisable,
@@ -25,6 +26,8 @@ from tieline.protocols.message import Message
 from tieline.protocols.websocket import CloseCode, Opcode, WebSocket, WebSocketMetadata, require_close
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from tieline.drivers.port import StreamSocket
     from tieline.engines.pipeline import Pipeline
     from tieline.flows.owner import FlowOwner
@@ -32,104 +35,123 @@ if TYPE_CHECKING:
 
 __all__ = ["WebSocketFlow", "WebSocketReceiving", "WebSocketSending"]
 
+MERGE_BELOW = 64 * 1024
 LARGEST_PAYLOAD = 125  # of a control frame (RFC 6455 section 5.5)
 
 
 class WebSocketReceiving(LayeredReceiving):
-    """The inbound half. One call after the other has its turn; a message in parts is one call from its beginning to its end."""
+    """The inbound half. Once messages are received in parts, one call after the other has its turn."""
 
-    __slots__ = ("_pieces", "_skips", "_streamed", "streams", "turn")
+    __slots__ = ("_complete", "_metadata", "_offset", "_pieces", "_ping", "_size", "_skips", "_streamed", "streams", "turn")
 
     def __init__(self, flow: WebSocketFlow, limit: int) -> None:
         super().__init__(flow, limit)
         self.turn = Turn(flow)
-        self.streams = False  # a call wants parts as they come
-        self._streamed = False  # one has been made: from then on there may be parts in the inbox
-        self._pieces: list[str | bytes] = []  # of a message that is received whole after all
+        self.streams = False  # a call wants pieces as they come
+        self._streamed = False  # one has been made: from then on there may be pieces in the inbox
+        self._pieces: list[Any] = []  # of a message of which no call has had everything yet
+        self._size = 0  # of these, without what was handed out
+        self._offset = 0  # of the first: what was handed out of it
+        self._metadata = WebSocketMetadata()  # of the last of them
+        self._complete = False  # they have the message's end
         self._skips = False  # what is left of a message whose reader has gone
+        self._ping: Message[Any, Any] | None = None  # that came between the pieces
 
-    async def receive(self) -> Message[Any, Any]:  # type: ignore[override]
-        if self._streamed:
-            await self.turn.take()
-            try:
-                return await self._whole()
-            finally:
-                self.turn.give()
-        inbox = self.inbox
-        if self._calls or not inbox.messages:
-            call = self._enter(1, None)
-            try:
-                await call[0]
-            except BaseException:
-                self._leave(call)
-                raise
-            inbox = self.inbox
-        if not inbox.messages:
-            self._taken(0)
-            raise self._nothing(inbox)
-        content, metadata, size = inbox.take()
-        self._taken(size)
+    def receive(self) -> Coroutine[Any, Any, Message[Any, Any]]:  # type: ignore[override]
+        return self._whole(False) if self._streamed else self._next_message(False)
+
+    def next_piece(self) -> Coroutine[Any, Any, Message[Any, Any]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._whole(True) if self._streamed else self._next_message(True)
+
+    async def _whole(self, iterating: bool) -> Message[Any, Any]:
+        """A whole message, or a ping. What was gathered before a cancellation is kept for the next call."""
+        await self.turn.take()
+        try:
+            while not self._complete and self._ping is None:
+                await self._gather(iterating)
+            if self._ping is not None:
+                ping, self._ping = self._ping, None
+                return ping
+            return self._hand_out(self._size)
+        finally:
+            self.turn.give()
+
+    async def part(self, kind: type, at_least: int, at_most: int) -> Message[Any, WebSocketMetadata]:
+        """The next part of a message, for the call whose turn it is."""
+        while not self._complete and self._size < at_least:
+            if not self._calls and not self.inbox.messages and not self.inbox.ended:
+                self._stream(True)
+            await self._gather(False)
+            if self._pieces and not isinstance(self._pieces[0], kind):
+                break
+        if not isinstance(self._pieces[0], kind):
+            raise DecodingError(
+                "the next message is of the other kind; receive() takes it",
+                endpoint=self._flow.endpoint,
+                phase=Phase.TRANSFER,
+                expected="text" if kind is str else "binary",
+                got=self._metadata.opcode.name.lower(),
+            )
+        return self._hand_out(at_most)
+
+    async def _gather(self, iterating: bool) -> None:
+        """Take one more piece, or a ping. Of pings that nobody has received the last one counts (RFC 6455 section 5.5.3)."""
+        content, metadata = received = await self._next_message(iterating)
+        if metadata.opcode is Opcode.PING:
+            self._ping = received
+            return
+        if metadata.is_complete:
+            self._stream(False)
+        if self._skips:
+            self._skips = not metadata.is_complete
+            return
+        self._size += len(content)
+        pieces = self._pieces
+        # Small pieces are merged like the digits of a binary counter, as in `ByteInbox`.
+        while len(pieces) > 1 and len(pieces[-1]) <= len(content) < MERGE_BELOW:
+            content = pieces.pop() + content
+        pieces.append(content)
+        self._metadata, self._complete = metadata, metadata.is_complete
+
+    def _hand_out(self, at_most: int) -> Message[Any, WebSocketMetadata]:
+        """What has been gathered, up to that much, which is all of it if the message is complete then."""
+        pieces, metadata = self._pieces, self._metadata
+        empty: Any = pieces[0][:0]
+        taken: list[Any] = []
+        while pieces and at_most:
+            first = pieces[0]
+            part = first[self._offset : self._offset + at_most]
+            at_most -= len(part)
+            taken.append(part)
+            self._size -= len(part)
+            self._offset += len(part)
+            if self._offset == len(first):
+                del pieces[0]
+                self._offset = 0
+        content = taken[0] if len(taken) == 1 else empty.join(taken)
+        if self._complete and not self._size:
+            self._forget()
+        elif self._complete:
+            metadata = replace(metadata, is_complete=False, last_message=False)
         return message(Message, (content, metadata))
 
-    async def _whole(self) -> Message[Any, Any]:
-        """Put the parts of a message together. What was taken before a cancellation is kept for the next call."""
-        while True:
-            content, metadata = await self.piece(whole=True)
-            if metadata.opcode is Opcode.PING:
-                return Message(content, metadata)
-            self._pieces.append(content)
-            if metadata.is_complete:
-                break
-        pieces, self._pieces = self._pieces, []
-        joined: Any = pieces[0] if len(pieces) == 1 else type(pieces[0])().join(cast("Any", pieces))
-        return Message(joined, metadata)
-
-    async def piece(self, kind: type | None = None, *, whole: bool = False) -> Message[Any, WebSocketMetadata]:
-        """The next part of a message, for the call whose turn it is."""
-        while True:
-            if not whole and not self._calls and not len(self.inbox) and not self.inbox.ended:
-                self._stream(True)
-            if self._calls or not len(self.inbox):
-                call = self._enter(1, None)
-                try:
-                    await call[0]
-                except BaseException:
-                    self._leave(call)
-                    raise
-            inbox = self.inbox
-            if not len(inbox):
-                self._taken(0)
-                raise self._nothing(inbox)
-            content, metadata, size = inbox.take()
-            self._taken(size)
-            if metadata.is_complete:
-                self._stream(False)
-            if self._skips and metadata.opcode is not Opcode.PING:
-                self._skips = not metadata.is_complete
-                continue
-            if kind is not None and not isinstance(content, kind):
-                raise self._unexpected(content, metadata, kind)
-            return Message(content, metadata)
-
-    def _unexpected(self, content: Any, metadata: WebSocketMetadata, kind: type) -> DecodingError:
-        self._pieces.append(content)
-        if metadata.is_complete:  # `_whole` goes on from here, and needs something that ends the message
-            self._pieces.clear()
-            self.inbox.put_back(content, metadata, len(content))
-        return DecodingError(
-            "the next message is of the other kind; receive() takes it",
-            endpoint=self._flow.endpoint,
-            phase=Phase.TRANSFER,
-            expected="text" if kind is str else "binary",
-            got=metadata.opcode.name.lower(),
-        )
+    def _forget(self) -> None:
+        self._pieces.clear()
+        self._size = self._offset = 0
+        self._complete = False
 
     def begins_parts(self) -> None:
         self._streamed = True
 
     def skip(self) -> None:
         """The reader of a message in parts has gone before its end."""
-        self._skips = True
+        self._skips = not self._complete
+        self._forget()
+
+    def clear(self) -> None:
+        super().clear()
+        self._forget()
+        self._skips, self._ping = False, None
 
     def _stream(self, streams: bool) -> None:
         if self.streams is not streams:
@@ -163,7 +185,16 @@ class WebSocketSending(LayeredSending):
             finally:
                 self.turn.give()
             return
-        record = flow.layer.encode(content)
+        if type(content) is bytes and len(content) > self._slice and (head := flow.layer.head(len(content))) is not None:
+            # A copy of so much behind its header would cost more than a system call.
+            self._accept(head if flow.machine is None else flow.machine.send(head))
+            self.count += len(head)
+            await self._queue(MessageWriter(content, {}, False).begun(content))
+            return
+        try:
+            record = flow.layer.frame(content)
+        except UnicodeEncodeError as error:
+            raise flow.layer.no_text(error) from error
         if len(record) > self._slice:
             await self._queue(MessageWriter(content, {}, False).begun(record))
             return
@@ -192,15 +223,8 @@ class WebSocketSending(LayeredSending):
             raise misuse(self._flow, f"the payload of a {opcode.name.lower()} is bytes, got a text: encode it first")
         data = bytes(octets(payload, self._flow))
         if len(data) > LARGEST_PAYLOAD:
-            raise MessageTooLargeError(
-                f"the payload of a {opcode.name.lower()} is too large (RFC 6455 section 5.5)",
-                limit=LARGEST_PAYLOAD,
-                size=len(data),
-                endpoint=self._flow.endpoint,
-                phase=Phase.TRANSFER,
-                expected=f"at most {LARGEST_PAYLOAD} bytes",
-                got=f"{len(data)}",
-            )
+            what = f"the payload of a {opcode.name.lower()}"
+            raise too_large(what, len(data), LARGEST_PAYLOAD, "RFC 6455 section 5.5", self._flow.endpoint)
         await self.message(data, {"opcode": opcode} if trip is None else {"opcode": opcode, "trip": trip})
 
     def offer(self, frame: bytes, message: Any) -> bool:

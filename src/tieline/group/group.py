@@ -266,7 +266,7 @@ class ConnectionGroup(Generic[P_co]):
         await self._flow.send(datagram, self._ways(address), sendable(metadata, self._flow))
 
     def _encode(self, content: Any) -> Any:
-        return octets(content, self._flow) if self._codec is None else self._codec.encode_value(content)
+        return octets(content, self._flow) if self._codec is None else self._codec.pack(content)
 
     def _address(self, to: EndpointLike) -> HostPort:
         endpoint = to_endpoint(to)

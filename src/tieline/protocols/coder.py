@@ -116,10 +116,6 @@ class Coder(MessageProtocol, Generic[S_contra, R_co]):
             object.__setattr__(self, option, value)
         self._check()
 
-    @property
-    def is_datagrams(self) -> bool:
-        return self.below.is_datagrams
-
     def _check(self) -> None:
         self._require_below(self.below, StreamProtocol, CarrierProtocol, DatagramProtocol)
         for option in ("sending", "receiving"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tieline.protocols.checks import require_range, require_seconds
 from tieline.protocols.message import MessageMetadata
-from tieline.protocols.roles import CarrierProtocol, NetworkProtocol, StreamProtocol
+from tieline.protocols.roles import CarrierProtocol, DatagramProtocol, NetworkProtocol, StreamProtocol
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -145,6 +145,9 @@ class FramerProtocol(ABC):
 class Framer(CarrierProtocol):
     """Messages as a framer of one's own finds and makes them: ``Framer(Lines, TCP())``.
 
+    Over datagrams each is one message: what the framer writes for one goes out in one, and what comes must be one as a whole. It
+    then has no handshake: `start` returns True.
+
     - `framer`: a subclass of `FramerProtocol`.
     - `options`: for the framer, by key.
     - `maximum_message_size`: bytes of a message. A larger one fails the connection if it comes, and so does as much unread input.
@@ -152,10 +155,12 @@ class Framer(CarrierProtocol):
     """
 
     name: ClassVar[str] = "Framer"
-    stands_on: ClassVar[str] = "a byte stream such as TCP, TLS or a QUIC stream, or on TLV, WebSocket or another Framer"
+    stands_on: ClassVar[str] = (
+        "a byte stream such as TCP, TLS or a QUIC stream, on TLV, WebSocket or another Framer, or on datagrams such as UDP"
+    )
 
     framer: type[FramerProtocol]
-    below: StreamProtocol | CarrierProtocol
+    below: StreamProtocol | CarrierProtocol | DatagramProtocol
     _: KW_ONLY
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     maximum_message_size: int = 16 * 1024 * 1024
@@ -171,6 +176,6 @@ class Framer(CarrierProtocol):
         abstract = sorted(getattr(framer, "__abstractmethods__", ()))
         if abstract:
             raise TypeError(f"{framer.__name__} has no {' and no '.join(abstract)}")
-        self._require_below(self.below, StreamProtocol, CarrierProtocol)
+        self._require_below(self.below, StreamProtocol, CarrierProtocol, DatagramProtocol)
         require_range("maximum_message_size", self.maximum_message_size, 1, LARGEST_SIZE)
         require_seconds("handshake_timeout", self.handshake_timeout)

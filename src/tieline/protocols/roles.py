@@ -73,9 +73,17 @@ class MessageProtocol(OneToOneProtocol):
 
     __slots__ = ()
 
+    @property
+    def is_datagrams(self) -> bool:
+        below: Any = getattr(self, "below", None)
+        return below is not None and below.is_datagrams
+
 
 class CarrierProtocol(MessageProtocol):
-    """Messages of bytes or text, which arrive all and in order, so that any other protocol can stand on them."""
+    """Messages of bytes or text, on which other protocols can stand.
+
+    They arrive all and in order, unless what is below are datagrams: then each is in one of its own.
+    """
 
     __slots__ = ()
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from tieline.protocols.checks import require_range
 from tieline.protocols.integers import FixedWidthInteger, UInt32
 from tieline.protocols.message import MessageMetadata
-from tieline.protocols.roles import CarrierProtocol, StreamProtocol
+from tieline.protocols.roles import CarrierProtocol, DatagramProtocol, StreamProtocol
 
 __all__ = ["TLV", "TLVMetadata"]
 
@@ -30,7 +30,7 @@ class TLVMetadata(MessageMetadata):
 
 @dataclass(frozen=True, slots=True)
 class TLV(CarrierProtocol):
-    """Type, length, value: each message is bytes with a number that says what they are.
+    """Type, length, value: each message is bytes with a number that says what they are. Over datagrams each has one record.
 
     - `type_`, `length`: the unsigned integers of both fields, such as `UInt16`. The length counts the value only.
     - `byte_order`: "big" or "little", of both fields.
@@ -38,9 +38,11 @@ class TLV(CarrierProtocol):
     """
 
     name: ClassVar[str] = "TLV"
-    stands_on: ClassVar[str] = "a byte stream such as TCP, TLS or a QUIC stream, or on WebSocket, Framer or another TLV"
+    stands_on: ClassVar[str] = (
+        "a byte stream such as TCP, TLS or a QUIC stream, on WebSocket, Framer or another TLV, or on datagrams such as UDP"
+    )
 
-    below: StreamProtocol | CarrierProtocol
+    below: StreamProtocol | CarrierProtocol | DatagramProtocol
     _: KW_ONLY
     type_: type[FixedWidthInteger] = UInt32
     length: type[FixedWidthInteger] = UInt32
@@ -48,7 +50,7 @@ class TLV(CarrierProtocol):
     maximum_message_size: int = 16 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        self._require_below(self.below, StreamProtocol, CarrierProtocol)
+        self._require_below(self.below, StreamProtocol, CarrierProtocol, DatagramProtocol)
         for option in ("type_", "length"):
             width = getattr(self, option)
             if not isinstance(width, type) or not issubclass(width, FixedWidthInteger) or width is FixedWidthInteger:

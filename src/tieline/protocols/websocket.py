@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 from tieline.protocols.checks import require_flags, require_range, require_seconds
 from tieline.protocols.http import TOKEN, Headers, HTTPRequest, HTTPResponse, checked_headers
 from tieline.protocols.message import MessageMetadata
-from tieline.protocols.roles import CarrierProtocol, NetworkProtocol, StreamProtocol
+from tieline.protocols.roles import CarrierProtocol, DatagramProtocol, NetworkProtocol, StreamProtocol
 from tieline.protocols.tcp import TCP
 from tieline.protocols.tls import TLS
 
@@ -171,6 +171,9 @@ class WebSocket(CarrierProtocol):
     def __post_init__(self) -> None:
         if self.below is not None:
             self._require_below(self.below, StreamProtocol, CarrierProtocol)
+            if self.below.is_datagrams:
+                below = f"{self.below.name} over {self.below.find(DatagramProtocol).name}"
+                raise TypeError(f"{self.name} stands on {self.stands_on}, got {below}, whose messages may be lost")
         require_flags(self, "auto_reply_ping", "skip_handshake")
         require_range("maximum_message_size", self.maximum_message_size, 0, LARGEST_SIZE)
         require_range("maximum_frame_size", self.maximum_frame_size, 0, LARGEST_SIZE, optional=True)
