@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, cast, overload
 
+from tieline.errors import NetworkError
 from tieline.flows.content import misuse, octets
 from tieline.protocols.message import Message
 from tieline.protocols.roles import NetworkProtocol
@@ -71,7 +72,11 @@ class OutgoingMessage(Generic[C_contra]):
         elif not isinstance(part, str):
             raise misuse(self._flow, f"a text message consists of texts, got {type(part).__name__}")
         self._complete = is_complete
-        await self._flow.sending.part(part, last=is_complete)
+        try:
+            await self._flow.sending.part(part, last=is_complete)
+        except BaseException as error:
+            self._complete = is_complete and not isinstance(error, NetworkError) and not self._flow.is_within_message
+            raise
 
 
 class IncomingMessage(Generic[C_co]):
@@ -224,15 +229,20 @@ def broadcast(
     it out this time, ``slow="close"`` closes it with 1013 (try again later). One that is not ready, or has ended, is left out.
     Those that a client opened are masked one by one.
 
-    Raises `TypeError` for a channel of another protocol, and `ValueError` for another policy; then nothing was sent.
+    Raises `TypeError` for a channel of another protocol or a message that is none, `EncodingError` for a text that UTF-8 does not
+    have, and `ValueError` for another policy; then nothing was sent.
     """
     from tieline._engine.websocket import frame
+    from tieline.engines.websocket import no_text
 
     if slow not in ("skip", "close"):
         raise ValueError(f'slow must be "skip" or "close", got {slow!r}')
     channels = list(connections)
     flows = [channel._websocket("broadcast") for channel in channels]
-    record = frame(message)
+    try:
+        record = frame(message)
+    except UnicodeEncodeError as error:
+        raise no_text(error, None) from error
     missed: list[WebSocketChannel[WebSocket]] = []
     for channel, flow in zip(channels, flows, strict=True):
         if not flow.sending.offer(record, message):

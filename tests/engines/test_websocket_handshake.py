@@ -1,6 +1,7 @@
 """WebSocket's opening handshake: what each side says, what it takes, and what it refuses in which words."""
 
 import base64
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -52,6 +53,70 @@ def refused(side: ServerUpgrade, data: bytes) -> tuple[int, str, ProtocolViolati
     assert output.startswith("HTTP/1.1 ")
     assert "close" in output.lower()
     return int(output.split()[1]), output, caught.value
+
+
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_a_head_is_within_its_limit_however_it_comes(pieces: int) -> None:
+    head = request("X-Long: " + "x" * 3000)
+    status, _, _ = refused_in(server(maximum_header_size=3000), head, pieces)
+    assert status == 431
+    side = server(maximum_header_size=len(head))
+    assert [side.receive(piece) for piece in cut(head, pieces)][-1] is not None
+    one = client(maximum_header_size=256)
+    one.start()
+    with pytest.raises(ProtocolViolationError, match=r"too large|too long"):
+        [one.receive(piece) for piece in cut(answer(one, "X-Long: " + "x" * 3000), pieces)]
+    one = client(maximum_header_size=256)
+    one.start()
+    assert one.receive(answer(one) + b"x" * 3000) is not None  # frames are not part of it
+
+
+def cut(data: bytes, pieces: int) -> list[bytes]:
+    size = -(-len(data) // pieces)
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+def refused_in(side: ServerUpgrade, data: bytes, pieces: int) -> tuple[int, str, ProtocolViolationError]:
+    *first, last = cut(data, pieces)
+    for number, piece in enumerate(first):
+        try:
+            assert side.receive(piece) is None
+        except ProtocolViolationError as error:
+            assert number > 0
+            output = side.output().decode("latin-1")
+            return int(output.split()[1]), output, error
+    return refused(side, last)
+
+
+def test_http_1_0_is_too_old() -> None:
+    """RFC 6455 sections 4.1 and 4.2.1."""
+    status, text, _ = refused(server(), request().replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert status == 505 and "HTTP/1.1" in text
+    one = client()
+    one.start()
+    with pytest.raises(ProtocolViolationError, match=r"expected HTTP/1.1, got HTTP/1.0"):
+        one.receive(answer(one).replace(b"HTTP/1.1", b"HTTP/1.0"))
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: HTTPResponse(204, body="x"), "status 204 has no body, got one of 1"),
+        (lambda: HTTPResponse(304, body=b"xy"), "status 304 has no body, got one of 2"),
+        (lambda: HTTPResponse(200, [("content-length", "5")], "x"), "Content-Length follows from the body"),
+        (lambda: HTTPResponse(200, [("Transfer-Encoding", "gzip")], "x"), "Transfer-Encoding follows from the body"),
+    ],
+)
+def test_responses_that_cannot_be(make: Callable[[], HTTPResponse], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        make()
+    status, _, error = refused(server(respond=lambda _: make()), request())
+    assert status == 500 and isinstance(error.__cause__, ValueError)
+
+
+def test_a_response_without_a_body() -> None:
+    status, text, _ = refused(server(respond=lambda _: HTTPResponse(204)), request())
+    assert status == 204 and "content" not in text.lower()
 
 
 def test_the_key_of_the_rfc() -> None:

@@ -240,6 +240,27 @@ async def test_messages_on_messages(stack: Any) -> None:
             assert (await connection.receive()).content == bytes(size)
 
 
+@pytest.mark.parametrize("compression", [None, Deflate(), Deflate(threshold=2**30)], ids=["plain", "deflate", "threshold"])
+async def test_large_messages_are_whole_and_in_order(compression: Deflate | None) -> None:
+    """A server's may leave behind their header without being copied: what it says by itself goes between, not into them."""
+    async with pair(compression=compression) as (client, server):
+        sizes = [131_072, 131_073, 3, 1_000_000, 0, 65_536, 200_000]
+        data = random.Random(2).randbytes(1_000_000)
+        for one, other in ((server, client), (client, server)):
+            sending = [asyncio.create_task(one.send(data[:size])) for size in sizes]
+            pings = [await other.ping() for _ in range(3)]
+            assert [(await other.receive()).content == data[:size] for size in sizes] == [True] * len(sizes)
+            await asyncio.gather(*sending)
+            assert [await ping >= 0 for ping in pings] == [True] * 3
+        cancelled = asyncio.create_task(server.send(data))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await server.send("after it")
+        content = (await client.receive()).content
+        if content != "after it":  # it had begun to leave, so it is whole
+            assert content == data and (await client.receive()).content == "after it"
+
+
 # Messages in parts
 
 
@@ -553,6 +574,37 @@ async def test_a_close_that_is_no_end_raises(code: int) -> None:
         assert client.metadata(WebSocket).close_code == code
 
 
+async def test_a_close_that_was_cancelled_before_it_left_is_none() -> None:
+    limits = {"receive_limit": 1000, "send_limit": 1000}
+    async with pair(parameters=limits) as (client, server):
+        sending = asyncio.create_task(client.send(bytes(8_000_000)))  # more than the kernel holds: nobody reads yet
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await client.close(4000, "not said")
+        reading = asyncio.create_task(server.receive())
+        await sending
+        assert len((await reading).content) == 8_000_000
+        await client.close(4001, "said")
+        with pytest.raises(ConnectionAbortedByPeerError, match="4001") as caught:
+            await server.receive()
+        assert caught.value.reason == "said"
+
+
+async def test_a_part_that_failed_does_not_end_the_message() -> None:
+    async with pair() as (client, server):
+        async with client.sending_message() as part:
+            with pytest.raises(EncodingError):
+                await part.send("\udc80", is_complete=True)
+            await part.send("good", is_complete=True)
+        async with client.sending_message() as part:
+            await part.send("begun, ")
+            with pytest.raises(EncodingError):
+                await part.send("\udc80", is_complete=True)
+            await part.send("ended")
+        assert [(await server.receive()).content for _ in range(2)] == ["good", "begun, ended"]
+
+
 async def test_leaving_the_block_closes_with_1000() -> None:
     async with pair() as (client, server):
         receive = asyncio.create_task(server.receive())
@@ -769,6 +821,8 @@ async def test_what_cannot_be_sent() -> None:
                 await client.send(wrong)  # type: ignore[arg-type]
         with pytest.raises(EncodingError, match="UTF-8"):
             await client.send("\udc80")
+        with pytest.raises(EncodingError, match="UTF-8"):
+            broadcast([client], "\udc80")
         with pytest.raises(TypeError, match="texts"):
             async with client.sending_message() as part:
                 await part.send(b"bytes")  # type: ignore[arg-type]

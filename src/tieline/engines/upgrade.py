@@ -14,7 +14,7 @@ import h11
 from tieline.endpoints import HostPort, URLEndpoint
 from tieline.engines import deflate
 from tieline.errors import ConnectionAbortedByPeerError, NetworkError, PeerResetError, Phase, ProtocolViolationError
-from tieline.protocols.http import Headers, HTTPRequest, HTTPResponse, header
+from tieline.protocols.http import BODILESS, Headers, HTTPRequest, HTTPResponse, header
 from tieline.protocols.security import SecurityOptions
 from tieline.protocols.websocket import WebSocket
 
@@ -84,6 +84,7 @@ class ClientUpgrade:
         self._options = options
         self._endpoint = endpoint
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=options.maximum_header_size)
+        self._received = 0  # bytes
         self._key = base64.b64encode(secrets.token_bytes(16)).decode()
         self.request = HTTPRequest("GET", target, self._headers(authority))
 
@@ -109,6 +110,7 @@ class ClientUpgrade:
         if not piece:  # to h11 that is the end
             return None
         try:
+            self._received += len(piece)
             self._http.receive_data(piece)
             while True:
                 event = self._http.next_event()
@@ -118,7 +120,13 @@ class ClientUpgrade:
                     raise self._refused(event)
                 if isinstance(event, h11.InformationalResponse) and event.status_code == 101:
                     self._http.next_event()
-                    return self._agreed(decoded(event.headers), self._http.trailing_data[0])
+                    rest = self._http.trailing_data[0]
+                    limit, size = self._options.maximum_header_size, self._received - len(rest)
+                    if size > limit:
+                        raise self._violation("the server's answer is too large", f"at most {limit:,} bytes", f"{size:,}")
+                    if event.http_version < b"1.1":
+                        raise self._violation("the server's answer is too old", "HTTP/1.1", "HTTP/1.0")
+                    return self._agreed(decoded(event.headers), rest)
         except h11.RemoteProtocolError as error:
             failure = self._violation(f"the server's answer is no HTTP response to a WebSocket: {error}", None, None)
             raise failure from error
@@ -216,6 +224,7 @@ class ServerUpgrade:
         self._options = options
         self._endpoint = endpoint
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=options.maximum_header_size)
+        self._received = 0  # bytes
         self._request: HTTPRequest | None = None
         self._method = ""
         self._output = b""
@@ -233,6 +242,7 @@ class ServerUpgrade:
         if not piece:  # to h11 that is the end
             return None
         try:
+            self._received += len(piece)
             self._http.receive_data(piece)
             while True:
                 event = self._http.next_event()
@@ -241,6 +251,7 @@ class ServerUpgrade:
                         raise Refusal(self._text(400, "A WebSocket's request has no body."), "a request with a body")
                     return None
                 if isinstance(event, h11.Request):
+                    self._check_head(event)
                     self._request = self._looked_at(
                         HTTPRequest(event.method.decode("latin-1"), event.target.decode("latin-1"), decoded(event.headers))
                     )
@@ -259,8 +270,15 @@ class ServerUpgrade:
             "the client ended the stream before its handshake was complete", endpoint=self._endpoint, phase=Phase.HANDSHAKE
         )
 
+    def _check_head(self, head: h11.Request) -> None:
+        """What h11 does not: it looks at the size of a head only while the end is missing."""
+        self._method = head.method.decode("latin-1")
+        if self._received - len(self._http.trailing_data[0]) > self._options.maximum_header_size:
+            raise Refusal(self._text(431, "The request's headers are too large."), "a request that is too large")
+        if head.http_version < b"1.1":
+            raise Refusal(self._text(505, "A WebSocket wants HTTP/1.1."), "a request of HTTP/1.0")
+
     def _looked_at(self, request: HTTPRequest) -> HTTPRequest:
-        self._method = request.method
         if self._options.respond is not None:
             try:
                 response = self._options.respond(request)
@@ -338,7 +356,7 @@ class ServerUpgrade:
         headers = list(response.headers)
         if isinstance(response.body, str) and header(headers, "Content-Type") is None:
             headers.append(("Content-Type", "text/plain; charset=utf-8"))
-        if header(headers, "Content-Length") is None:
+        if response.status not in BODILESS:
             headers.append(("Content-Length", str(len(body))))
         if names(header(headers, "Connection"), "upgrade"):
             headers = [pair for pair in headers if pair[0].lower() != "connection"]

@@ -260,17 +260,7 @@ class WebSocketLayer(MessageLayer):
                 self._pings.went(content, self.now, trip)
             return codec.control(opcode, content)
         except UnicodeEncodeError as error:
-            raise self.no_text(error) from error
-
-    def no_text(self, error: UnicodeEncodeError) -> EncodingError:
-        """Why a text has no frame."""
-        return EncodingError(
-            "the text cannot be sent",
-            endpoint=self._endpoint,
-            phase=Phase.TRANSFER,
-            expected="characters that UTF-8 has",
-            got=f"{error.object[error.start]!r} at {error.start}: {error.reason}",
-        )
+            raise no_text(error, self._endpoint) from error
 
     def _say(self, data: bytes) -> None:
         if data:
@@ -364,6 +354,17 @@ class WebSocketLayer(MessageLayer):
             compression=agreed.compression is not None,
             **closed,
         )
+
+
+def no_text(error: UnicodeEncodeError, endpoint: object) -> EncodingError:
+    """Why a text has no frame."""
+    return EncodingError(
+        "the text cannot be sent",
+        endpoint=endpoint,
+        phase=Phase.TRANSFER,
+        expected="characters that UTF-8 has",
+        got=f"{error.object[error.start]!r} at {error.start}: {error.reason}",
+    )
 
 
 def described(code: int) -> str:

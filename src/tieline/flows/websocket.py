@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
 from tieline.engines.framing import too_large
-from tieline.engines.websocket import WebSocketLayer
+from tieline.engines.websocket import WebSocketLayer, no_text
 from tieline.errors import (
     ChannelClosedError,
     DecodingError,
@@ -194,7 +194,7 @@ class WebSocketSending(LayeredSending):
         try:
             record = flow.layer.frame(content)
         except UnicodeEncodeError as error:
-            raise flow.layer.no_text(error) from error
+            raise no_text(error, flow.endpoint) from error
         if len(record) > self._slice:
             await self._queue(MessageWriter(content, {}, False).begun(record))
             return
@@ -251,7 +251,12 @@ class WebSocketSending(LayeredSending):
             return
         if self._closing is None:
             self._closing = (code, reason)
-            await self._queue(Writer(memoryview(b""), True))
+            try:
+                await self._queue(Writer(memoryview(b""), True))
+            except BaseException:
+                if not self.ended:  # cancelled, and nothing of it has left
+                    self._closing = None
+                raise
         await flow.closed_by_both()
 
     def _finish(self) -> None:
@@ -314,9 +319,14 @@ class WebSocketFlow(LayeredFlow):
         if self.socket is not None and not self.layer.is_over:
             self.violated(self.layer.abandon("the connection does not keep up", CloseCode.TRY_AGAIN_LATER))
 
+    @property
+    def is_within_message(self) -> bool:
+        """Whether a message was begun in parts, and not ended."""
+        return self.socket is not None and self.layer.is_within_message
+
     def give_up_unfinished(self) -> None:
         """If a message was begun in parts, nobody will end it."""
-        if self.socket is not None and self.layer.is_within_message and not self.layer.is_over:
+        if self.is_within_message and not self.layer.is_over:
             self.violated(self.layer.abandon("a message was begun and not ended"))
 
     def metadata(self, protocol: type[Any]) -> Any:

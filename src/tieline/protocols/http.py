@@ -9,12 +9,13 @@ from typing import Any
 
 from tieline.protocols.checks import require_range
 
-__all__ = ["HTTPRequest", "HTTPResponse", "Headers", "checked_headers", "header"]
+__all__ = ["BODILESS", "HTTPRequest", "HTTPResponse", "Headers", "checked_headers", "header"]
 
 Headers = tuple[tuple[str, str], ...]
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """What a header's name consists of, and a subprotocol's (RFC 9110 section 5.6.2)."""
+BODILESS = (204, 304)
 _VALUE = re.compile(r"[\t \x21-\x7e\x80-\xff]*")
 
 
@@ -64,7 +65,7 @@ class HTTPRequest:
 class HTTPResponse:
     """What a server answers. ``Content-Length`` and ``Connection: close`` are added; a text `body` is sent as UTF-8.
 
-    Without a ``Content-Type`` among `headers`, a text is ``text/plain``.
+    Without a ``Content-Type`` among `headers`, a text is ``text/plain``. Status 204 and 304 have no body (RFC 9110 section 15).
     """
 
     status: int = 200
@@ -76,3 +77,8 @@ class HTTPResponse:
         object.__setattr__(self, "headers", checked_headers("headers", self.headers))
         if not isinstance(self.body, (bytes, str)):
             raise TypeError(f"body must be bytes or a text, got {self.body!r}")
+        if self.body and self.status in BODILESS:
+            raise ValueError(f"status {self.status} has no body, got one of {len(self.body):,}")
+        for name in ("Content-Length", "Transfer-Encoding"):
+            if header(self.headers, name) is not None:
+                raise ValueError(f"{name} follows from the body, got it among headers")
