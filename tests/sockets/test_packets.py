@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -325,6 +326,45 @@ async def test_values_in_datagrams(foreign: Foreign) -> None:
         content, metadata = await connection.receive()
         assert content == {"b": 2} and isinstance(metadata, CoderMetadata)
         assert metadata.other[0].ip == IPMetadata(ecn=ECN.CE, dscp=0, hop_limit=6)
+
+
+NOBODY = 65534
+ORDINARY = """
+import asyncio, os, sys
+from tieline import ECN, IP, TCP, UDP, IPMetadata, NetworkConnection, NetworkListener, Parameters, ServiceClass
+
+async def answer(connection):
+    async for content, metadata in connection:
+        await connection.send(content + repr(getattr(metadata, "ip", "stream")).encode())
+
+async def main(tell):
+    described = UDP(IP(metadata_received=True, receive_time_calculated=True))
+    for stack in (described, TCP()):
+        for one in ServiceClass:
+            using = Parameters(stack, service_class=one, grace_period=0.0)
+            async with NetworkListener(using, on="127.0.0.1:0").serving(answer) as listener:
+                async with NetworkConnection(listener.endpoint, using) as connection:
+                    said = {}
+                    if stack is described:
+                        said["metadata"] = IPMetadata(ecn=ECN.CE, service_class=one, hop_limit=255, fragmentation_disabled=True)
+                    await connection.send(b"?", **said)
+                    tell(one.name, (await connection.receive()).content.decode())
+
+asyncio.run(main(lambda *_: None))  # imports what this user may not even see
+os.setuid(int(sys.argv[1]))
+asyncio.run(main(print))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_an_ordinary_user_may_say_all_of_it() -> None:
+    command = [sys.executable, "-c", ORDINARY, str(NOBODY)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 * len(ServiceClass)
+    for one, line in zip(ServiceClass, lines, strict=False):
+        assert f"{one.name} ?IPMetadata(ecn=<ECN.CE: 3>, service_class=None, dscp={one.dscp}, hop_limit=255" in line
 
 
 # What connections of other protocols say
