@@ -12,7 +12,7 @@ from tieline.endpoints import EndpointLike, HostPort, UnixEndpoint, URLEndpoint,
 from tieline.errors import UnexpectedEndpointTypeError
 from tieline.paths import InterfaceType, Restrictions
 from tieline.protocols.checks import require_at_least, require_range, require_seconds
-from tieline.protocols.ip import ServiceClass
+from tieline.protocols.ip import IP, ServiceClass
 from tieline.protocols.roles import MultiplexProtocol, NetworkProtocol
 from tieline.protocols.websocket import standing
 
@@ -103,6 +103,10 @@ class Parameters(Generic[P]):
     def __post_init__(self) -> None:
         if not isinstance(self.stack, NetworkProtocol):
             raise TypeError(f"Parameters wants a protocol stack such as TLS() or UDP(), got {self.stack!r}")
+        ip: IP | None = self.stack.find(IP)
+        if ip is not None and ip.describes and not self.stack.is_datagrams:
+            option = "metadata_received" if ip.metadata_received else "receive_time_calculated"
+            raise ValueError(f"IP({option}=True) is for datagrams of UDP: nothing is told of the packets of {self.stack.name}")
         given = vars(self)
         if all(given[name] is default for name, default in DEFAULTS):
             return  # which are good, and most connections have them

@@ -87,12 +87,6 @@ def require_supported(parameters: Parameters[Any]) -> None:
             errno.ENOPROTOOPT,
             f"{', '.join(refused)} cannot be set for one connection on {sys.platform}: leave it out",
         )
-    if ip is not None and ip.describes and not parameters.stack.is_datagrams:
-        raise OSError(
-            errno.ENOPROTOOPT,
-            f"nothing is told of the packets of {parameters.stack.name}: leave metadata_received and receive_time_calculated "
-            "out of IP, they are for UDP",
-        )
 
 
 def stream_socket(family: int, parameters: Parameters[Any]) -> socket.socket:
