@@ -123,9 +123,10 @@ async def test_a_waiting_connection_is_ready_when_the_router_is_back(hosts: Host
             await asyncio.sleep(1.2)  # the back-off is at two seconds or more now
             await until(lambda: connection.state is State.WAITING)
             router.comes_up()
-            up = time.monotonic()
+            async for path in PathMonitor(prohibited_interfaces=["lo", "cl0", "cl1"]):
+                if path.is_satisfied:  # the kernel takes its time to notice a carrier
+                    break
             await until(lambda: connection.state is State.READY, 1.0)
-            assert time.monotonic() - up < 1.0
             connection.abort()
 
 

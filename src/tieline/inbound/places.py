@@ -56,6 +56,7 @@ class Places:
         self._parameters = parameters
         self._side = side
         self._owner = owner
+        self._restricted = parameters.restrictions is not None and not isinstance(place, UnixEndpoint)
         self._addresses: Sequence[Address] = ()
         self._bound: dict[Spot, Address] = {}
         self._network = Network()
@@ -70,11 +71,10 @@ class Places:
         Cancelling: what was opened stays until `close`.
         """
         self._addresses = await addresses_of(self._driver, self._place, self._parameters)
-        restricted = self._parameters.restrictions is not None and not isinstance(self._place, UnixEndpoint)
-        if restricted or self._parameters.local_only:  # then each peer is looked up in it
+        if self._restricted or self._parameters.local_only:  # then each peer is looked up in it
             with contextlib.suppress(OSError):  # the system does not tell of changes
                 self._watch = self._driver.watch_network(self._changed)
-        if not restricted:
+        if not self._restricted:
             self._bind(spots(self._addresses, self._network, self._parameters))
             self._owner.listening()
             return
@@ -92,19 +92,19 @@ class Places:
     # Following
 
     def _changed(self, network: Network) -> None:
-        if self._parameters.restrictions is None or isinstance(self._place, UnixEndpoint):
+        if not self._restricted:
             return
-        waited, opening = not self._bound, self._opening
+        opening = None if self._opening is None or self._opening.done() else self._opening
         try:
             self._follow(network)
         except NetworkError as error:
-            if opening is not None and not opening.done():
-                opening.set_exception(error)
-            else:
+            if opening is None:
                 self._owner.failed(error)
-            return
-        if waited and self._bound and opening is not None and not opening.done():
-            opening.set_result(None)
+            else:
+                opening.set_exception(error)
+        else:
+            if opening is not None and self._bound:
+                opening.set_result(None)
 
     def _follow(self, network: Network) -> None:
         """Have a socket wherever the parameters allow one. Raises ConnectError if none can be had."""
