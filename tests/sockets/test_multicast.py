@@ -256,6 +256,40 @@ async def test_options_are_on_the_socket() -> None:
             assert sock.getsockopt(socket.IPPROTO_IP, option) == value
 
 
+async def test_what_packets_say() -> None:
+    address = new_group()
+    asking = UDP(IP(metadata_received=True, receive_time_calculated=True))
+    async with group(address, stack=asking) as ours, group(address, stack=asking, local_port=0) as other:
+        await ours.ready()
+        before = asyncio.get_running_loop().time()
+        await other.send(b"x", metadata=IPMetadata(hop_limit=9, ecn=ECN.ECT_0, dscp=8, fragmentation_disabled=True))
+        message = await ours.receive()
+        assert message.metadata.ip is not None and message.metadata.ip.receive_time is not None
+        assert (message.metadata.ip.hop_limit, message.metadata.ip.ecn, message.metadata.ip.dscp) == (9, ECN.ECT_0, 8)
+        assert before - 0.01 <= message.metadata.ip.receive_time <= asyncio.get_running_loop().time() + 0.01
+        assert (await other.receive()).content == b"x"
+        await message.reply(b"y", metadata=IPMetadata(service_class=ServiceClass.SIGNALING))
+        answer = await other.receive()
+        assert answer.metadata.ip is not None and answer.metadata.ip.dscp == ServiceClass.SIGNALING.dscp
+        await other.send(b"as usual")
+        message = await ours.receive()
+        assert message.metadata.ip is not None and (message.metadata.ip.hop_limit, message.metadata.ip.ecn) == (1, ECN.NOT_ECT)
+        connection = ours.extract_connection(message.remote_endpoint)
+        await other.send(b"z", metadata=IPMetadata(hop_limit=7))
+        described = (await connection.receive()).metadata.ip
+        assert described is not None and described.hop_limit == 7
+        await connection.send(b"back", metadata=IPMetadata(hop_limit=5))
+        while (answer := await other.receive()).content != b"back":
+            continue
+        assert answer.metadata.ip is not None and answer.metadata.ip.hop_limit == 5
+        with pytest.raises(ValueError, match="hop_limit must be at least 1"):
+            await ours.send(b"x", metadata=IPMetadata(hop_limit=0))
+        await connection.aclose()
+    async with group(address) as ours:
+        await ours.send(b"x")
+        assert (await ours.receive()).metadata.other == ()
+
+
 async def test_values() -> None:
     @dataclass
     class Offer:
@@ -577,28 +611,3 @@ def test_groups_are_values() -> None:
     assert one.members == (HostPort("239.0.0.1", 9), HostPort("ff02::114%eth0", 10)) and str(one.members[1]) in str(one)
     assert str(MulticastGroup("232.0.0.1:9", source="192.0.2.7")) == "232.0.0.1:9 from 192.0.2.7"
     assert not one.unicast_disabled and one != MulticastGroup("239.0.0.1:9")
-
-
-async def test_what_packets_say() -> None:
-    """Of each direction: the group's hop limit, what was said of one datagram, and of the answer to it."""
-    member = new_group()
-    stack = UDP(IP(metadata_received=True, hop_limit=7))
-    async with group(member, stack=stack, local_port=0) as one, group(member, stack=stack) as other:
-        await other.ready()
-        await one.send(b"usual")
-        assert said(await other.receive()) == (ECN.NOT_ECT, 0, 7)
-        await one.send(b"marked", metadata=IPMetadata(ecn=ECN.ECT_1, dscp=46, hop_limit=3, fragmentation_disabled=True))
-        question = await other.receive()
-        assert said(question) == (ECN.ECT_1, 46, 3)
-        while (await one.receive()).content != b"marked":  # it hears itself
-            pass
-        await question.reply(b"answer", metadata=IPMetadata(service_class=ServiceClass.SIGNALING))
-        answer = await one.receive()
-        assert answer.content == b"answer" and said(answer)[:2] == (ECN.NOT_ECT, ServiceClass.SIGNALING.dscp)
-        with pytest.raises(ValueError, match="hop_limit must be at least 1"):
-            await one.send(b"", metadata=IPMetadata(hop_limit=0))
-
-
-def said(message: GroupMessage[Any, Any]) -> tuple[Any, ...]:
-    (packet,) = message.metadata.other
-    return packet.ecn, packet.dscp, packet.hop_limit

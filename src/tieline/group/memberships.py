@@ -18,6 +18,7 @@ from tieline.endpoints import HostPort
 from tieline.errors import ConnectError, Phase
 from tieline.establishment.routes import Routes
 from tieline.flows.group import Way
+from tieline.group.multicast import MulticastGroup, bare, is_same
 from tieline.parameters import Multipath, Parameters
 from tieline.paths import Interface, InterfaceType, Network
 from tieline.protocols.coder import Coder
@@ -26,7 +27,6 @@ from tieline.protocols.udp import UDP
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Arrival, Driver, MulticastSocket, NetworkWatch
-    from tieline.group.multicast import MulticastGroup
     from tieline.group.sources import Sources
 
 __all__ = ["Memberships", "MembershipsOwner", "require_joinable"]
@@ -345,18 +345,8 @@ def _changed(reference: weakref.ref[Memberships], network: Network) -> None:
         memberships.follow(network)
 
 
-def bare(host: str) -> str:
-    """An address without scope."""
-    return host.partition("%")[0]
-
-
 def version_of(address: HostPort) -> int:
     return 6 if ":" in address.host else 4
-
-
-def is_same(one: HostPort, other: HostPort) -> bool:
-    """Whether two addresses name one group, wherever."""
-    return (bare(one.host), one.port) == (bare(other.host), other.port)
 
 
 def address_of(interface: Interface, towards: HostPort) -> str | None:
