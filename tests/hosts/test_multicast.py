@@ -326,6 +326,26 @@ async def test_an_answer_leaves_by_the_interface_that_the_question_came_in_by(wi
                 assert connection.local_endpoint == HostPort("10.79.0.1", PORT)
 
 
+async def test_only_from_the_own_links(wire: Wire) -> None:
+    wire.ip("route", "add", "default", "via", "10.78.0.2")
+    wire.ip("addr", "add", "198.51.100.1/32", "dev", "lo", on=wire.yonder)
+    with (
+        wire.plain(wire.yonder, 4, bound="198.51.100.1") as far,
+        wire.plain(wire.there, 4, bound="10.78.0.2") as near,
+    ):
+        async with group(GROUPS[4], local_only=True) as ours, group(GROUPS[4]) as other:
+            await ours.ready()
+            await other.ready()
+            far.sendto(b"from afar", (GROUPS[4].host, PORT))
+            assert (await other.receive()).content == b"from afar"
+            near.sendto(b"from near by", (GROUPS[4].host, PORT))
+            assert (await ours.receive()).content == (await other.receive()).content == b"from near by"
+            await ours.send(b"answer", to=near.getsockname())
+            assert (await asyncio.to_thread(near.recvfrom, 100))[0] == b"answer"
+            with pytest.raises(ConnectError, match=r"it is on no link of this machine \(local_only=True\)"):
+                await ours.send(b"x", to="198.51.100.1:9")
+
+
 @pytest.mark.parametrize("option", [{"required_interface": "e1"}, {"prohibited_interfaces": ("e0",)}])
 async def test_only_interfaces_that_are_allowed(wire: Wire, option: dict[str, Any]) -> None:
     wire.second_link()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tieline.endpoints import HostPort
 from tieline.errors import ConnectError, Phase
-from tieline.establishment.routes import Routes
+from tieline.establishment.routes import unusable
 from tieline.flows.group import Way
 from tieline.group.multicast import MulticastGroup, bare, is_same
 from tieline.parameters import Multipath, Parameters
@@ -188,9 +188,9 @@ class Memberships:
         self._tell(failure, final=False)
 
     def _no_network(self) -> tuple[str, OSError]:
-        unusable = Routes(self._driver, self._parameters).unusable()
-        if unusable is not None:
-            return str(unusable.strerror), unusable
+        error = unusable(self._network, self._parameters)
+        if error is not None:
+            return str(error.strerror), error
         versions = " or ".join(f"IPv{version}" for version in sorted({version_of(one) for one in self._group.members}))
         reason = f"no usable network: no interface but the loopback is up with an {versions} address"
         return reason, OSError(errno.ENETDOWN, reason)
@@ -241,6 +241,8 @@ class Memberships:
         if member is None:
             raise OSError(errno.EAFNOSUPPORT, f"no member is joined over IPv{version}, so there is no socket for it")
         socket = self._sending(member)
+        if self._parameters.local_only and not self._network.is_on_link(to.host):
+            raise OSError(errno.ENETUNREACH, "it is on no link of this machine (local_only=True)")
         if self._restrictions is None or self._network.owner(to.host) is not None:
             return Way(socket, to, 0)
         for index in self._leading_to(to):
@@ -303,6 +305,8 @@ class Memberships:
     def _accepts(self, arrival: Arrival) -> bool:
         local = arrival.local
         if self._group.source is not None and bare(arrival.remote.host) != self._group.source:
+            return False
+        if self._parameters.local_only and not self._network.is_on_link(arrival.remote.host):
             return False
         if local.is_multicast:
             return (local.host, local.port, arrival.interface) in self._wanted
