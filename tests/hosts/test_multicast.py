@@ -308,6 +308,35 @@ async def test_it_follows_the_network(wire: Wire) -> None:
     assert ours.state is GroupState.CANCELLED
 
 
+async def test_a_link_that_flaps_loses_no_membership(wire: Wire) -> None:
+    async with group(*GROUPS.values()) as ours:
+        await ours.ready()
+        for _ in range(3):
+            wire.ip("link", "set", "e0", "down")
+            wire.ip("link", "set", "e0", "up")
+        wire.await_carrier(wire.here, "e0")
+        while wire.look(wire.switch, "p1")["linkinfo"]["info_slave_data"]["state"] != "forwarding":
+            continue
+        await until(lambda: bool(ours.interfaces) and any(one.startswith("fe80:") for one in ours.interfaces[0].addresses))
+        for version in (4, 6):
+            with wire.plain(wire.there, version) as there:
+                there.sendto(b"still there?", (GROUPS[version].host, PORT))
+                message = await ours.receive()
+                assert message.content == b"still there?" and message.local_endpoint == GROUPS[version]
+
+
+async def test_a_broadcast_is_answered(wire: Wire) -> None:
+    async with group(GROUPS[4]) as ours:
+        await ours.ready()
+        with wire.plain(wire.there, 4) as there:
+            there.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            there.sendto(b"anybody?", ("10.78.0.255", PORT))
+            message = await ours.receive()
+            assert message.local_endpoint == HostPort("10.78.0.255", PORT) and interface(message) == "e0"
+            await message.reply(b"yes")
+            assert await asyncio.to_thread(there.recvfrom, 100) == (b"yes", ("10.78.0.1", PORT))
+
+
 async def test_an_answer_leaves_by_the_interface_that_the_question_came_in_by(wire: Wire) -> None:
     """Also if the system would go another way to its sender."""
     wire.second_link()

@@ -590,6 +590,7 @@ def test_options_are_checked_at_once() -> None:
         (("192.0.2.1:9",), {}, ValueError, "a member is a multicast address"),
         (("239.0.0.1:0",), {}, ValueError, "a port from 1 to 65535"),
         (("239.0.0.1:9", ("239.0.0.1", 9)), {}, ValueError, r"239\.0\.0\.1:9 is given twice"),
+        (("[ff02::1]:9", "[ff02::1%lo]:9"), {}, ValueError, r"\[ff02::1%lo\]:9 is given twice"),
         (("group.test:9",), {}, TypeError, "this is no multicast group"),
         (("unix:/run/x",), {}, TypeError, "this is no multicast group"),
         (("239.0.0.1:9",), {"unicast_disabled": 1}, TypeError, "True or False"),

@@ -12,6 +12,7 @@ import errno
 import logging
 import weakref
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tieline.endpoints import HostPort
@@ -72,7 +73,7 @@ class Memberships:
         self._sockets: dict[tuple[int, int], MulticastSocket] = {}  # by IP version and port of a member
         self._senders: dict[int, MulticastSocket] = {}  # by IP version, if what is sent comes from a port of its own
         self._joined: dict[Membership, None] = {}
-        self._wanted: frozenset[tuple[str, int, int]] = frozenset()  # address, port and interface of what is joined
+        self._heard: frozenset[tuple[str, int, int]] = frozenset()  # address, port and interface of what is joined
         self._failures: dict[Membership, int | None] = {}  # what was complained of: errors by number
         self._closed = False
 
@@ -105,12 +106,12 @@ class Memberships:
         before = self.interfaces
         self._network = network
         self._allowed = {one.index: one for one in network.interfaces if self._may_be_joined(one)}
-        wanted = [(member, index) for member in self._group.members for index in self._places(member)]
+        wanted = dict.fromkeys((member, index) for member in self._group.members for index in self._places(member))
         for membership in [one for one in self._joined if one not in wanted]:
             self._leave(membership)
         refusals = [refusal for one in wanted if one not in self._joined and (refusal := self._join(one)) is not None]
         self._failures = {one: number for one, number in self._failures.items() if one in wanted}
-        self._wanted = frozenset((bare(member.host), member.port, index) for member, index in self._joined)
+        self._heard = frozenset((bare(member.host), member.port, index) for member, index in self._joined)
         if not self._joined:
             self._tell_why(refusals)
         elif self.interfaces != before and (owner := self._owner()) is not None:
@@ -268,9 +269,13 @@ class Memberships:
         else:
             sender = self._senders.get(version)
             own = sender is not None and sender.local_address.port == local.port
-            socket, source = sender if sender is not None and own else self._sockets[version, local.port], local.host
+            socket = sender if sender is not None and own else self._sockets[version, local.port]
+            source = local.host if self._is_own(local.host) else None  # which a broadcast address is not
         here = self._network.owner(remote.host) is not None  # then the loopback leads there, whatever it came in by
         return Way(socket, remote, 0 if here else arrival.interface, source)
+
+    def _is_own(self, host: str) -> bool:
+        return self._network.owner(host) is not None or ip_address(bare(host)).is_loopback
 
     def interface_of(self, arrival: Arrival) -> Interface | None:
         """The interface that a datagram came in by; one of a program of this machine, that of the address it was sent to."""
@@ -309,7 +314,7 @@ class Memberships:
         if self._parameters.local_only and not self._network.is_on_link(arrival.remote.host):
             return False
         if local.is_multicast:
-            return (local.host, local.port, arrival.interface) in self._wanted
+            return (local.host, local.port, arrival.interface) in self._heard
         if self._group.unicast_disabled:
             return False
         if self._restrictions is None:

@@ -35,8 +35,9 @@ class MulticastGroup:
             raise TypeError(f"unicast_disabled must be True or False, got {unicast_disabled!r}")
         checked = tuple(_member(to_endpoint(one)) for one in members)
         for number, one in enumerate(checked):
-            if one in checked[:number]:
-                raise ValueError(f"the member {one} is given twice")
+            for other in checked[:number]:
+                if is_same(one, other) and (one.interface == other.interface or None in (one.interface, other.interface)):
+                    raise ValueError(f"the member {one} is given twice")
         object.__setattr__(self, "members", checked)
         object.__setattr__(self, "source", None if source is None else _source(source, checked))
         object.__setattr__(self, "unicast_disabled", unicast_disabled)

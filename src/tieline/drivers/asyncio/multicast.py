@@ -186,6 +186,8 @@ class UDPMulticastSocket:
         if sock in self._blocked:
             self._blocked.remove(sock)
             self._loop.remove_writer(sock.fileno())
+            if not self._closed:
+                self._loop.call_soon(self.handler.writable)  # who waits for it has to look for another
         sock.close()
 
     # Receiving
