@@ -92,6 +92,11 @@ class Wire:
         self.ip("addr", "add", f"fd78::{number}/64", "dev", "e0", "nodad", on=host)
         self.ip("link", "set", "e0", "up", on=host)
 
+    def limit(self, device: str, rate: str) -> None:
+        """Let no more than that leave the first host there."""
+        command = ["tc", "-n", self.here, "qdisc", "add", "dev", device, "root", "tbf", "rate", rate, "burst", "4kb"]
+        subprocess.run([*command, "latency", "60s"], check=True, capture_output=True)
+
     def second_link(self) -> None:
         """Another way between the first and the third."""
         self.ip("link", "add", "e1", "type", "veth", "peer", "name", "e1", "netns", self.yonder)
@@ -323,6 +328,30 @@ async def test_a_link_that_flaps_loses_no_membership(wire: Wire) -> None:
                 there.sendto(b"still there?", (GROUPS[version].host, PORT))
                 message = await ours.receive()
                 assert message.content == b"still there?" and message.local_endpoint == GROUPS[version]
+
+
+@pytest.mark.parametrize("unicast_disabled", [False, True])
+async def test_senders_wait_for_a_slow_wire_and_no_longer_than_there_is_one(wire: Wire, unicast_disabled: bool) -> None:
+    wire.limit("e0", "2mbit")
+    wanted = MulticastGroup(GROUPS[4], unicast_disabled=unicast_disabled)
+    quiet = UDP(IP(multicast_loopback_disabled=True))
+    with wire.plain(wire.there, 4, joined=True) as there:
+        async with ConnectionGroup(wanted, quiet) as ours:
+            await ours.ready()
+            read = lambda: [int(there.recv(2000).split()[0]) for _ in range(300)]  # noqa: E731
+            hearing = asyncio.get_running_loop().run_in_executor(None, read)
+            began = time.monotonic()
+            for number in range(300):
+                await ours.send(b"%d " % number + bytes(1000))
+            assert time.monotonic() - began > 0.5, "the kernel has no room for all of them at once"
+            assert await hearing == list(range(300))
+            calls = [asyncio.create_task(ours.send(bytes(1000))) for _ in range(1000)]
+            await asyncio.sleep(0.1)
+            assert not calls[-1].done()
+            wire.ip("link", "del", "e0")
+            async with asyncio.timeout(5):
+                outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            assert isinstance(outcomes[-1], ConnectError) and ours.state is GroupState.WAITING
 
 
 async def test_a_broadcast_is_answered(wire: Wire) -> None:
