@@ -575,6 +575,7 @@ def test_options_are_checked_at_once() -> None:
         ("239.0.0.1:9", UDP(), TypeError, "is for a MulticastGroup, got '239"),
         (members, IP(), TypeError, "a group wants UDP"),
         (members, Parameters(UDP(), local_endpoint="127.0.0.1:9"), ValueError, "give local_port"),
+        (members, Parameters(UDP(), local_port=9), ValueError, "local_port=9 is the port of a member"),
         (members, Parameters(UDP(), multipath="handover"), ValueError, "multipath"),
         (MulticastGroup("[ff02::114]:9"), UDP(IP(version=IPVersion.V4)), ValueError, r"never reaches the member \[ff02::114\]:9"),
     ]

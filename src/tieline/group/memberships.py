@@ -339,6 +339,8 @@ def require_joinable(group: MulticastGroup, parameters: Parameters[Any]) -> None
         raise ValueError(
             f"local_endpoint={parameters.local_endpoint}: a group's addresses are those of its interfaces; give local_port"
         )
+    if parameters.local_port in [member.port for member in group.members]:
+        raise ValueError(f"local_port={parameters.local_port} is the port of a member: without it, what is sent comes from there")
     if parameters.multipath is not Multipath.DISABLED:
         raise ValueError(f"multipath={parameters.multipath!r} is of no use to a group, which uses every interface")
     wanted = (stack.find(IP) or IP()).version
