@@ -66,6 +66,23 @@ class Wire:
         self.ip("link", "set", "br0", "up", on=self.switch)
         for number, host in enumerate((self.here, self.there, self.yonder), 1):
             self.plug(number, host)
+        for number, host in enumerate((self.here, self.there, self.yonder), 1):
+            self.await_carrier(host, "e0")
+            while self.look(self.switch, f"p{number}")["linkinfo"]["info_slave_data"]["state"] != "forwarding":
+                continue
+
+    @staticmethod
+    def look(host: str, device: str) -> Any:
+        """What ip(8) tells of a device."""
+        command = ["ip", "-n", host, "-d", "-j", "addr", "show", "dev", device]
+        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)[0]
+
+    def await_carrier(self, host: str, device: str) -> None:
+        """The kernel takes a while to notice that both ends of a link are up; what is sent before is lost."""
+        while True:
+            known = self.look(host, device)
+            if known["operstate"] == "UP" and any(one["local"].startswith("fe80:") for one in known["addr_info"]):
+                return
 
     def plug(self, number: int, host: str) -> None:
         """Connect a host to the bridge."""
@@ -75,12 +92,19 @@ class Wire:
         self.ip("addr", "add", f"fd78::{number}/64", "dev", "e0", "nodad", on=host)
         self.ip("link", "set", "e0", "up", on=host)
 
+    def limit(self, device: str, rate: str) -> None:
+        """Let no more than that leave the first host there."""
+        command = ["tc", "-n", self.here, "qdisc", "add", "dev", device, "root", "tbf", "rate", rate, "burst", "4kb"]
+        subprocess.run([*command, "limit", "10mb"], check=True, capture_output=True)
+
     def second_link(self) -> None:
         """Another way between the first and the third."""
         self.ip("link", "add", "e1", "type", "veth", "peer", "name", "e1", "netns", self.yonder)
         for number, host in ((1, self.here), (3, self.yonder)):
             self.ip("addr", "add", f"10.79.0.{number}/24", "dev", "e1", on=host)
             self.ip("link", "set", "e1", "up", on=host)
+        for host in (self.here, self.yonder):
+            self.await_carrier(host, "e1")
 
     def tear_down(self) -> None:
         for host in (self.switch, self.here, self.there, self.yonder):
@@ -116,7 +140,7 @@ class Wire:
 
 @pytest.fixture
 def wire(peer: Callable[[str], str]) -> Iterator[Wire]:
-    for command in ("ip", "sysctl"):
+    for command in ("ip", "sysctl", "tc"):
         peer(command)
     wire = Wire()
     with living_in(wire, wire.here):
@@ -244,7 +268,7 @@ async def test_it_follows_the_network(wire: Wire) -> None:
         began = time.monotonic()
         async with asyncio.timeout(10):
             names = [one.name for one in await anext(interfaces)]
-        assert time.monotonic() - began < PROMPT + 1.0  # a carrier takes its time
+        assert time.monotonic() - began < PROMPT + 1.0, "a carrier takes its time, and no more"
         return names
 
     async with ours:
@@ -289,6 +313,69 @@ async def test_it_follows_the_network(wire: Wire) -> None:
     assert ours.state is GroupState.CANCELLED
 
 
+async def test_a_link_that_flaps_loses_no_membership(wire: Wire) -> None:
+    async with group(*GROUPS.values()) as ours:
+        await ours.ready()
+        for _ in range(3):
+            wire.ip("link", "set", "e0", "down")
+            wire.ip("link", "set", "e0", "up")
+        wire.await_carrier(wire.here, "e0")
+        while wire.look(wire.switch, "p1")["linkinfo"]["info_slave_data"]["state"] != "forwarding":
+            continue
+        await until(lambda: bool(ours.interfaces) and any(one.startswith("fe80:") for one in ours.interfaces[0].addresses))
+        for version in (4, 6):
+            with wire.plain(wire.there, version) as there:
+                there.sendto(b"still there?", (GROUPS[version].host, PORT))
+                message = await ours.receive()
+                assert message.content == b"still there?" and message.local_endpoint == GROUPS[version]
+
+
+async def test_senders_wait_for_a_slow_wire(wire: Wire) -> None:
+    wire.limit("e0", "2mbit")
+    quiet = UDP(IP(multicast_loopback_disabled=True))
+    with wire.plain(wire.there, 4, joined=True) as there:
+        async with group(GROUPS[4], using=quiet) as ours:
+            await ours.ready()
+            read = lambda: [int(there.recv(2000).split()[0]) for _ in range(300)]  # noqa: E731
+            hearing = asyncio.get_running_loop().run_in_executor(None, read)
+            began = time.monotonic()
+            for number in range(300):
+                await ours.send(b"%d " % number + bytes(1000))
+            assert time.monotonic() - began > 0.5, "the kernel has no room for all of them at once"
+            assert await hearing == list(range(300))
+
+
+@pytest.mark.parametrize("unicast_disabled", [False, True])
+@pytest.mark.parametrize("command", ["link del e0", "addr del 10.78.0.1/24 dev e0"])
+async def test_and_no_longer_than_there_is_one(wire: Wire, unicast_disabled: bool, command: str) -> None:
+    """Also when the socket is given up that they wait for, which has no room for long."""
+    slow = unicast_disabled or "link" in command
+    wire.limit("e0", "8kbit" if slow else "2mbit")
+    wanted = MulticastGroup(GROUPS[4], unicast_disabled=unicast_disabled)
+    async with ConnectionGroup(wanted, UDP(IP(multicast_loopback_disabled=True))) as ours:
+        await ours.ready()
+        calls = [asyncio.create_task(ours.send(bytes(1000))) for _ in range(300)]
+        await asyncio.sleep(0.1)
+        assert not calls[-1].done()
+        wire.ip(*command.split())
+        async with asyncio.timeout(5):
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert outcomes[0] is None and (isinstance(outcomes[-1], ConnectError) or not slow)
+        await until(lambda: ours.state is GroupState.WAITING)
+
+
+async def test_a_broadcast_is_answered(wire: Wire) -> None:
+    async with group(GROUPS[4]) as ours:
+        await ours.ready()
+        with wire.plain(wire.there, 4) as there:
+            there.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            there.sendto(b"anybody?", ("10.78.0.255", PORT))
+            message = await ours.receive()
+            assert message.local_endpoint == HostPort("10.78.0.255", PORT) and interface(message) == "e0"
+            await message.reply(b"yes")
+            assert await asyncio.to_thread(there.recvfrom, 100) == (b"yes", ("10.78.0.1", PORT))
+
+
 async def test_an_answer_leaves_by_the_interface_that_the_question_came_in_by(wire: Wire) -> None:
     """Also if the system would go another way to its sender."""
     wire.second_link()
@@ -305,6 +392,26 @@ async def test_an_answer_leaves_by_the_interface_that_the_question_came_in_by(wi
                 await connection.send(b"and again")
                 assert await asyncio.to_thread(yonder.recvfrom, 100) == (b"and again", ("10.79.0.1", PORT))
                 assert connection.local_endpoint == HostPort("10.79.0.1", PORT)
+
+
+async def test_only_from_the_own_links(wire: Wire) -> None:
+    wire.ip("route", "add", "default", "via", "10.78.0.2")
+    wire.ip("addr", "add", "198.51.100.1/32", "dev", "lo", on=wire.yonder)
+    with (
+        wire.plain(wire.yonder, 4, bound="198.51.100.1") as far,
+        wire.plain(wire.there, 4, bound="10.78.0.2") as near,
+    ):
+        async with group(GROUPS[4], local_only=True) as ours, group(GROUPS[4]) as other:
+            await ours.ready()
+            await other.ready()
+            far.sendto(b"from afar", (GROUPS[4].host, PORT))
+            assert (await other.receive()).content == b"from afar"
+            near.sendto(b"from near by", (GROUPS[4].host, PORT))
+            assert (await ours.receive()).content == (await other.receive()).content == b"from near by"
+            await ours.send(b"answer", to=near.getsockname())
+            assert (await asyncio.to_thread(near.recvfrom, 100))[0] == b"answer"
+            with pytest.raises(ConnectError, match=r"it is on no link of this machine \(local_only=True\)"):
+                await ours.send(b"x", to="198.51.100.1:9")
 
 
 @pytest.mark.parametrize("option", [{"required_interface": "e1"}, {"prohibited_interfaces": ("e0",)}])
@@ -390,7 +497,7 @@ async def test_a_member_with_a_scope_is_joined_there_only(wire: Wire) -> None:
     wire.second_link()
     scoped = HostPort("ff02::114%e1", PORT)
     async with group(scoped) as ours, group(GROUPS[6]) as everywhere:
-        await until(lambda: len(ours.interfaces) == 1 and len(everywhere.interfaces) == 2)  # the addresses have to come first
+        await until(lambda: len(ours.interfaces) == 1 and len(everywhere.interfaces) == 2)
         assert [one.name for one in ours.interfaces] == ["e1"]
         await everywhere.send(b"on e0", to="[ff02::114%e0]:5114")
         await everywhere.send(b"on e1", to=scoped)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tieline import (
+    ECN,
     IP,
     UDP,
     ChannelClosedError,
@@ -18,6 +19,7 @@ from tieline import (
     HostPort,
     Interface,
     InterfaceType,
+    IPMetadata,
     MessageTooLargeError,
     MulticastGroup,
     NetworkConnection,
@@ -231,6 +233,19 @@ async def test_sources_loopback_and_unicast(simulated_network: SimulatedNetwork)
     await loud.send(b"to the host", to="10.0.0.2:5000")
     assert await contents(quiet, 1) == [b"to the host"]
     close(picky, quiet, loud, deaf)
+
+
+async def test_what_packets_say(simulated_network: SimulatedNetwork) -> None:
+    one, two = wire(simulated_network, 2)
+    ours, theirs = group(one), group(two, using=UDP(IP(metadata_received=True)))
+    await ours.send(b"x")
+    await ours.send(b"y", metadata=IPMetadata(hop_limit=64, ecn=ECN.ECT_1))
+    await ours.send(b"z", to="10.0.0.2:5000")
+    said = [(await theirs.receive()).metadata.ip for _ in range(3)]
+    assert [(each.hop_limit, each.ecn) for each in said if each is not None] == [
+        (1, ECN.NOT_ECT), (64, ECN.ECT_1), (64, ECN.NOT_ECT),
+    ]  # fmt: skip
+    close(ours, theirs)
 
 
 async def test_nobody_is_told_of_what_nobody_wants(simulated_network: SimulatedNetwork) -> None:

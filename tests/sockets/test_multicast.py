@@ -256,6 +256,40 @@ async def test_options_are_on_the_socket() -> None:
             assert sock.getsockopt(socket.IPPROTO_IP, option) == value
 
 
+async def test_what_packets_say() -> None:
+    address = new_group()
+    asking = UDP(IP(metadata_received=True, receive_time_calculated=True))
+    async with group(address, stack=asking) as ours, group(address, stack=asking, local_port=0) as other:
+        await ours.ready()
+        before = asyncio.get_running_loop().time()
+        await other.send(b"x", metadata=IPMetadata(hop_limit=9, ecn=ECN.ECT_0, dscp=8, fragmentation_disabled=True))
+        message = await ours.receive()
+        assert message.metadata.ip is not None and message.metadata.ip.receive_time is not None
+        assert (message.metadata.ip.hop_limit, message.metadata.ip.ecn, message.metadata.ip.dscp) == (9, ECN.ECT_0, 8)
+        assert before - 0.01 <= message.metadata.ip.receive_time <= asyncio.get_running_loop().time() + 0.01
+        assert (await other.receive()).content == b"x"
+        await message.reply(b"y", metadata=IPMetadata(service_class=ServiceClass.SIGNALING))
+        answer = await other.receive()
+        assert answer.metadata.ip is not None and answer.metadata.ip.dscp == ServiceClass.SIGNALING.dscp
+        await other.send(b"as usual")
+        message = await ours.receive()
+        assert message.metadata.ip is not None and (message.metadata.ip.hop_limit, message.metadata.ip.ecn) == (1, ECN.NOT_ECT)
+        connection = ours.extract_connection(message.remote_endpoint)
+        await other.send(b"z", metadata=IPMetadata(hop_limit=7))
+        described = (await connection.receive()).metadata.ip
+        assert described is not None and described.hop_limit == 7
+        await connection.send(b"back", metadata=IPMetadata(hop_limit=5))
+        while (answer := await other.receive()).content != b"back":
+            continue
+        assert answer.metadata.ip is not None and answer.metadata.ip.hop_limit == 5
+        with pytest.raises(ValueError, match="hop_limit must be at least 1"):
+            await ours.send(b"x", metadata=IPMetadata(hop_limit=0))
+        await connection.aclose()
+    async with group(address) as ours:
+        await ours.send(b"x")
+        assert (await ours.receive()).metadata.other == ()
+
+
 async def test_values() -> None:
     @dataclass
     class Offer:
@@ -541,6 +575,7 @@ def test_options_are_checked_at_once() -> None:
         ("239.0.0.1:9", UDP(), TypeError, "is for a MulticastGroup, got '239"),
         (members, IP(), TypeError, "a group wants UDP"),
         (members, Parameters(UDP(), local_endpoint="127.0.0.1:9"), ValueError, "give local_port"),
+        (members, Parameters(UDP(), local_port=9), ValueError, "local_port=9 is the port of a member"),
         (members, Parameters(UDP(), multipath="handover"), ValueError, "multipath"),
         (MulticastGroup("[ff02::114]:9"), UDP(IP(version=IPVersion.V4)), ValueError, r"never reaches the member \[ff02::114\]:9"),
     ]
@@ -556,6 +591,7 @@ def test_options_are_checked_at_once() -> None:
         (("192.0.2.1:9",), {}, ValueError, "a member is a multicast address"),
         (("239.0.0.1:0",), {}, ValueError, "a port from 1 to 65535"),
         (("239.0.0.1:9", ("239.0.0.1", 9)), {}, ValueError, r"239\.0\.0\.1:9 is given twice"),
+        (("[ff02::1]:9", "[ff02::1%lo]:9"), {}, ValueError, r"\[ff02::1%lo\]:9 is given twice"),
         (("group.test:9",), {}, TypeError, "this is no multicast group"),
         (("unix:/run/x",), {}, TypeError, "this is no multicast group"),
         (("239.0.0.1:9",), {"unicast_disabled": 1}, TypeError, "True or False"),
@@ -577,28 +613,3 @@ def test_groups_are_values() -> None:
     assert one.members == (HostPort("239.0.0.1", 9), HostPort("ff02::114%eth0", 10)) and str(one.members[1]) in str(one)
     assert str(MulticastGroup("232.0.0.1:9", source="192.0.2.7")) == "232.0.0.1:9 from 192.0.2.7"
     assert not one.unicast_disabled and one != MulticastGroup("239.0.0.1:9")
-
-
-async def test_what_packets_say() -> None:
-    """Of each direction: the group's hop limit, what was said of one datagram, and of the answer to it."""
-    member = new_group()
-    stack = UDP(IP(metadata_received=True, hop_limit=7))
-    async with group(member, stack=stack, local_port=0) as one, group(member, stack=stack) as other:
-        await other.ready()
-        await one.send(b"usual")
-        assert said(await other.receive()) == (ECN.NOT_ECT, 0, 7)
-        await one.send(b"marked", metadata=IPMetadata(ecn=ECN.ECT_1, dscp=46, hop_limit=3, fragmentation_disabled=True))
-        question = await other.receive()
-        assert said(question) == (ECN.ECT_1, 46, 3)
-        while (await one.receive()).content != b"marked":  # it hears itself
-            pass
-        await question.reply(b"answer", metadata=IPMetadata(service_class=ServiceClass.SIGNALING))
-        answer = await one.receive()
-        assert answer.content == b"answer" and said(answer)[:2] == (ECN.NOT_ECT, ServiceClass.SIGNALING.dscp)
-        with pytest.raises(ValueError, match="hop_limit must be at least 1"):
-            await one.send(b"", metadata=IPMetadata(hop_limit=0))
-
-
-def said(message: GroupMessage[Any, Any]) -> tuple[Any, ...]:
-    (packet,) = message.metadata.other
-    return packet.ecn, packet.dscp, packet.hop_limit

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import assert_type
 
 from tieline import (
-    ECN,
     TCP,
     UDP,
     Coder,
@@ -46,8 +45,8 @@ def constructing(members: MulticastGroup) -> None:
 
 
 async def datagrams(group: ConnectionGroup[UDP], bare: ConnectionGroup[TCP]) -> None:
-    await group.send(b"x", metadata=IPMetadata(ecn=ECN.ECT_0))
-    await group.send(bytearray(b"x"), to="192.0.2.1:9")
+    await group.send(b"x")
+    await group.send(bytearray(b"x"), to="192.0.2.1:9", metadata=IPMetadata(hop_limit=255))
     await group.send("text")  # type: ignore[arg-type]
     await bare.send(b"x")  # type: ignore[misc]
     message = await group.receive()
@@ -56,6 +55,7 @@ async def datagrams(group: ConnectionGroup[UDP], bare: ConnectionGroup[TCP]) -> 
     assert_type(message.remote_endpoint, HostPort)
     assert_type(message.interface, Interface | None)
     assert_type(message.path, Path)
+    assert_type(message.metadata.ip, IPMetadata | None)
     await message.reply(b"x")
     await message.reply(7)  # type: ignore[arg-type]
     assert_type(message.extract_connection(), NetworkConnection[UDP])

@@ -179,14 +179,16 @@ class OneByOne:
 
 
 class Arrival(NamedTuple):
-    """A datagram for a group or for this machine: who sent it, to which address, and the index of the interface it came in by."""
+    """A datagram for a group or for this machine: who sent it, to which address, and the index of the interface it came in by.
+
+    `metadata` comes if the `IP` options ask for it.
+    """
 
     content: bytes
     remote: HostPort
     local: HostPort
     interface: int
     metadata: IPMetadata | None = None
-    """What its packet said, if that was asked for."""
 
 
 class MulticastHandler(Protocol):
@@ -211,12 +213,11 @@ class MulticastSocket(Protocol):
         ...
 
     def send(
-        self, datagram: Buffer, to: HostPort, interface: int, source: str | None = None, metadata: IPMetadata | None = None, /
+        self, datagram: Buffer, to: HostPort, interface: int, source: str | None, metadata: IPMetadata | None = None, /
     ) -> bool:
         """Give one datagram to the kernel now; False when blocked (`writable` follows). Raises OSError.
 
-        It leaves by that interface (0 is the system's choice, for an address that is no group) with that source address, and its
-        packet says what is given.
+        It leaves by that interface (0 is the system's choice, for an address that is no group) with that source address.
         """
         ...
 

@@ -5,7 +5,6 @@ As with UDP, nothing waits for a reader: what exceeds the receive limit is dropp
 
 from __future__ import annotations
 
-import errno
 import logging
 import weakref
 from collections import deque
@@ -14,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tieline.endpoints import HostPort
 from tieline.engines.inbox import OVERHEAD
-from tieline.errors import ChannelClosedError, MessageTooLargeError, NetworkError, Phase, raisable
+from tieline.errors import ChannelClosedError, NetworkError, Phase, raisable
 from tieline.flows.datagram import STREAK
 from tieline.flows.owner import FlowOwner, present
-from tieline.flows.refusals import undelivered
+from tieline.flows.refusals import too_large, undelivered
 from tieline.flows.turns import Turn
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class Way(NamedTuple):
         """The largest datagram that goes out unfragmented."""
         return self.socket.maximum_size(self.to, self.interface)
 
-    def send(self, datagram: Buffer, metadata: IPMetadata | None = None) -> bool:
+    def send(self, datagram: Buffer, metadata: IPMetadata | None) -> bool:
         """Give one datagram to the kernel; False when blocked. Raises OSError."""
         return self.socket.send(datagram, self.to, self.interface, self.source, metadata)
 
@@ -51,8 +50,8 @@ class Way(NamedTuple):
 class GroupFlow:
     """Moves datagrams both ways for one group."""
 
-    has_packets = True  # of their own, datagrams
     calls = "send(data, to=, metadata=), receive() and iteration"
+    has_packets = True
 
     def __init__(self, owner: FlowOwner, parameters: Parameters[Any], endpoint: object) -> None:
         self._owner = weakref.ref(owner)
@@ -87,11 +86,11 @@ class GroupFlow:
         self._wake()
         return arrival
 
-    async def send(self, datagram: Buffer, ways: Sequence[Way], metadata: IPMetadata | None = None) -> None:
+    async def send(self, datagram: Buffer, ways: Sequence[Way], metadata: IPMetadata | None) -> None:
         """Send it each way. What fails on one of several ways and not on the others is no error."""
         limit = min(way.maximum_size for way in ways)
         if len(datagram) > limit:
-            raise self._too_large(len(datagram), limit)
+            raise too_large(len(datagram), limit, self.endpoint)
         await self._turn.take()
         try:
             await self._pause()
@@ -112,8 +111,6 @@ class GroupFlow:
                 if way.send(datagram, metadata):
                     return None
             except OSError as error:
-                if error.errno == errno.EMSGSIZE:
-                    return self._too_large(len(datagram), way.maximum_size)
                 return undelivered(error, way.to, way.maximum_size)
             await self._until_room()
 
@@ -130,18 +127,6 @@ class GroupFlow:
         if self._streak >= STREAK:
             present(self._owner).driver.call_soon(self.writable)
             await self._until_room()
-
-    def _too_large(self, size: int, limit: int) -> MessageTooLargeError:
-        return MessageTooLargeError(
-            "the datagram is too large",
-            limit=limit,
-            size=size,
-            endpoint=self.endpoint,
-            phase=Phase.TRANSFER,
-            expected=f"at most {limit} bytes on every interface that it leaves by",
-            got=str(size),
-            hint="Split the data; maximum_datagram_size tells the limit.",
-        )
 
     # Waiting
 

@@ -274,11 +274,7 @@ class ConnectionGroup(Generic[P_co]):
             raise UnexpectedEndpointTypeError(
                 "a group sends to addresses", endpoint=endpoint, expected="an IP address with a port"
             )
-        members = self._descriptor.members
-        named = [
-            one for one in members if (one.host.partition("%")[0], one.port) == (endpoint.host.partition("%")[0], endpoint.port)
-        ]
-        if endpoint.is_multicast and not named:
+        if endpoint.is_multicast and not self._descriptor.has_member(endpoint):
             raise ValueError(f"{endpoint} is no member of this group, whose members are {self._descriptor}")
         return endpoint
 

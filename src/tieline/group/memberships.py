@@ -12,12 +12,14 @@ import errno
 import logging
 import weakref
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tieline.endpoints import HostPort
 from tieline.errors import ConnectError, Phase
-from tieline.establishment.routes import Routes
+from tieline.establishment.routes import unusable
 from tieline.flows.group import Way
+from tieline.group.multicast import MulticastGroup, bare, is_same
 from tieline.parameters import Multipath, Parameters
 from tieline.paths import Interface, InterfaceType, Network
 from tieline.protocols.coder import Coder
@@ -26,7 +28,6 @@ from tieline.protocols.udp import UDP
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Arrival, Driver, MulticastSocket, NetworkWatch
-    from tieline.group.multicast import MulticastGroup
     from tieline.group.sources import Sources
 
 __all__ = ["Memberships", "MembershipsOwner", "require_joinable"]
@@ -72,7 +73,7 @@ class Memberships:
         self._sockets: dict[tuple[int, int], MulticastSocket] = {}  # by IP version and port of a member
         self._senders: dict[int, MulticastSocket] = {}  # by IP version, if what is sent comes from a port of its own
         self._joined: dict[Membership, None] = {}
-        self._wanted: frozenset[tuple[str, int, int]] = frozenset()  # address, port and interface of what is joined
+        self._heard: frozenset[tuple[str, int, int]] = frozenset()  # address, port and interface of what is joined
         self._failures: dict[Membership, int | None] = {}  # what was complained of: errors by number
         self._closed = False
 
@@ -105,12 +106,12 @@ class Memberships:
         before = self.interfaces
         self._network = network
         self._allowed = {one.index: one for one in network.interfaces if self._may_be_joined(one)}
-        wanted = [(member, index) for member in self._group.members for index in self._places(member)]
+        wanted = dict.fromkeys((member, index) for member in self._group.members for index in self._places(member))
         for membership in [one for one in self._joined if one not in wanted]:
             self._leave(membership)
         refusals = [refusal for one in wanted if one not in self._joined and (refusal := self._join(one)) is not None]
         self._failures = {one: number for one, number in self._failures.items() if one in wanted}
-        self._wanted = frozenset((bare(member.host), member.port, index) for member, index in self._joined)
+        self._heard = frozenset((bare(member.host), member.port, index) for member, index in self._joined)
         if not self._joined:
             self._tell_why(refusals)
         elif self.interfaces != before and (owner := self._owner()) is not None:
@@ -188,9 +189,9 @@ class Memberships:
         self._tell(failure, final=False)
 
     def _no_network(self) -> tuple[str, OSError]:
-        unusable = Routes(self._driver, self._parameters).unusable()
-        if unusable is not None:
-            return str(unusable.strerror), unusable
+        error = unusable(self._network, self._parameters)
+        if error is not None:
+            return str(error.strerror), error
         versions = " or ".join(f"IPv{version}" for version in sorted({version_of(one) for one in self._group.members}))
         reason = f"no usable network: no interface but the loopback is up with an {versions} address"
         return reason, OSError(errno.ENETDOWN, reason)
@@ -241,6 +242,8 @@ class Memberships:
         if member is None:
             raise OSError(errno.EAFNOSUPPORT, f"no member is joined over IPv{version}, so there is no socket for it")
         socket = self._sending(member)
+        if self._parameters.local_only and not self._network.is_on_link(to.host):
+            raise OSError(errno.ENETUNREACH, "it is on no link of this machine (local_only=True)")
         if self._restrictions is None or self._network.owner(to.host) is not None:
             return Way(socket, to, 0)
         for index in self._leading_to(to):
@@ -266,9 +269,13 @@ class Memberships:
         else:
             sender = self._senders.get(version)
             own = sender is not None and sender.local_address.port == local.port
-            socket, source = sender if sender is not None and own else self._sockets[version, local.port], local.host
+            socket = sender if sender is not None and own else self._sockets[version, local.port]
+            source = local.host if self._is_own(local.host) else None  # which a broadcast address is not
         here = self._network.owner(remote.host) is not None  # then the loopback leads there, whatever it came in by
         return Way(socket, remote, 0 if here else arrival.interface, source)
+
+    def _is_own(self, host: str) -> bool:
+        return self._network.owner(host) is not None or ip_address(bare(host)).is_loopback
 
     def interface_of(self, arrival: Arrival) -> Interface | None:
         """The interface that a datagram came in by; one of a program of this machine, that of the address it was sent to."""
@@ -304,8 +311,10 @@ class Memberships:
         local = arrival.local
         if self._group.source is not None and bare(arrival.remote.host) != self._group.source:
             return False
+        if self._parameters.local_only and not self._network.is_on_link(arrival.remote.host):
+            return False
         if local.is_multicast:
-            return (local.host, local.port, arrival.interface) in self._wanted
+            return (local.host, local.port, arrival.interface) in self._heard
         if self._group.unicast_disabled:
             return False
         if self._restrictions is None:
@@ -330,6 +339,8 @@ def require_joinable(group: MulticastGroup, parameters: Parameters[Any]) -> None
         raise ValueError(
             f"local_endpoint={parameters.local_endpoint}: a group's addresses are those of its interfaces; give local_port"
         )
+    if parameters.local_port in [member.port for member in group.members]:
+        raise ValueError(f"local_port={parameters.local_port} is the port of a member: without it, what is sent comes from there")
     if parameters.multipath is not Multipath.DISABLED:
         raise ValueError(f"multipath={parameters.multipath!r} is of no use to a group, which uses every interface")
     wanted = (stack.find(IP) or IP()).version
@@ -345,18 +356,8 @@ def _changed(reference: weakref.ref[Memberships], network: Network) -> None:
         memberships.follow(network)
 
 
-def bare(host: str) -> str:
-    """An address without scope."""
-    return host.partition("%")[0]
-
-
 def version_of(address: HostPort) -> int:
     return 6 if ":" in address.host else 4
-
-
-def is_same(one: HostPort, other: HostPort) -> bool:
-    """Whether two addresses name one group, wherever."""
-    return (bare(one.host), one.port) == (bare(other.host), other.port)
 
 
 def address_of(interface: Interface, towards: HostPort) -> str | None:

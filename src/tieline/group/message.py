@@ -36,7 +36,8 @@ class GroupMessage(Generic[C_co, P_co]):
     - `remote_endpoint`: who sent it.
     - `local_endpoint`: where it was sent to: a member of the group, or an address of this machine.
     - `interface`: that it came in by; None if it has gone since.
-    - `metadata`: what its IP packet said, in `other`, if ``IP(metadata_received=True)`` asked for it (`IPMetadata`).
+    - `metadata`: in ``metadata.ip`` what its IP packet said, if `IP` asks for that (`metadata_received`,
+      `receive_time_calculated`).
     """
 
     content: C_co
@@ -61,7 +62,7 @@ class GroupMessage(Generic[C_co, P_co]):
         self: GroupMessage[Any, Coder[S, Any]], content: S, *, metadata: IPMetadata | None = None
     ) -> Coroutine[Any, Any, None]: ...
     def reply(self: GroupMessage[Any, Any], content: Any, *, metadata: IPMetadata | None = None) -> Coroutine[Any, Any, None]:
-        """Answer the sender alone, over the interface that the message came in by.
+        """Answer the sender alone, over the interface that the message came in by. `metadata` is what the IP packet says.
 
         Raises `MessageTooLargeError`, `ChannelClosedError` after the group's end, and `ConnectError` if the interface is gone.
 

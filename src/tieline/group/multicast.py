@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from tieline.endpoints import EndpointLike, HostPort, to_endpoint
 from tieline.errors import UnexpectedEndpointTypeError
 
-__all__ = ["MulticastGroup"]
+__all__ = ["MulticastGroup", "bare", "is_same"]
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -35,11 +35,16 @@ class MulticastGroup:
             raise TypeError(f"unicast_disabled must be True or False, got {unicast_disabled!r}")
         checked = tuple(_member(to_endpoint(one)) for one in members)
         for number, one in enumerate(checked):
-            if one in checked[:number]:
-                raise ValueError(f"the member {one} is given twice")
+            for other in checked[:number]:
+                if is_same(one, other) and (one.interface == other.interface or None in (one.interface, other.interface)):
+                    raise ValueError(f"the member {one} is given twice")
         object.__setattr__(self, "members", checked)
         object.__setattr__(self, "source", None if source is None else _source(source, checked))
         object.__setattr__(self, "unicast_disabled", unicast_disabled)
+
+    def has_member(self, address: HostPort) -> bool:
+        """Whether an address is that of a member, on whichever interface."""
+        return any(is_same(address, member) for member in self.members)
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.members)) + (f" from {self.source}" if self.source else "")
@@ -70,3 +75,13 @@ def _source(source: object, members: tuple[HostPort, ...]) -> str:
         if member.version != address.version:
             raise ValueError(f"source={source} is IPv{address.version}, and cannot send to {member}")
     return str(address)
+
+
+def bare(host: str) -> str:
+    """An address without scope."""
+    return host.partition("%")[0]
+
+
+def is_same(one: HostPort, other: HostPort) -> bool:
+    """Whether two addresses name one group, on whichever interface."""
+    return (bare(one.host), one.port) == (bare(other.host), other.port)

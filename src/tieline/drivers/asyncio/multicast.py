@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, to_sockaddr
-from tieline.drivers.asyncio.ancillary import control_messages, described, unfragmented
+from tieline.drivers.asyncio.ancillary import Control, control_messages, described, priority_message, unfragmented
 from tieline.drivers.asyncio.udp import (
     DEFAULT_MTU,
     IP_MTU,
@@ -30,11 +30,10 @@ from tieline.drivers.asyncio.udp import (
 )
 from tieline.drivers.port import Arrival, Buffer, MulticastHandler
 from tieline.endpoints import HostPort
-from tieline.protocols.ip import IP
+from tieline.protocols.ip import IP, IPMetadata
 
 if TYPE_CHECKING:
     from tieline.parameters import Parameters
-    from tieline.protocols.ip import IPMetadata
 
 __all__ = ["UDPMulticastSocket"]
 
@@ -74,12 +73,10 @@ class UDPMulticastSocket:
         options.require_supported(parameters)
         self.handler = handler
         self._loop = loop
-        self._buffer = buffer
         self._clock = clock
+        self._buffer = buffer
         self._parameters = parameters
-        ip: IP = parameters.stack.find(IP) or IP()
-        self._minimum_mtu = ip.use_minimum_mtu
-        self._described = ip if ip.describes else None
+        self._ip: IP = parameters.stack.find(IP) or IP()
         self._family = family_of(at)
         self._v6 = self._family == socket.AF_INET6
         self._unicast = unicast
@@ -189,6 +186,8 @@ class UDPMulticastSocket:
         if sock in self._blocked:
             self._blocked.remove(sock)
             self._loop.remove_writer(sock.fileno())
+            if not self._closed:
+                self._loop.call_soon(self.handler.writable)  # who waits for it has to look for another
         sock.close()
 
     # Receiving
@@ -213,7 +212,7 @@ class UDPMulticastSocket:
                 else:
                     continue
                 remote, local = self._sender(name), self._receiver(address, interface)
-                said = None if self._described is None else described(self._described, ancillary, self._clock)
+                said = described(self._ip, ancillary, self._clock) if self._ip.describes else None
                 arrivals.append(Arrival(bytes(self._buffer[:count]), remote, local, interface, said))
         if arrivals:
             self.handler.received(arrivals)
@@ -240,7 +239,7 @@ class UDPMulticastSocket:
     # Sending
 
     def send(
-        self, datagram: Buffer, to: HostPort, interface: int, source: str | None = None, metadata: IPMetadata | None = None, /
+        self, datagram: Buffer, to: HostPort, interface: int, source: str | None, metadata: IPMetadata | None = None, /
     ) -> bool:
         sock = self._socket_on(interface)
         host = to.host.partition("%")[0]
@@ -252,12 +251,7 @@ class UDPMulticastSocket:
             name = host, to.port
             info = socket.IPPROTO_IP, IP_PKTINFO, IPV4_INFO.pack(interface, ours, bytes(4))
         try:
-            if metadata is None:
-                sock.sendmsg((datagram,), (info,), 0, name)
-            else:
-                said = control_messages(metadata, self._family, self._parameters.service_class)
-                with unfragmented(sock, metadata):
-                    sock.sendmsg((datagram,), (info, *said), 0, name)
+            self._give(sock, datagram, info, name, metadata)
         except (BlockingIOError, InterruptedError):
             self._wait_writable(sock)
             return False
@@ -267,6 +261,21 @@ class UDPMulticastSocket:
                 return False
             raise
         return True
+
+    def _give(self, sock: socket.socket, datagram: Buffer, info: Control, name: Any, metadata: IPMetadata | None) -> None:
+        if metadata is None:
+            sock.sendmsg((datagram,), (info,), 0, name)
+            return
+        usual = self._parameters.service_class
+        control = [info, *control_messages(metadata, self._family, usual)]
+        priority = priority_message(metadata, usual)
+        with unfragmented(sock, metadata):
+            try:
+                sock.sendmsg((datagram,), [*control, *priority], 0, name)
+            except OSError as error:
+                if error.errno != errno.EINVAL or not priority:
+                    raise
+                sock.sendmsg((datagram,), control, 0, name)  # before Linux 6.14, as with other datagrams
 
     def _packed(self, address: str) -> bytes:
         return socket.inet_pton(self._family, address.partition("%")[0])
@@ -302,7 +311,7 @@ class UDPMulticastSocket:
 
     def _ask_maximum_size(self, to: HostPort, interface: int) -> int:
         headers = IPV6_HEADERS if self._v6 else IPV4_HEADERS
-        if self._v6 and self._minimum_mtu:
+        if self._v6 and self._ip.use_minimum_mtu:
             return options.IPV6_MINIMUM_MTU - headers
         mtu = self._group_mtu(to, interface) if to.is_multicast else mtu_towards(to)
         return min(mtu, LARGEST) - headers

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GroupTable", "SimulatedMulticastSocket"]
 
+LINK_ONLY = 1  # hops of what is sent to a group if nothing else is said: RFC 1112 section 6.1
 LARGEST = 65535  # RFC 768: the length field has 16 bits
 
 
@@ -101,7 +102,6 @@ class SimulatedMulticastSocket:
         self._host = table.host
         self._context = contextvars.copy_context()
         self._parameters = parameters
-        self._usual = header(parameters)
         self._ip: IP = parameters.stack.find(IP) or IP()
         self._unicast = unicast
         self._joined: dict[tuple[str, int], str | None] = {}
@@ -128,19 +128,21 @@ class SimulatedMulticastSocket:
     def arrived(self, packet: Packet, interface: int) -> None:
         """A datagram for this socket."""
         if not self._closed:
-            metadata = received_metadata(self._ip, packet.dscp << 2 | packet.ecn, packet.hops, self._table.table.now)
-            arrival = Arrival(packet.payload, packet.source, packet.destination, interface, metadata)
+            said = received_metadata(self._ip, packet.dscp << 2 | packet.ecn, packet.hops, self._table.table.now)
+            arrival = Arrival(packet.payload, packet.source, packet.destination, interface, said)
             self._context.run(self.handler.received, [arrival])
 
     def send(
-        self, datagram: Buffer, to: HostPort, interface: int, source: str | None = None, metadata: IPMetadata | None = None, /
+        self, datagram: Buffer, to: HostPort, interface: int, source: str | None, metadata: IPMetadata | None = None, /
     ) -> bool:
         if self._closed:  # the host has crashed
             raise broken(errno.ENETDOWN)
         if len(datagram) > self.maximum_size(to, interface):
             raise broken(errno.EMSGSIZE)
         device = self._table.device(interface) if interface else None
-        said = self._usual if metadata is None else header(self._parameters, metadata)
+        said = header(self._parameters, metadata)
+        if to.is_multicast and self._ip.hop_limit is None and (metadata is None or metadata.hop_limit is None):
+            said["hops"] = LINK_ONLY
         packet = Packet(TransportProtocol.UDP, self._source(to, device, source), to, bytes(datagram), **said)
         room_at = self._table.table.send_datagram(packet, device)
         if room_at is not None:
