@@ -18,6 +18,7 @@ from tieline import (
     Framer,
     FramerContext,
     FramerProtocol,
+    IPMetadata,
     MessageTooLargeError,
     NetworkConnection,
     NetworkError,
@@ -82,6 +83,22 @@ async def test_a_record_is_a_datagram() -> None:
         await theirs.send(b"\x09\x00")
         content, metadata = await ours.receive()
         assert (content, metadata) == (b"", TLVMetadata((DatagramMetadata(),), 9, 0))
+
+
+async def test_what_the_packet_says() -> None:
+    stack = TLV(UDP(IP(metadata_received=True)))
+
+    async def mirror(channel: NetworkConnection[TLV]) -> None:
+        async for content, metadata in channel.messages:
+            await channel.send(content, type=metadata.type, metadata=metadata.other[0].ip)
+
+    async with NetworkListener(stack, on="127.0.0.1:0").serving(mirror) as listener:  # noqa: SIM117
+        async with NetworkConnection(listener.endpoint, stack) as connection:
+            await connection.send(b"x", type=1, metadata=IPMetadata(dscp=46, hop_limit=3))
+            _, metadata = await connection.receive()
+            ip = metadata.other[0].ip
+            assert (metadata.type, ip.dscp, ip.hop_limit) == (1, 46, 3)
+            connection.abort()
 
 
 async def test_a_record_that_no_datagram_holds() -> None:

@@ -242,7 +242,7 @@ async def test_messages_on_messages(stack: Any) -> None:
 
 @pytest.mark.parametrize("compression", [None, Deflate(), Deflate(threshold=2**30)], ids=["plain", "deflate", "threshold"])
 async def test_large_messages_are_whole_and_in_order(compression: Deflate | None) -> None:
-    """A server's may leave behind their header without being copied: what it says by itself goes between, not into them."""
+    """What a side says by itself, such as the answer to a ping, goes between them and not into one."""
     async with pair(compression=compression) as (client, server):
         sizes = [131_072, 131_073, 3, 1_000_000, 0, 65_536, 200_000]
         data = random.Random(2).randbytes(1_000_000)

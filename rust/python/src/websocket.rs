@@ -235,13 +235,6 @@ impl WebSocketCodec {
         encode(py, &mut halves.encoder, content, last, text)
     }
 
-    /// The header of a whole binary message of so many bytes, which follow as they are; None where that is masked or compressed.
-    #[pyo3(signature = (length, /))]
-    fn head<'py>(&self, py: Python<'py>, length: usize) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let head = self.lock()?.encoder.head(Opcode::Binary, length);
-        Ok(head.map(|head| PyBytes::new(py, &head)))
-    }
-
     /// The frame of a ping (9) or pong (10) of at most 125 bytes.
     #[pyo3(signature = (opcode, data, /))]
     fn control<'py>(

@@ -6,13 +6,13 @@ from typing_extensions import Buffer
 
 __all__ = ["WebSocketCodec", "WebSocketEvent", "WebSocketFailure", "frame"]
 
-Item: TypeAlias = tuple[str | bytes, Any, int] | WebSocketEvent
+_Item: TypeAlias = tuple[str | bytes, Any, int] | WebSocketEvent
 """A whole message, its metadata and its size in bytes, or what else was received."""
 
 class WebSocketFailure(Exception):
     """The peer broke a rule. The close frame that says so is the caller's to send."""
 
-    received: list[Item]
+    received: list[_Item]
     """What came before it."""
     code: int
     """For the close frame: 1002, 1007 or 1009."""
@@ -62,7 +62,7 @@ class WebSocketCodec:
         level: int = 6,  # 1 to 9
         threshold: int = 0,  # messages of fewer bytes are sent as they are
     ) -> WebSocketCodec: ...
-    def receive(self, data: Buffer, /) -> tuple[list[Item], int | None]:
+    def receive(self, data: Buffer, /) -> tuple[list[_Item], int | None]:
         """Take what arrived; returns what it holds, in order, and the sum of the messages' sizes.
 
         There is no sum if anything but messages has come, or more was received than one call gives (`has_more`). Raises
@@ -89,9 +89,6 @@ class WebSocketCodec:
 
         Raises UnicodeEncodeError.
         """
-
-    def head(self, length: int, /) -> bytes | None:
-        """The header of a binary message whose bytes, that many, follow as they are; None where it is masked or compressed."""
 
     def control(self, opcode: int, data: Buffer, /) -> bytes:
         """The frame of a ping (9) or pong (10) of at most 125 bytes."""

@@ -60,7 +60,6 @@ class WebSocketLayer(MessageLayer):
         self._agreed: Agreed | None = None
         self._codec: WebSocketCodec | None = None
         self.frame: Callable[[str | Buffer], bytes]  # of a whole message, by the codec itself: most that is sent is one
-        self.head: Callable[[int], bytes | None]  # of a large one that is sent as it is, if it may be
         self._rest = b""  # frames that came with the handshake
         self._said: list[bytes] = []
         self._unsaid = 0
@@ -97,7 +96,7 @@ class WebSocketLayer(MessageLayer):
             level=deflate.level,
             threshold=deflate.threshold,
         )
-        self.frame, self.head = self._codec.send, self._codec.head
+        self.frame = self._codec.send
         self._agreed = agreed
         self.ready = True
         self.deadline = self._keepalive.begin(self.now)

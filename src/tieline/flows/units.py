@@ -193,6 +193,8 @@ class UnitFlow(DatagramFlow):
     def _broken(self, error: NetworkError) -> None:
         """A framer cannot go on, nor can the connection."""
         self._inbox.clear()
+        if self._described is not None:
+            self._described.clear()
         self._size = 0
         self.fail(error)
         owner = self._owner()

@@ -185,12 +185,6 @@ class WebSocketSending(LayeredSending):
             finally:
                 self.turn.give()
             return
-        if type(content) is bytes and len(content) > self._slice and (head := flow.layer.head(len(content))) is not None:
-            # A copy of so much behind its header would cost more than a system call.
-            self._accept(head if flow.machine is None else flow.machine.send(head))
-            self.count += len(head)
-            await self._queue(MessageWriter(content, {}, False).begun(content))
-            return
         try:
             record = flow.layer.frame(content)
         except UnicodeEncodeError as error:

@@ -57,25 +57,6 @@ impl Encoder {
         self.begun.is_some()
     }
 
-    /// The header of a whole message's frame, whose payload follows as it is. None where it may not: where it is masked or
-    /// compressed, or while another message has not ended.
-    pub fn head(&self, opcode: Opcode, length: usize) -> Option<Vec<u8>> {
-        let compressed = self.deflater.is_some() && length >= self.threshold;
-        if self.role == Role::Client || compressed || self.begun.is_some() {
-            return None;
-        }
-        let mut head = vec![0; Header::size(length, self.role)];
-        let header = Header {
-            opcode,
-            fin: true,
-            compressed: false,
-            length: length as u64,
-            key: [0; 4],
-        };
-        header.write(&mut head, self.role);
-        Some(head)
-    }
-
     /// The next frame of a message, `opcode` being that of the message in each; or a control frame, with `fin`.
     pub fn encode<'a>(&'a mut self, opcode: Opcode, payload: &'a [u8], fin: bool) -> Outgoing<'a> {
         let key = match self.role {
