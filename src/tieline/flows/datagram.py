@@ -90,13 +90,14 @@ class DatagramFlow:
             except BaseException:
                 self._leave(waiter)
                 raise
+            self._readers.popleft()
         datagram = self._inbox.popleft()
         size = len(datagram)
         self._size -= size + OVERHEAD
         self.received_count += size
         self.received_datagrams += 1
         if self._readers:
-            self._next()
+            self._wake()
         return message(Message, (datagram, PLAIN if self._described is None else self._described.popleft()))
 
     async def receive_many(self, *, at_most: int = 64) -> list[Message[bytes, DatagramMetadata]]:
@@ -109,6 +110,7 @@ class DatagramFlow:
             except BaseException:
                 self._leave(waiter)
                 raise
+            self._readers.popleft()
         inbox = self._inbox
         if len(inbox) <= at_most:
             taken = list(inbox)
@@ -120,7 +122,7 @@ class DatagramFlow:
         self.received_count += size
         self.received_datagrams += len(taken)
         if self._readers:
-            self._next()
+            self._wake()
         described = self._described
         metadata = repeat(PLAIN) if described is None else [described.popleft() for _ in taken]
         return list(map(message, repeat(Message), zip(taken, metadata, strict=False)))
@@ -249,14 +251,16 @@ class DatagramFlow:
         return ChannelClosedError("the connection was closed by this side", endpoint=self.endpoint, phase=Phase.TRANSFER)
 
     def _enter(self) -> Waiter:
-        """Queue a receive. Its waiter is done when those before it are and a datagram is there; it is then the first."""
+        """Queue a receive. Its waiter is done when those before it are and a datagram is there: it is the first and leaves."""
         if not self._readers and not self._inbox:
-            self._raise_notice()
+            if self._notice is not None:
+                self._raise_notice()
             if self._ended:
                 raise self._end_error()
         if self.socket is None:
             self._need()
-        waiter = self._waiter()
+        make = self._make_waiter
+        waiter = self._waiter() if make is None else make()
         self._readers.append(waiter)
         return waiter
 
@@ -264,14 +268,6 @@ class DatagramFlow:
         """A receive raises instead of taking."""
         self._readers.remove(waiter)
         self._wake()
-
-    def _next(self) -> None:
-        """The first receive has taken what it wanted."""
-        waiter = self._readers.popleft()
-        if not waiter.done():
-            waiter.cancel()
-        if self._readers:
-            self._wake()
 
     def _wake(self) -> None:
         """The first receive can take what is there; after the end, and with nothing left, none ever can."""
