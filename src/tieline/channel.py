@@ -102,7 +102,7 @@ class NetworkChannel(WebSocketChannel[P_co]):
     _flow: Any
     _parameters: Parameters[Any]
     _state: State
-    _id: str
+    _id: int
     _sending: Any  # which part of the flow has the calls
     _receiving: Any
 
@@ -163,7 +163,7 @@ class NetworkChannel(WebSocketChannel[P_co]):
     @property
     def id(self) -> str:
         """A text that no other channel of this process has."""
-        return self._id
+        return str(self._id)
 
     @property
     def parameters(self) -> Parameters[P_co]:
@@ -184,7 +184,7 @@ class NetworkChannel(WebSocketChannel[P_co]):
         return self is other
 
     def __hash__(self) -> int:
-        return int(self._id)  # the same in each run, which the hash of a text is not
+        return self._id  # the same in each run, which the hash of a text is not
 
     def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
         """Forward a call to the flow, and say what the protocol does offer if this is not among it."""

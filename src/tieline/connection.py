@@ -52,7 +52,7 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
     driver: Driver
 
     def __init__(self, to: EndpointLike, using: P_co | Parameters[P_co]) -> None:
-        self._id = str(next(_ids))
+        self._id = next(_ids)
         self._state = State.SETUP
         self._endpoint: Endpoint | None = to_endpoint(to)
         self._parameters = Parameters.of(using).standing(self._endpoint)
@@ -84,7 +84,7 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
     ) -> NetworkConnection[Any]:
         """A connection that a listener hands out, ready: `attach` gives its flow a socket and returns that."""
         self: NetworkConnection[Any] = cls.__new__(cls)
-        self._id = str(next(_ids))
+        self._id = next(_ids)
         self._state = State.READY
         self._parameters = parameters
         self._endpoint = None
