@@ -79,7 +79,7 @@ def test_what_one_reading_lacks_is_unknown() -> None:
     everything = TransportCounters(1, 1, 1, 1, 1, 1, 1, 1.0, 1.0, 1.0)
     nothing = PathReport(received_application_byte_count=0, sent_application_byte_count=0)
     assert between(everything, TransportCounters()) == nothing
-    assert between(TransportCounters(), replace(everything, smoothed_rtt=None)) == replace(
+    assert between(TransportCounters(), everything._replace(smoothed_rtt=None)) == replace(
         nothing, transport_minimum_rtt=1.0, transport_rtt_variance=1.0
     )
 

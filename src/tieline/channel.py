@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar, overload
 
-from tieline.engines.coder import CoderCodec, CoderOnTLVCodec
 from tieline.engines.states import State
-from tieline.engines.tlv import TLVCodec
 from tieline.flows.content import MisuseError, misuse
-from tieline.flows.datagram import DatagramFlow
-from tieline.flows.framer import FramerFlow
-from tieline.flows.messages import MessageFlow, TLVFlow
 from tieline.flows.stream import StreamFlow
-from tieline.flows.units import UnitFlow
-from tieline.flows.values import ValueFlow
 from tieline.parameters import Parameters
 from tieline.protocols.coder import Coder, CoderMetadata
 from tieline.protocols.framer import Framer, FramerMetadata
@@ -109,31 +102,41 @@ class NetworkChannel(WebSocketChannel[P_co]):
     _flow: Any
     _parameters: Parameters[Any]
     _state: State
-    _id: str
-    _send: Any
-    _receive: Any
+    _id: int
+    _sending: Any  # which part of the flow has the calls
+    _receiving: Any
 
     def _make_flow(self, endpoint: object) -> None:
         stack: Any = self._parameters.stack
-        owner = cast("Any", self)  # every channel owns its flow
-        if isinstance(stack, DatagramProtocol):
+        owner: Any = self  # every channel owns its flow
+        if isinstance(stack, StreamProtocol):
+            self._flow = StreamFlow(owner, self._parameters, endpoint)
+        elif isinstance(stack, DatagramProtocol):
+            from tieline.flows.datagram import DatagramFlow  # here and below: a program takes in what its protocols need
+
             self._flow = DatagramFlow(owner, self._parameters, endpoint)
         elif stack.is_datagrams:
+            from tieline.flows.units import UnitFlow
+
             self._flow = UnitFlow(owner, self._parameters, endpoint)
         elif isinstance(stack, MultiplexProtocol):
-            from tieline.multiplex.flow import MultiplexFlow  # takes in the engine, which other stacks do not need
+            from tieline.multiplex.flow import MultiplexFlow
 
             self._flow = MultiplexFlow(owner, self._parameters, endpoint)
         else:
-            flow = self._flow = self._stream_flow(stack, owner, endpoint)
-            self._send, self._receive = flow.sending.send, flow.receiving.receive
-            return
-        self._send = getattr(self._flow, "send", None)
-        self._receive = getattr(self._flow, "receive", None)
+            self._flow = self._message_flow(stack, owner, endpoint)
+        is_stream = isinstance(self._flow, StreamFlow)
+        self._sending = self._flow.sending if is_stream else self._flow
+        self._receiving = self._flow.receiving if is_stream else self._flow
 
-    def _stream_flow(self, stack: Any, owner: Any, endpoint: object) -> StreamFlow:
+    def _message_flow(self, stack: Any, owner: Any, endpoint: object) -> StreamFlow:
         below = getattr(stack, "below", None)
         if issubclass(type(stack), Coder):  # of whatever types: isinstance would narrow to unknown ones
+            from tieline.engines.coder import CoderCodec, CoderOnTLVCodec
+            from tieline.engines.tlv import TLVCodec
+            from tieline.flows.messages import MessageFlow
+            from tieline.flows.values import ValueFlow
+
             if isinstance(below, TLV):
                 records = TLVCodec(below, endpoint)
                 return MessageFlow(owner, self._parameters, endpoint, CoderOnTLVCodec(stack, records, endpoint))
@@ -143,19 +146,24 @@ class NetworkChannel(WebSocketChannel[P_co]):
                 return ValueFlow(owner, self._parameters, endpoint, coder, {"text": True} if text else {})
             return MessageFlow(owner, self._parameters, endpoint, coder)
         if isinstance(stack, TLV):
+            from tieline.engines.tlv import TLVCodec
+            from tieline.flows.messages import TLVFlow
+
             return TLVFlow(owner, self._parameters, endpoint, TLVCodec(stack, endpoint))
         if isinstance(stack, Framer):
+            from tieline.flows.framer import FramerFlow
+
             return FramerFlow(owner, self._parameters, endpoint)
         if isinstance(stack, WebSocket):
-            from tieline.flows.websocket import WebSocketFlow  # takes in the engine, which other stacks do not need
+            from tieline.flows.websocket import WebSocketFlow
 
             return WebSocketFlow(owner, self._parameters, endpoint)
-        return StreamFlow(owner, self._parameters, endpoint)
+        raise TypeError(f"{stack.name} is no protocol for a channel")
 
     @property
     def id(self) -> str:
         """A text that no other channel of this process has."""
-        return self._id
+        return str(self._id)
 
     @property
     def parameters(self) -> Parameters[P_co]:
@@ -170,13 +178,13 @@ class NetworkChannel(WebSocketChannel[P_co]):
     @property
     def maximum_datagram_size(self) -> int:
         """The largest datagram in bytes that may be sent on the present path; 0 before ready, and on streams."""
-        return self._flow.maximum_size if isinstance(self._flow, DatagramFlow) else 0
+        return self._flow.maximum_size if self._parameters.stack.is_datagrams else 0
 
     def __eq__(self, other: object) -> bool:
         return self is other
 
     def __hash__(self) -> int:
-        return int(self._id)  # the same in each run, which the hash of a text is not
+        return self._id  # the same in each run, which the hash of a text is not
 
     def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
         """Forward a call to the flow, and say what the protocol does offer if this is not among it."""
@@ -193,10 +201,7 @@ class NetworkChannel(WebSocketChannel[P_co]):
         raise misuse(self._flow, reason) from None
 
     def _part(self, name: str) -> Any:
-        flow = self._flow
-        if isinstance(flow, StreamFlow):
-            return flow.sending if name.startswith("send") else flow.receiving
-        return flow
+        return self._sending if name.startswith("send") else self._receiving
 
     # Sending
 
@@ -242,8 +247,8 @@ class NetworkChannel(WebSocketChannel[P_co]):
         the rest is sent anyway. A cancelled datagram was not sent.
         """
         try:
-            return self._send(content, **options)  # type: ignore[no-any-return]
-        except TypeError:
+            return self._sending.send(content, **options)  # type: ignore[no-any-return]
+        except (AttributeError, TypeError):  # not of this protocol, or not so
             return self._call("send", content, **options)  # type: ignore[no-any-return]
 
     def send_file(
@@ -322,8 +327,8 @@ class NetworkChannel(WebSocketChannel[P_co]):
         Cancelling: a cancelled receive has consumed nothing.
         """
         try:
-            return self._receive(**options)  # type: ignore[no-any-return]
-        except TypeError:
+            return self._receiving.receive(**options)  # type: ignore[no-any-return]
+        except (AttributeError, TypeError):
             return self._call("receive", **options)  # type: ignore[no-any-return]
 
     def receive_into(

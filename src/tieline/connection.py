@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -19,15 +19,14 @@ from tieline.establishment.failures import is_final
 from tieline.establishment.stacks import require_reachable
 from tieline.multiplexed import MultiplexedChannel
 from tieline.parameters import Parameters
-from tieline.protocols.roles import MultiplexProtocol, NetworkProtocol
+from tieline.protocols.roles import NetworkProtocol
 from tieline.reporting import PendingDataTransferReport, Reporting
 from tieline.updates import UpdateIterator, Updates, Waiters
-from tieline.watching import Watching
+from tieline.watching import Watched
 
 if TYPE_CHECKING:
-    from tieline.drivers.port import Address, DatagramSocket, Driver, Timer
+    from tieline.drivers.port import Address, Driver, Timer
     from tieline.endpoints import Endpoint
-    from tieline.paths import Path
     from tieline.reports import DataTransferReport, EstablishmentReport
 
 __all__ = ["NetworkConnection"]
@@ -39,7 +38,7 @@ FIRST_BACK_OFF, LAST_BACK_OFF = 1.0, 60.0  # seconds between attempts while WAIT
 _ids = itertools.count(1)
 
 
-class NetworkConnection(MultiplexedChannel[P_co]):
+class NetworkConnection(Watched, MultiplexedChannel[P_co]):
     """A connection to `to` over a protocol stack (or `Parameters` with one).
 
     Making it does nothing on the network. ``async with`` starts it; so does the first data call. Leaving the block normally
@@ -53,27 +52,26 @@ class NetworkConnection(MultiplexedChannel[P_co]):
     driver: Driver
 
     def __init__(self, to: EndpointLike, using: P_co | Parameters[P_co]) -> None:
-        self._id = str(next(_ids))
+        self._id = next(_ids)
         self._state = State.SETUP
         self._endpoint: Endpoint | None = to_endpoint(to)
         self._parameters = Parameters.of(using).standing(self._endpoint)
         require_reachable(self._endpoint, self._parameters)
         self._prepare(self._endpoint)
 
+    _error: NetworkError | None = None
+    _establishment: Establishment | None = None
+    _back_off = FIRST_BACK_OFF
+    _retry_timer: Timer | None = None
+    _closing = _aborted = False
+    _becoming_ready: Waiters | None = None  # these three as soon as somebody waits or wants to know
+    _closed: Waiters | None = None
+    _state_updates: Updates[Any, State] | None = None
+
     def _prepare(self, endpoint: object) -> None:
-        self._error: NetworkError | None = None
         self._make_flow(endpoint)
         self._name = endpoint
-        self._establishment: Establishment | None = None
-        self._back_off = FIRST_BACK_OFF
-        self._retry_timer: Timer | None = None
-        self._becoming_ready = Waiters()
-        self._closing = False
-        self._closed = Waiters()
         self._reporting = Reporting()
-        self._states: Updates[Any, State] = Updates()
-        multiplexed = isinstance(self._parameters.stack, MultiplexProtocol)
-        self._watching = Watching(self, self._parameters, self._endpoint, multiplexed=multiplexed)
 
     @classmethod
     def accepted(
@@ -86,14 +84,15 @@ class NetworkConnection(MultiplexedChannel[P_co]):
     ) -> NetworkConnection[Any]:
         """A connection that a listener hands out, ready: `attach` gives its flow a socket and returns that."""
         self: NetworkConnection[Any] = cls.__new__(cls)
-        self._id = str(next(_ids))
+        self._id = next(_ids)
         self._state = State.READY
         self._parameters = parameters
         self._endpoint = None
         self._prepare(remote)
         self.driver = driver
         self._reporting.accepted(attempt, driver.time(), self._flow)
-        self._watching.ready(attach(self._flow).local_address, remote)
+        self._local, self._remote = attach(self._flow).local_address, remote
+        self._watch_path()
         return self
 
     def __repr__(self) -> str:
@@ -137,7 +136,17 @@ class NetworkConnection(MultiplexedChannel[P_co]):
         """
         if self._state is not State.READY:
             self.needed()
-            await self._becoming_ready.wait(self.driver)
+            await self._readiness()
+
+    def _readiness(self) -> Coroutine[Any, Any, None]:
+        """What `_tell_waiting` ends."""
+        self._becoming_ready = self._becoming_ready or Waiters()
+        return self._becoming_ready.wait(self.driver)
+
+    def _tell_waiting(self, error: NetworkError | None = None) -> None:
+        """It is ready, or never will be."""
+        if self._becoming_ready is not None:
+            self._becoming_ready.release(error)
 
     async def aclose(self) -> None:
         """Close gracefully: pending calls of other tasks raise, what was accepted drains, then our end goes out.
@@ -150,6 +159,7 @@ class NetworkConnection(MultiplexedChannel[P_co]):
         """
         if self._closing:
             if not self._state.is_final:
+                self._closed = self._closed or Waiters()
                 await self._closed.wait(self.driver)
             return
         self._closing = True
@@ -168,7 +178,7 @@ class NetworkConnection(MultiplexedChannel[P_co]):
         """What was accepted before ready drains as well, so the close waits for a connection, but not for ever."""
         closed = self._closed_error()
         self._flow.raise_pending(closed)
-        self._becoming_ready.release(closed)
+        self._tell_waiting(closed)
         timeout = self._parameters.close_timeout
         late = CloseTimeoutError(
             "what send_idempotent() had accepted was never sent",
@@ -177,11 +187,11 @@ class NetworkConnection(MultiplexedChannel[P_co]):
             expected=f"a connection within close_timeout={timeout:g} s",
             got="none",
         )
-        timer = self.driver.call_later(timeout, self._becoming_ready.release, late)
+        timer = self.driver.call_later(timeout, self._tell_waiting, late)
         try:
             self.retry()
             if not self._state.is_final:
-                await self._becoming_ready.wait(self.driver)
+                await self._readiness()
         except ChannelClosedError:  # aborted meanwhile
             return
         finally:
@@ -189,16 +199,22 @@ class NetworkConnection(MultiplexedChannel[P_co]):
 
     def abort(self) -> None:
         """Close at once, without draining; a TCP peer sees a reset. Idempotent."""
+        if self._aborted:
+            return
+        self._aborted = True
         if self._establishment is not None:
             self._establishment.cancel()
-        self._cancel_retry()
+        if self._retry_timer is not None:
+            self._cancel_retry()
         if self._state is State.READY:
             self._reporting.freeze(self._flow, self.driver.time())
         self._flow.abort()
         if not self._state.is_final:
-            self._becoming_ready.release(self._closed_error())
+            if self._becoming_ready is not None:
+                self._tell_waiting(self._closed_error())
             self._become(Event.CLOSE)
-        self._closed.release()
+        if self._closed is not None:
+            self._closed.release()
 
     def _closed_error(self) -> ChannelClosedError:
         return ChannelClosedError("the connection was closed by this side", endpoint=self._name, phase=Phase.CLOSING)
@@ -206,7 +222,8 @@ class NetworkConnection(MultiplexedChannel[P_co]):
     def __del__(self) -> None:
         state = getattr(self, "_state", State.SETUP)
         if state is not State.SETUP and not state.is_final:
-            self._states.handler = None
+            if self._state_updates is not None:
+                self._state_updates.handler = None
             try:
                 warnings.warn(f"unclosed {self!r}: use `async with` or aclose()", ResourceWarning, source=self, stacklevel=1)
             finally:
@@ -228,30 +245,19 @@ class NetworkConnection(MultiplexedChannel[P_co]):
         """Each transition from now on as an asynchronous iterator, which ends after the final state."""
         return self._states.iterate(ended=self._state.is_final)
 
-    def on_path_update(self, handler: Callable[[Self, Path], object]) -> Self:
-        """Call ``handler(connection, path)`` when the connection gets a path, and when that changes. Returns the connection."""
-        self._watching.paths.handler = handler
-        self._watching.wanted()
-        return self
-
-    def on_viability_update(self, handler: Callable[[Self, bool], object]) -> Self:
-        """Call ``handler(connection, viable)`` when data can pass, or cannot at present. Returns the connection."""
-        self._watching.viability.handler = handler
-        self._watching.wanted()
-        return self
-
-    def on_better_path_update(self, handler: Callable[[Self, bool], object]) -> Self:
-        """Call ``handler(connection, better)`` when a preferable interface comes or goes. Returns the connection."""
-        self._watching.better_paths.handler = handler
-        self._watching.wanted()
-        return self
-
     def _become(self, event: Event, error: NetworkError | None = None) -> None:
         self._state = CONNECTION[self._state, event]
         self._error = error
-        self._states.publish(self, self._state, last=self._state.is_final)
-        if self._state.is_final:
-            self._watching.end()
+        if self._state_updates is not None:
+            self._state_updates.publish(self, self._state, last=self._state.is_final)
+        if self._watch is not None and self._state.is_final:
+            self._watch.end()
+
+    @property
+    def _states(self) -> Updates[Any, State]:
+        if self._state_updates is None:
+            self._state_updates = Updates()
+        return self._state_updates
 
     # Establishing. The calls that wait are told first and the state handler last, for it may do anything.
 
@@ -280,35 +286,31 @@ class NetworkConnection(MultiplexedChannel[P_co]):
         self.driver.call_soon(self._establishment.start)
         self._become(event)
 
-    def established(self, won: Attempt | DatagramSocket) -> None:
+    def established(self, won: Attempt) -> None:
         """Establishment has a winner: data can flow."""
         self._back_off = FIRST_BACK_OFF
         assert self._establishment is not None
         self._reporting.established(self._establishment, won, self.driver.time(), self._flow)
-        socket: Any = won
-        if isinstance(won, Attempt):
-            socket = won.hand_over(self._flow)
-        else:
-            self._flow.attach(won)
-        self._becoming_ready.release()
-        local, remote = self._watching.local, self._watching.remote = socket.local_address, socket.remote_address
+        socket = won.hand_over(self._flow)
+        self._tell_waiting()
+        self._local, self._remote = socket.local_address, socket.remote_address
         self._become(Event.ESTABLISHED)
         if self._state is State.READY:
-            self._watching.ready(local, remote)
+            self._watch_path()
 
     def not_established(self, error: NetworkError) -> None:
         """Every candidate failed: wait if that may pass, fail if not."""
         self._reporting.attempt_failed()
         if is_final(error):
             self._flow.fail(error)
-            self._becoming_ready.release(error)
+            self._tell_waiting(error)
             self._become(Event.REFUSED, error)
             return
         self._retry_timer = self.driver.call_later(self._back_off, _retry_if_alive, weakref.ref(self))
         self._back_off = min(self._back_off * 2, LAST_BACK_OFF)
         if not self._parameters.waits_for_connectivity:
             self._flow.raise_pending(error)
-            self._becoming_ready.release(error)
+            self._tell_waiting(error)
         self._become(Event.UNAVAILABLE, error)
         if self._state is State.WAITING:
             self._watching.waiting()
@@ -334,7 +336,9 @@ class NetworkConnection(MultiplexedChannel[P_co]):
         if self._establishment is None:
             raise RuntimeError("an accepted connection has no other candidate: only the side that connects can try the next")
         self._flow.detach()
-        self._watching.unconnected()
+        self._local = self._remote = None
+        if self._watch is not None:
+            self._watch.unconnected()
         self.driver.call_soon(self._establishment.next_endpoint)
         self._become(Event.NEXT_ENDPOINT)
 
@@ -351,24 +355,6 @@ class NetworkConnection(MultiplexedChannel[P_co]):
             self._become(Event.CLOSE if error is None else Event.BROKEN, error)
 
     # Inspecting
-
-    def moved(self, local: Address | None, remote: Address | None) -> None:
-        self._watching.moved(local, remote)
-
-    @property
-    def local_endpoint(self) -> Address | None:
-        """Our address and port, None until they are known."""
-        return self._watching.local
-
-    @property
-    def remote_endpoint(self) -> Address | None:
-        """The peer's address and port, None until they are known."""
-        return self._watching.remote
-
-    @property
-    def current_path(self) -> Path | None:
-        """The interface in use and the effective endpoints, None before ready. After the end, the last one that was asked for."""
-        return self._watching.current_path if self._state is State.READY else self._watching.last_path
 
     async def establishment_report(self) -> EstablishmentReport:
         """Start, wait until ready, and tell how establishment went. Raises as `ready` does.

@@ -76,8 +76,9 @@ class HostPort(Endpoint):
     port: int
 
     def __post_init__(self) -> None:
-        _require_str("host", self.host)
-        _require_port(self.port)
+        if type(self.host) is not str or type(self.port) is not int or not 0 <= self.port <= 65535:
+            _require_str("host", self.host)
+            _require_port(self.port)
         object.__setattr__(self, "host", _normal_host(self.host))
 
     def __str__(self) -> str:
@@ -323,6 +324,20 @@ def _url_host_port(parts: SplitResult) -> HostPort:
     # The "%" before an IPv6 scope is itself percent-encoded in a URL: RFC 6874.
     host = (parts.hostname or "").replace("%25", "%", 1)
     return HostPort(host, _URL_PORTS.get(parts.scheme, 0) if port is None else port)
+
+
+def ip_of(endpoint: HostPort) -> IPv4Address | IPv6Address:
+    """The address of an endpoint that has one and no name, with its scope."""
+    address = _literal(endpoint.host)
+    assert address is not None  # the caller knows
+    return address
+
+
+@lru_cache(_HOSTS_KEPT)
+def is_loopback(host: str) -> bool:
+    """Whether a host is an address of this machine for itself."""
+    address = _literal(host)
+    return address is not None and address.is_loopback
 
 
 @lru_cache(_HOSTS_KEPT)

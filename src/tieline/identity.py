@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class Identity:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of our own certificate in hex: what a peer puts into `Trust.fingerprints`."""
-        return sha256(self.certificate).hexdigest()
+        return _fingerprint(self.certificate).hex()
 
     @classmethod
     def from_files(
@@ -166,7 +165,7 @@ class Trust:
 
     def __repr__(self) -> str:
         # A certificate is shown by its fingerprint: that is what people compare.
-        digests = self.values if self.kind == "fingerprints" else [sha256(der).digest() for der in self.values]
+        digests = self.values if self.kind == "fingerprints" else [_fingerprint(der) for der in self.values]
         return f"Trust.{self.kind}({', '.join(digest.hex() for digest in digests)})"
 
     @classmethod
@@ -189,6 +188,12 @@ class Trust:
         Each is 64 hex digits in either case, with or without colons.
         """
         return cls("fingerprints", tuple(_digest(one) for one in sha256))
+
+
+def _fingerprint(certificate: bytes) -> bytes:
+    from hashlib import sha256  # which takes in all of OpenSSL
+
+    return sha256(certificate).digest()
 
 
 def _digest(text: object) -> bytes:

@@ -14,7 +14,6 @@ from tieline.engines.states import LISTENER, Event, ListenerState
 from tieline.errors import NetworkError, UnexpectedEndpointTypeError, is_about, raisable
 from tieline.establishment.binding import Place, check_listening
 from tieline.establishment.stacks import prepare_server
-from tieline.inbound.datagrams import DatagramSide
 from tieline.inbound.places import Places
 from tieline.inbound.streams import StreamSide
 from tieline.parameters import Parameters
@@ -67,9 +66,10 @@ class NetworkListener(Generic[P]):
         self._states: Updates[Any, ListenerState] = Updates()
         self._side: Side | None = None
         self._places: Places | None = None
-        self._tasks: set[Task] = set()
+        self._tasks: dict[Task, NetworkConnection[P]] = {}
         self._failed: Callable[[], None] | None = None
         self._handler: Handler[P] | None = None
+        self._on_served = self._served  # one for all tasks
         self.on_handler_error: Callable[[NetworkConnection[P], Exception], object] | None = None
         """Called with the connection and what its handler raised, after it was logged."""
 
@@ -132,16 +132,21 @@ class NetworkListener(Generic[P]):
             from tieline.inbound.sessions import SessionSide  # takes in QUIC's engine
 
             return SessionSide
-        return DatagramSide if stack.is_datagrams else StreamSide
+        if stack.is_datagrams:
+            from tieline.inbound.datagrams import DatagramSide
+
+            return DatagramSide
+        return StreamSide
 
     def _accepted(self, connection: NetworkConnection[P]) -> None:
         if self._limit is not None:
             self._limit -= 1
             assert self._side is not None
             self._side.limit(self._limit)
-        task = connection.driver.spawn(self._serve(connection), f"tieline handler for {connection.remote_endpoint}")
-        self._tasks.add(task)
-        task.add_done_callback(lambda _: self._served(task, connection))
+        name = f"tieline handler for {connection.remote_endpoint}"
+        task = connection.driver.spawn(self._serve(connection), name)
+        self._tasks[task] = connection
+        task.add_done_callback(self._on_served)
 
     async def _serve(self, connection: NetworkConnection[P]) -> None:
         assert self._handler is not None
@@ -154,9 +159,9 @@ class NetworkListener(Generic[P]):
             else:
                 self._handler_raised(connection, error)
 
-    def _served(self, task: Task, connection: NetworkConnection[P]) -> None:
+    def _served(self, task: Task) -> None:
         """A handler has ended, perhaps cancelled before it began."""
-        self._tasks.discard(task)
+        connection = self._tasks.pop(task)
         connection.abort()
         if self._side is not None:
             self._side.release(connection)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from tieline.channel import NetworkChannel
 from tieline.endpoints import EndpointLike, HostPort, to_endpoint
 from tieline.errors import ChannelClosedError, NetworkError, UnexpectedEndpointTypeError, is_about
-from tieline.multiplex.flow import MultiplexFlow
 from tieline.parameters import Parameters
 from tieline.protocols.checks import require_seconds
 from tieline.protocols.quic import ApplicationError, Directionality, QUICDatagram, QUICStream
@@ -19,6 +18,7 @@ from tieline.quic import QUIC, QUICDatagramChannel, QUICStreamChannel
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Driver, Task
+    from tieline.multiplex.flow import MultiplexFlow
     from tieline.multiplex.session import Session
     from tieline.protocols.security import TLSMetadata
 
@@ -48,10 +48,9 @@ class MultiplexedChannel(NetworkChannel[P_co]):
         raise NotImplementedError
 
     def _multiplex(self, name: str) -> MultiplexFlow:
-        flow = self._flow
-        if not isinstance(flow, MultiplexFlow):
+        if not isinstance(self._parameters.stack, MultiplexProtocol):
             return self._call(name)  # type: ignore[no-any-return]  # raises, and names the calls that there are
-        return flow
+        return self._flow  # type: ignore[no-any-return]
 
     def _session(self, name: str) -> Session:
         """The session of a connection that is ready. Raises RuntimeError otherwise."""

@@ -101,12 +101,7 @@ class Parameters(Generic[P]):
     backlog: int = 1024
 
     def __post_init__(self) -> None:
-        if not isinstance(self.stack, NetworkProtocol):
-            raise TypeError(f"Parameters wants a protocol stack such as TLS() or UDP(), got {self.stack!r}")
-        ip: IP | None = self.stack.find(IP)
-        if ip is not None and ip.describes and not self.stack.is_datagrams:
-            option = "metadata_received" if ip.metadata_received else "receive_time_calculated"
-            raise ValueError(f"IP({option}=True) is for datagrams of UDP: nothing is told of the packets of {self.stack.name}")
+        self._check_stack()
         given = vars(self)
         if all(given[name] is default for name, default in DEFAULTS):
             return  # which are good, and most connections have them
@@ -136,6 +131,14 @@ class Parameters(Generic[P]):
                 raise ValueError(f"{option} must be from {low} to {high} seconds, got {getattr(self, option)}")
         for option in ("receive_limit", "send_limit", "maximum_pending_handshakes", "backlog"):
             require_at_least(option, getattr(self, option), 1)
+
+    def _check_stack(self) -> None:
+        if not isinstance(self.stack, NetworkProtocol):
+            raise TypeError(f"Parameters wants a protocol stack such as TLS() or UDP(), got {self.stack!r}")
+        ip: IP | None = self.stack.find(IP)
+        if ip is not None and ip.describes and not self.stack.is_datagrams:
+            option = "metadata_received" if ip.metadata_received else "receive_time_calculated"
+            raise ValueError(f"IP({option}=True) is for datagrams of UDP: nothing is told of the packets of {self.stack.name}")
 
     def _check_interfaces(self) -> None:
         if self.required_interface is not None and not isinstance(self.required_interface, str):
@@ -172,7 +175,13 @@ class Parameters(Generic[P]):
     @staticmethod
     def of(using: S | Parameters[S]) -> Parameters[S]:
         """`using` as parameters: a bare stack gets the defaults."""
-        return using if isinstance(using, Parameters) else Parameters(using)
+        if isinstance(using, Parameters):
+            return using
+        # What is not in an instance is in its class: the defaults need neither be set nor checked for each connection.
+        parameters: Parameters[S] = Parameters.__new__(Parameters)  # pyright: ignore[reportUnknownVariableType]
+        object.__setattr__(parameters, "stack", using)
+        parameters._check_stack()
+        return parameters
 
     def standing(self, endpoint: object = None, bottom: NetworkProtocol | None = None) -> Parameters[P]:
         """With what is below a `WebSocket` that was given nothing: `bottom`, or what the URL says."""
@@ -192,8 +201,16 @@ class Parameters(Generic[P]):
     @property
     def restrictions(self) -> Restrictions | None:
         """Which interfaces these parameters allow, None for all."""
-        options = {name: getattr(self, name) for name in RESTRICTIONS}
-        return Restrictions(**options) if any(options.values()) else None
+        if not (
+            self.required_interface
+            or self.required_interface_type
+            or self.prohibited_interfaces
+            or self.prohibited_interface_types
+            or self.expensive_paths_prohibited
+            or self.constrained_paths_prohibited
+        ):
+            return None  # most have none, and each connection asks
+        return Restrictions(**{name: getattr(self, name) for name in RESTRICTIONS})
 
 
 RESTRICTIONS = [field.name for field in fields(Restrictions)]

@@ -11,7 +11,6 @@ from tieline.engines.states import State
 from tieline.errors import ChannelClosedError, NetworkError, PeerResetError, Phase
 from tieline.establishment.attempt import StreamAttempt
 from tieline.establishment.stacks import stream_pipeline
-from tieline.flows.layered import LayeredFlow
 from tieline.parameters import Parameters
 from tieline.protocols.checks import require_range
 from tieline.protocols.quic import LARGEST_INTEGER, Directionality, Initiator, QUICOptions
@@ -273,6 +272,8 @@ class QUICStreamChannel(_Child[P_co]):
         self._closing = []
         try:
             self._flow.receiving.clear()  # nothing has to be read first: the other direction is its own
+            from tieline.flows.layered import LayeredFlow  # which a program without messages does not need
+
             if not isinstance(self._flow, LayeredFlow):  # whose layer may want an answer to its end, as to a close frame
                 self._socket.stop_sending(self._socket.error_code)
             if self._early is not None:

@@ -18,10 +18,12 @@ from tieline.watching import connected_path, current_network
 
 if TYPE_CHECKING:
     from tieline.connection import NetworkConnection
-    from tieline.drivers.port import DatagramSocket
     from tieline.establishment.establishment import Establishment
 
 __all__ = ["PendingDataTransferReport", "Reading", "Reporting"]
+
+
+UNKNOWN = TransportCounters()
 
 
 class Reading:
@@ -31,8 +33,8 @@ class Reading:
 
     def __init__(self, time: float, flow: Any, attempt: Attempt | None = None) -> None:
         self.time = time
-        counters: TransportCounters | None = flow.counters() if attempt is None else attempt.counters()
-        self.transport = counters or TransportCounters()
+        counters = None if attempt is None else attempt.counters()
+        self.transport: TransportCounters = counters or flow.counters() or UNKNOWN
         self.received: int = flow.received_count
         self.sent: int = flow.sent_count
 
@@ -40,11 +42,14 @@ class Reading:
 class Reporting:
     """The notes of one connection."""
 
+    __slots__ = (
+        "_at_close", "_at_ready", "_attempt_started", "_handshakes", "_previous_attempts", "_resolutions", "_started",
+    )  # fmt: skip
+
     def __init__(self) -> None:
         self._started: float | None = None
-        self._previous_attempts = 0
         self._attempt_started = 0.0
-        self._ready_at = 0.0
+        self._previous_attempts = 0
         self._resolutions: tuple[Resolution, ...] = ()
         self._handshakes: tuple[Handshake, ...] = ()
         self._at_ready: Reading | None = None
@@ -60,22 +65,18 @@ class Reporting:
         """A listener has handed the connection out; its only attempt began when the socket was accepted."""
         self.attempt_began(now if attempt is None else attempt.begun)
         self._handshakes = () if attempt is None else tuple(attempt.handshakes)
-        self._ready(now, flow, attempt)
+        self._at_ready = Reading(now, flow, attempt)
 
     def attempt_failed(self) -> None:
         """An attempt ended in waiting or failure."""
         self._previous_attempts += 1
 
-    def established(self, establishment: Establishment, won: Attempt | DatagramSocket, now: float, flow: Any) -> None:
+    def established(self, establishment: Establishment, won: Attempt, now: float, flow: Any) -> None:
         """An attempt succeeded. Its flow does not have the socket yet: what leaves with that moment counts."""
         self._attempt_started = establishment.started  # later than it began, after `try_next_endpoint`
         self._resolutions = establishment.resolutions()
         self._handshakes = tuple(establishment.handshakes)
-        self._ready(now, flow, won if isinstance(won, Attempt) else None)
-
-    def _ready(self, now: float, flow: Any, attempt: Attempt | None) -> None:
-        self._ready_at = now
-        self._at_ready = Reading(now, flow, attempt)
+        self._at_ready = Reading(now, flow, won)
 
     def freeze(self, flow: Any, now: float) -> None:
         """The socket goes: keep what it counted, so that a closed connection can still be asked."""
@@ -84,8 +85,9 @@ class Reporting:
 
     def establishment(self) -> EstablishmentReport:
         """How establishment went. The connection is ready."""
+        assert self._at_ready is not None  # or there is nothing to tell
         return EstablishmentReport(
-            duration=self._ready_at - self._attempt_started,
+            duration=self._at_ready.time - self._attempt_started,
             attempt_started_after=self._attempt_started - (self._started or 0.0),
             previous_attempt_count=self._previous_attempts,
             resolutions=self._resolutions,

@@ -3,7 +3,7 @@
 import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tieline.endpoints import Endpoint
 from tieline.paths import Interface
@@ -101,8 +101,7 @@ class EstablishmentReport:
         return _lines(f"Established in {_time(self.duration)}, {attempt}", *_table("<><", rows))
 
 
-@dataclass(frozen=True, slots=True)
-class TransportCounters:
+class TransportCounters(NamedTuple):
     """A transport's totals since its beginning, as the system keeps them; `None` where it does not.
 
     `sent_bytes` includes what was retransmitted. Round-trip times are in seconds.

@@ -5,28 +5,31 @@
             ──▶ is another interface preferred? ──▶ on_better_path_update
             ──▶ while WAITING: is something different for what it wants? ──▶ try again
 
-The network is watched only while somebody wants to know: a handler, a connection that waits, or one that moves by itself.
+The network is watched only while somebody wants to know: a handler, a connection that waits, or one that moves by itself. Most
+connections have none of these, and then nothing of this either: `Watching` is made when it is first needed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
-from tieline.endpoints import Endpoint, HostPort, URLEndpoint
+from tieline.endpoints import Endpoint, HostPort, URLEndpoint, ip_of
 from tieline.engines.states import State
 from tieline.parameters import Multipath
 from tieline.paths import Interface, InterfaceType, Network, Path, PathStatus, UnsatisfiedReason, evaluate
+from tieline.protocols.roles import MultiplexProtocol
 from tieline.updates import Updates
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Address, Driver, NetworkWatch
     from tieline.parameters import Parameters
 
-__all__ = ["Watching", "WatchingOwner", "connected_path", "current_network", "is_viable"]
+__all__ = ["Watched", "Watching", "WatchingOwner", "connected_path", "current_network", "is_viable"]
 
 GONE = UnsatisfiedReason.NOT_AVAILABLE
 
@@ -38,6 +41,10 @@ class WatchingOwner(Protocol):
 
     @property
     def state(self) -> State: ...
+    @property
+    def local_endpoint(self) -> Address | None: ...
+    @property
+    def remote_endpoint(self) -> Address | None: ...
     def retry(self) -> None:
         """Try again, if it is still waiting."""
 
@@ -46,7 +53,12 @@ class WatchingOwner(Protocol):
 
 
 class Watching:
-    """The addresses of one connection, and what the network is to them."""
+    """What the network is to the addresses of one connection."""
+
+    __slots__ = (
+        "__weakref__", "_is_better", "_is_viable", "_moved_for", "_moves", "_owner", "_parameters", "_path", "_prospects",
+        "_restrictions", "_target", "_watch", "better_paths", "paths", "viability",
+    )  # fmt: skip
 
     def __init__(self, owner: WatchingOwner, parameters: Parameters[Any], target: Endpoint | None, *, multiplexed: bool) -> None:
         self._owner = weakref.ref(owner)
@@ -59,8 +71,6 @@ class Watching:
         self._prospects: object = None  # at the last attempt
         self._moved_for: object = None  # what the network was when it moved the last time
         self._is_viable, self._is_better = True, False
-        self.local: Address | None = None
-        self.remote: Address | None = None
         self.paths: Updates[Any, Path] = Updates()
         self.viability: Updates[Any, bool] = Updates()
         self.better_paths: Updates[Any, bool] = Updates()
@@ -73,9 +83,9 @@ class Watching:
         if owner is not None and owner.state is State.READY:
             self._begin(owner)
 
-    def ready(self, local: Address | None, remote: Address | None) -> None:
-        """Data can flow between these addresses."""
-        self.local, self.remote, self._path = local, remote, None
+    def ready(self) -> None:
+        """Data can flow between the connection's addresses."""
+        self._path = None
         self._is_viable, self._is_better = True, False
         owner = self._owner()
         assert owner is not None  # it calls
@@ -89,16 +99,16 @@ class Watching:
         else:
             self._end()
 
-    def moved(self, local: Address | None, remote: Address | None) -> None:
+    def moved(self) -> None:
         """The connection goes on between other addresses."""
-        self.local, self.remote, self._path = local or self.local, remote or self.remote, None
+        self._path = None
         owner = self._owner()
         if owner is not None:
             self._assess(owner, current_network(owner.driver))
 
     def unconnected(self) -> None:
         """It has no addresses any more, and looks for others."""
-        self.local = self.remote = self._path = None
+        self._path = None
 
     def waiting(self) -> None:
         """The connection waits: from now on a change is a reason to try again, also one that has come during the attempt."""
@@ -121,7 +131,7 @@ class Watching:
         """The path between the addresses, as it is now."""
         owner = self._owner()
         assert owner is not None
-        return self._path_in(current_network(owner.driver))
+        return self._path_in(owner, current_network(owner.driver))
 
     @property
     def last_path(self) -> Path | None:
@@ -131,7 +141,7 @@ class Watching:
     # The network
 
     def _begin(self, owner: WatchingOwner) -> None:
-        if self._watch is None and not isinstance(self.local or HostPort("::", 0), HostPort):
+        if self._watch is None and not isinstance(owner.local_endpoint or HostPort("::", 0), HostPort):
             return  # a Unix socket needs no network
         if self._watch is None:
             reference: weakref.ref[Watching] = weakref.ref(self)
@@ -139,7 +149,7 @@ class Watching:
                 self._watch = owner.driver.watch_network(lambda network: _changed(reference, network))
         if owner.state is State.READY:
             if self._path is None:  # who begins to watch is told of what changes from now on
-                self._path_in(current_network(owner.driver))
+                self._path_in(owner, current_network(owner.driver))
             owner.driver.call_soon(_assess, weakref.ref(self))
 
     def _end(self) -> None:
@@ -164,22 +174,23 @@ class Watching:
             self._assess(owner, current_network(owner.driver))
 
     def _assess(self, owner: WatchingOwner, network: Network | None) -> None:
-        before, path = self._path, self._path_in(network)
+        before, path = self._path, self._path_in(owner, network)
         if path != before:
             self.paths.publish(owner, path)
         if owner.state is State.READY and path.is_satisfied != self._is_viable:
             self._is_viable = path.is_satisfied
             self.viability.publish(owner, self._is_viable)
-        better = None if network is None else self._better_interface(network)
+        better = None if network is None else self._better_interface(owner, network)
         if owner.state is State.READY and (better is not None) != self._is_better:
             self._is_better = better is not None
             self.better_paths.publish(owner, self._is_better)
         if owner.state is State.READY and self._moves and better is not None:
             self._move(owner, better, network)
 
-    def _path_in(self, network: Network | None) -> Path:
-        viable = network is None or is_viable(network, self.local, self.remote, bound=self._is_bound)
-        self._path = connected_path(network, self.local, self.remote, viable=viable)
+    def _path_in(self, owner: WatchingOwner, network: Network | None) -> Path:
+        local, remote = owner.local_endpoint, owner.remote_endpoint
+        viable = network is None or is_viable(network, local, remote, bound=self._is_bound)
+        self._path = connected_path(network, local, remote, viable=viable)
         return self._path
 
     @property
@@ -187,26 +198,24 @@ class Watching:
         """Whether packets have to leave through the interface of our address: others' routers would drop them."""
         return self._target is not None or self._restrictions is not None
 
-    def _better_interface(self, network: Network) -> Interface | None:
+    def _better_interface(self, owner: WatchingOwner, network: Network) -> Interface | None:
         """The interface that the same parameters would choose now, if it is another one."""
-        ways = self._ways(network)
-        if not ways or not isinstance(self.local, HostPort):
+        local, remote = owner.local_endpoint, owner.remote_endpoint
+        if not isinstance(local, HostPort) or not isinstance(remote, HostPort):
             return None
-        own = network.owner(self.local.host)
+        ways = self._ways(remote, network)
+        if not ways:
+            return None
+        own = network.owner(local.host)
         return None if own is not None and own.index == ways[0].index else ways[0]
 
-    def _ways(self, network: Network) -> list[Interface]:
-        if (
-            self._target is None
-            or self._parameters.have_address
-            or not isinstance(self.remote, HostPort)
-            or isinstance(self.local, HostPort) is False
-        ):
+    def _ways(self, remote: HostPort, network: Network) -> list[Interface]:
+        if self._target is None or self._parameters.have_address or network.owner(remote.host) is not None:
             return []
-        if network.owner(self.remote.host) is not None or ip_address(self.remote.host.partition("%")[0]).is_loopback:
+        if ip_of(remote).is_loopback:
             return []
-        version = ip_address(self.remote.host.partition("%")[0]).version
-        allowed = network.allowed_ways(self.remote.host, self._restrictions, local_only=self._parameters.local_only)
+        version = ip_of(remote).version
+        allowed = network.allowed_ways(remote.host, self._restrictions, local_only=self._parameters.local_only)
         return [one for one in allowed if any(ip_address(address).version == version for address in one.addresses)]
 
     def _move(self, owner: WatchingOwner, better: Interface, network: Network | None) -> None:
@@ -244,6 +253,70 @@ class Watching:
         return own, {one for one in routes if one.interface in indexes}, servers
 
 
+class Watched:
+    """The addresses and the path of a connection, and the calls that are about them."""
+
+    driver: Driver
+    _parameters: Parameters[Any]
+    _endpoint: Endpoint | None
+    _state: State
+    _local: Address | None = None
+    _remote: Address | None = None
+    _watch: Watching | None = None
+
+    def on_path_update(self, handler: Callable[[Self, Path], object]) -> Self:
+        """Call ``handler(connection, path)`` when the connection gets a path, and when that changes. Returns the connection."""
+        self._watching.paths.handler = handler
+        self._watching.wanted()
+        return self
+
+    def on_viability_update(self, handler: Callable[[Self, bool], object]) -> Self:
+        """Call ``handler(connection, viable)`` when data can pass, or cannot at present. Returns the connection."""
+        self._watching.viability.handler = handler
+        self._watching.wanted()
+        return self
+
+    def on_better_path_update(self, handler: Callable[[Self, bool], object]) -> Self:
+        """Call ``handler(connection, better)`` when a preferable interface comes or goes. Returns the connection."""
+        self._watching.better_paths.handler = handler
+        self._watching.wanted()
+        return self
+
+    def moved(self, local: Address | None, remote: Address | None) -> None:
+        self._local, self._remote = local or self._local, remote or self._remote
+        if self._watch is not None:
+            self._watch.moved()
+
+    @property
+    def local_endpoint(self) -> Address | None:
+        """Our address and port, None until they are known."""
+        return self._local
+
+    @property
+    def remote_endpoint(self) -> Address | None:
+        """The peer's address and port, None until they are known."""
+        return self._remote
+
+    @property
+    def current_path(self) -> Path | None:
+        """The interface in use and the effective endpoints, None before ready. After the end, the last one that was asked for."""
+        if self._state is State.READY:
+            return self._watching.current_path
+        return None if self._watch is None else self._watch.last_path
+
+    @property
+    def _watching(self) -> Watching:
+        if self._watch is None:
+            multiplexed = isinstance(self._parameters.stack, MultiplexProtocol)
+            self._watch = Watching(cast("Any", self), self._parameters, self._endpoint, multiplexed=multiplexed)
+        return self._watch
+
+    def _watch_path(self) -> None:
+        """Data can flow: there is a path to watch, if anybody wants to know or the connection is to move by itself."""
+        if self._watch is not None or self._parameters.multipath is not Multipath.DISABLED:
+            self._watching.ready()
+
+
 def _changed(reference: weakref.ref[Watching], network: Network) -> None:
     """For the subscription: it does not keep a connection that has been dropped."""
     watching = reference()
@@ -269,7 +342,7 @@ def is_viable(network: Network, local: Address | None, remote: Address | None, *
     """Whether packets between these addresses can leave at present. `bound`: only through the interface of the local one."""
     if not isinstance(local, HostPort) or not isinstance(remote, HostPort):
         return True
-    address = ip_address(local.host.partition("%")[0])
+    address = ip_of(local)
     if address.is_loopback:
         return True
     own = network.owner(local.host)

@@ -83,6 +83,8 @@ class MemorySocket:
         if self.state != "failed":
             self.state = "closed"
 
+    finish = close
+
     def abort(self) -> None:
         if self.state != "failed":
             self.state = "aborted"

@@ -675,6 +675,15 @@ async def test_pings_that_the_program_answers() -> None:
         assert 0 <= await trip < 5
 
 
+async def test_a_ping_that_is_not_answered_before_the_close_raises() -> None:
+    async with pair(server=WebSocket(TCP(), auto_reply_ping=False)) as (client, _):
+        waiting = asyncio.ensure_future(await client.ping())
+        await asyncio.sleep(0)
+        client.abort()
+        with pytest.raises(ChannelClosedError):
+            await waiting
+
+
 async def test_a_dead_peer_is_found() -> None:
     client = WebSocket(TCP(), keepalive=0.05, keepalive_timeout=0.05)
     async with pair(client=client) as (one, two):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["current", "enter", "leave"]
 
 _Entered: TypeAlias = "tuple[Driver, _Entered | None]"
+_running: Callable[[], Driver] | None = None  # as soon as somebody wants it: the driver of the running event loop
 _entered: ContextVar[_Entered | None] = ContextVar("tieline driver", default=None)
 
 
@@ -19,9 +21,12 @@ def current() -> Driver:
     entered = _entered.get()
     if entered is not None:
         return entered[0]
-    from tieline.drivers.asyncio import AsyncioDriver
+    global _running
+    if _running is None:
+        from tieline.drivers.asyncio import AsyncioDriver
 
-    return AsyncioDriver.current()
+        _running = AsyncioDriver.current
+    return _running()
 
 
 def enter(driver: Driver) -> None:

@@ -15,6 +15,9 @@ import enum
 __all__ = ["CONNECTION", "GROUP", "LISTENER", "Event", "GroupState", "ListenerState", "State"]
 
 
+FINAL = ("failed", "cancelled")
+
+
 class State(enum.Enum):
     """Where a connection stands. `FAILED` and `CANCELLED` are final; `connection.error` says why it is `WAITING` or `FAILED`."""
 
@@ -25,9 +28,12 @@ class State(enum.Enum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
-    @property
-    def is_final(self) -> bool:
-        return self in (State.FAILED, State.CANCELLED)
+    is_final: bool
+
+    def __init__(self, text: str) -> None:
+        self.is_final = text in FINAL
+
+    __hash__ = object.__hash__  # there is one of each, and the tables below look them up
 
 
 class ListenerState(enum.Enum):
@@ -39,9 +45,10 @@ class ListenerState(enum.Enum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
-    @property
-    def is_final(self) -> bool:
-        return self in (ListenerState.FAILED, ListenerState.CANCELLED)
+    is_final: bool
+
+    def __init__(self, text: str) -> None:
+        self.is_final = text in FINAL
 
 
 class GroupState(enum.Enum):
@@ -72,6 +79,8 @@ class Event(enum.Enum):
     BROKEN = "broken"
     NEXT_ENDPOINT = "next endpoint"
     CLOSE = "close"
+
+    __hash__ = object.__hash__
 
 
 CONNECTION: dict[tuple[State, Event], State] = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tieline.engines.framing import CarrierLayer, MessageLayer
@@ -35,7 +35,7 @@ class Attempt(ABC):
 
     begun: float
     phase: Phase
-    handshakes: list[Handshake]
+    handshakes: Sequence[Handshake]
 
     @abstractmethod
     def counters(self) -> TransportCounters | None:
@@ -88,7 +88,7 @@ class StreamAttempt(Attempt):
             self._alarm = Alarm(driver, pipeline.messages, self._rung)
         self.begun = self._mark
         self.phase = Phase.CONNECTING
-        self.handshakes: list[Handshake] = []
+        self.handshakes: Sequence[Handshake] = ()
 
     # Beginning and ending
 
@@ -147,7 +147,8 @@ class StreamAttempt(Attempt):
 
     @guarded
     def connected(self) -> None:
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         socket, pipeline = self._socket, self._pipeline
         assert socket is not None
         self._counters = socket.counters()
@@ -328,11 +329,12 @@ class StreamAttempt(Attempt):
 
     def _note(self, protocol: str, rtt: float | None) -> None:
         now = self._driver.time()
-        self.handshakes.append(Handshake(protocol, now - self._mark, rtt))
+        self.handshakes = (*self.handshakes, Handshake(protocol, now - self._mark, rtt))
         self._mark = now
 
     def _succeed(self) -> None:
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         self._succeeded()
 
     def mistaken(self, error: Exception) -> None:

@@ -1,22 +1,24 @@
 """One pass through preparing: resolve, order, race, shake hands; it ends in one established flow or in one error.
 
     endpoint ──▶ resolver (A, AAAA) ──▶ Race ──▶ StreamAttempt, StreamAttempt, … ──▶ the winner's socket
-                                          ▲ what happened, when        │
-                                          └────────────────────────────┘
+       │                                  ▲ what happened, when        │
+       │                                  └────────────────────────────┘
+       └─ one address, over one interface ─────▶ StreamAttempt ──▶ its socket
 
 The race decides and this file carries out: it owns the timers, the sockets and the resolver's tasks, and closes all of them.
+Where there is one way and no other, nothing has to be decided, and the attempt is all there is to it.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tieline.endpoints import Endpoint, HostPort
 from tieline.errors import Attempt as FailedAttempt
 from tieline.errors import DNSError, NetworkError, Phase, TLSError
-from tieline.establishment import failures, racing
+from tieline.establishment import failures
 from tieline.establishment.attempt import Attempt, StreamAttempt
 from tieline.establishment.guard import guarded
 from tieline.establishment.ordering import interleave, sort_destinations
@@ -27,9 +29,9 @@ from tieline.protocols.roles import MultiplexProtocol
 from tieline.reports import DNSProtocol, Handshake, Resolution, ResolutionSource
 
 if TYPE_CHECKING:
-    from tieline.drivers.port import Address, DatagramSocket, Driver, Task, Timer
+    from tieline.drivers.port import Driver, Task, Timer
+    from tieline.establishment import racing
     from tieline.parameters import Parameters
-    from tieline.protocols.ip import IPMetadata
 
 __all__ = ["Establishment", "EstablishmentOwner"]
 
@@ -37,29 +39,18 @@ __all__ = ["Establishment", "EstablishmentOwner"]
 # ticket is for another cipher suite. RFC 8446 section 4.1.2 lets the client do so. Without a ticket the same server is content.
 NO_TICKET = "missing_extension"
 
+ONLY = 0  # the number of an attempt without a race, which counts its own from 1
+
 
 class EstablishmentOwner(Protocol):
     """The connection, as its establishment sees it."""
 
-    def established(self, won: Attempt | DatagramSocket) -> None: ...
+    def established(self, won: Attempt) -> None: ...
     def not_established(self, error: NetworkError) -> None: ...
     @property
     def accepted_early(self) -> Any:
         """What may ride on the first flight: bytes, or streams of QUIC."""
         ...
-
-
-class _SilentHandler:
-    """Of a datagram socket between its creation and the flow that takes it over."""
-
-    def received(self, datagram: bytes, remote: Address | None, metadata: IPMetadata | None = None) -> None:
-        """Nothing can come before the flow has sent something."""
-
-    def received_all(self, datagrams: list[bytes], remote: Address | None, metadata: IPMetadata | None = None) -> None:
-        """Nothing can come."""
-
-    def writable(self) -> None: ...
-    def failed(self, error: OSError) -> None: ...
 
 
 class Establishment:
@@ -71,27 +62,19 @@ class Establishment:
         self._target = transport_endpoint(endpoint)
         self._parameters = parameters
         self._owner = weakref.ref(owner)
-        self._datagrams = parameters.stack.is_datagrams
-        self._multiplexed = isinstance(parameters.stack, MultiplexProtocol)
-        self._attempts: dict[int, Attempt | DatagramSocket] = {}
+        self._routes = Routes(driver, parameters)
+        self._named = isinstance(self._target, HostPort) and not self._target.is_literal
+        self._race: racing.Race[Candidate] | None = None  # where there is, or may be, more than one way
+        self._attempts: dict[int, Attempt] = {}
         self._phases: dict[int, Phase] = {}
         self._again: set[int] = set()  # attempts whose ticket was in the way
         self._resolving: dict[int, tuple[Task, Timer]] = {}
         self._timer: Timer | None = None
         self._ended = self._cancelled = False
-        named = isinstance(self._target, HostPort) and not self._target.is_literal
-        self._routes = Routes(driver, parameters)
-        self._race: racing.Race[Candidate] = racing.Race(
-            order=self._order,
-            families=self._families() if named else (),
-            resolution_delay=parameters.resolution_delay,
-            attempt_delay=parameters.attempt_delay,
-        )
-        self._named = named
         self._resolved_after: float | None = None
         self._winner: Candidate | None = None
         self._left_one = False  # somebody did not want the winner
-        self.handshakes: list[Handshake] = []
+        self.handshakes: Sequence[Handshake] = ()
         self.started = driver.time()
 
     # For the connection
@@ -104,7 +87,19 @@ class Establishment:
         if unusable is not None:
             self._not_established(failures.unusable(unusable, self._endpoint))
             return
-        self._do(self._race.start(self._driver.time(), () if self._named else (Candidate(self._target),)))
+        ways = () if self._named else self._routes.candidates((self._target,))
+        if len(ways) == 1:
+            self._begin(ONLY, ways[0])
+            return
+        from tieline.establishment import racing
+
+        race = self._race = racing.Race(
+            order=self._order,
+            families=self._families() if self._named else (),
+            resolution_delay=self._parameters.resolution_delay,
+            attempt_delay=self._parameters.attempt_delay,
+        )
+        self._do(race, race.start(self._driver.time(), () if self._named else (Candidate(self._target),)))
 
     @guarded
     def next_endpoint(self) -> None:
@@ -115,14 +110,18 @@ class Establishment:
         self._left_one = True
         self._winner = None
         self.started = self._driver.time()
-        self._do(self._race.next_endpoint(self.started))
+        if self._race is None:
+            self._lost((), None)
+        else:
+            self._do(self._race, self._race.next_endpoint(self.started))
 
     def cancel(self) -> None:
         """Close everything and tell nobody."""
         self._cancelled = True
-        self._end()
+        if not self._ended:
+            self._end()
         for attempt in self._attempts.values():
-            self._drop(attempt)
+            attempt.cancel()
         self._attempts.clear()
 
     def mistaken(self, error: Exception) -> None:
@@ -133,7 +132,7 @@ class Establishment:
 
     def resolutions(self) -> tuple[Resolution, ...]:
         """What the resolver said; A and AAAA of one name are one resolution."""
-        if not self._named or self._resolved_after is None:
+        if self._race is None or self._resolved_after is None:
             return ()
         return (
             Resolution(
@@ -162,7 +161,9 @@ class Establishment:
             interleave(sort_destinations(hosts, self._driver.source_of)) if len(hosts) > 1 else addresses
         )
 
-    def _do(self, actions: Sequence[racing.Action[Candidate]]) -> None:
+    def _do(self, race: racing.Race[Candidate], actions: Sequence[racing.Action[Candidate]]) -> None:
+        from tieline.establishment import racing
+
         for action in actions:
             match action:
                 case racing.Resolve(family):
@@ -172,25 +173,26 @@ class Establishment:
                 case racing.Cancel(number):
                     loser = self._attempts.pop(number, None)
                     if loser is not None:  # unless a state handler has cancelled everything meanwhile
-                        self._drop(loser)
+                        loser.cancel()
                 case racing.Won(number, candidate):
                     self._won(number, candidate)
-                case racing.Lost():
-                    self._lost(action)
-        self._set_timer()
+                case racing.Lost(failed, reasons, fatal):
+                    attempts = [self._report(one.id, one.address, one.ended - one.started, one.error) for one in failed]
+                    self._lost(attempts, None if fatal is None else fatal.error, reasons.values())
+        self._stop_timer()
+        due = None if self._ended else race.timeout()
+        if due is not None:
+            self._timer = self._driver.call_later(max(0.0, due - self._driver.time()), self._expired, race)
 
-    def _set_timer(self) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due = None if self._ended else self._race.timeout()
-        if due is not None:
-            self._timer = self._driver.call_later(max(0.0, due - self._driver.time()), self._expired)
 
     @guarded
-    def _expired(self) -> None:
+    def _expired(self, race: racing.Race[Candidate]) -> None:
         self._timer = None
-        self._do(self._race.expired(self._driver.time()))
+        self._do(race, race.expired(self._driver.time()))
 
     def _resolve(self, family: racing.Family) -> None:
         timeout = self._parameters.resolution_timeout
@@ -210,16 +212,16 @@ class Establishment:
 
     @guarded
     def _answered(self, family: racing.Family, addresses: Sequence[HostPort], error: Exception | None) -> None:
-        pending = self._resolving.pop(family, None)
-        if pending is None:
+        pending, race = self._resolving.pop(family, None), self._race
+        if pending is None or race is None:
             return
         pending[1].cancel()
         now = self._driver.time()
         self._resolved_after = now - self.started
         if error is None:
-            self._do(self._race.resolved(now, family, [Candidate(address) for address in addresses]))
+            self._do(race, race.resolved(now, family, [Candidate(address) for address in addresses]))
         elif isinstance(error, DNSError):
-            self._do(self._race.resolution_failed(now, family, error))
+            self._do(race, race.resolution_failed(now, family, error))
         else:
             raise error
 
@@ -245,11 +247,14 @@ class Establishment:
 
     def _connect(self, number: int, candidate: Candidate) -> None:
         parameters = self._parameters.bound_to(candidate.interface)
-        if self._datagrams:
-            self._attempts[number] = self._driver.bind(None, candidate.address, parameters, _SilentHandler())
-            self._driver.call_soon(self._succeeded, number)
+        if parameters.stack.is_datagrams:
+            from tieline.establishment.connectionless import DatagramAttempt
+
+            self._attempts[number] = DatagramAttempt(
+                self._driver, parameters, candidate.address, lambda: self._succeeded(number, candidate)
+            )
             return
-        if self._multiplexed:
+        if isinstance(parameters.stack, MultiplexProtocol):
             self._begin_session(number, candidate)
             return
         attempt = StreamAttempt(
@@ -257,12 +262,12 @@ class Establishment:
             parameters,
             self._endpoint,
             client_pipeline(self._parameters.stack, self._endpoint),
-            succeeded=lambda: self._succeeded(number),
+            succeeded=lambda: self._succeeded(number, candidate),
             failed=lambda error: self._failed(number, candidate, error),
             progressed=lambda: self._progressed(number),
         )
         self._attempts[number] = attempt
-        owner = self._owner()
+        owner = self._owner() if parameters.fast_open_allowed else None
         attempt.connect(candidate.address, b"" if owner is None else owner.accepted_early)
 
     def _begin_session(self, number: int, candidate: Candidate) -> None:
@@ -272,7 +277,7 @@ class Establishment:
             self._driver,
             self._parameters,
             self._endpoint,
-            succeeded=lambda: self._succeeded(number),
+            succeeded=lambda: self._succeeded(number, candidate),
             failed=lambda error: self._failed(number, candidate, error),
         )
         owner = self._owner()
@@ -282,12 +287,17 @@ class Establishment:
 
     @guarded
     def _progressed(self, number: int) -> None:
-        self._do(self._race.progressed(self._driver.time(), number))
+        if self._race is not None:
+            self._do(self._race, self._race.progressed(self._driver.time(), number))
 
     @guarded
-    def _succeeded(self, number: int) -> None:
-        if number in self._attempts:
-            self._do(self._race.succeeded(self._driver.time(), number))
+    def _succeeded(self, number: int, candidate: Candidate) -> None:
+        if number not in self._attempts:
+            return
+        if self._race is None:
+            self._won(number, candidate)
+        else:
+            self._do(self._race, self._race.succeeded(self._driver.time(), number))
 
     @guarded
     def _failed(self, number: int, candidate: Candidate, error: Exception) -> None:
@@ -301,25 +311,22 @@ class Establishment:
             if forget_tickets(self._parameters.stack, self._endpoint):
                 self._begin(number, candidate)
                 return
-        self._phases[number] = attempt.phase if isinstance(attempt, Attempt) else Phase.CONNECTING
+        self._phases[number] = Phase.CONNECTING if attempt is None else attempt.phase
         now = self._driver.time()
-        if failures.decisive(error):
-            self._do(self._race.fatal(now, number, error))
+        if self._race is None:
+            self._lost((self._report(number, candidate, now - self.started, error),), error)
+        elif failures.decisive(error):
+            self._do(self._race, self._race.fatal(now, number, error))
         else:
-            self._do(self._race.failed(now, number, error))
-
-    @staticmethod
-    def _drop(attempt: Attempt | DatagramSocket) -> None:
-        if isinstance(attempt, Attempt):
-            attempt.cancel()
-        else:
-            attempt.close()
+            self._do(self._race, self._race.failed(now, number, error))
 
     # Ending
 
     def _end(self) -> None:
         self._ended = True
-        self._set_timer()
+        if self._race is None:
+            return
+        self._stop_timer()
         for task, timer in self._resolving.values():
             task.cancel()
             timer.cancel()
@@ -329,26 +336,24 @@ class Establishment:
         self._end()
         self._winner = candidate
         winner = self._attempts.pop(number)
-        self.handshakes = winner.handshakes if isinstance(winner, Attempt) else []
+        self.handshakes = winner.handshakes
         owner = self._owner()
         if owner is None:
-            self._drop(winner)
+            winner.cancel()
         else:
             owner.established(winner)
 
-    def _lost(self, lost: racing.Lost[Candidate]) -> None:
+    def _report(self, number: int, candidate: Candidate, elapsed: float, error: Exception) -> FailedAttempt:
+        return FailedAttempt(candidate.address, self._phases.get(number, Phase.CONNECTING), elapsed, error)
+
+    def _lost(self, attempts: Sequence[FailedAttempt], fatal: Exception | None, unresolved: Iterable[Exception] = ()) -> None:
         self._end()
-        attempts = [
-            FailedAttempt(one.address.address, self._phases.get(one.id, Phase.CONNECTING), one.ended - one.started, one.error)
-            for one in lost.failures
-        ]
         if attempts:
-            fatal = None if lost.fatal is None else lost.fatal.error
             self._not_established(failures.not_connected(attempts, fatal, self._endpoint))
         elif self._left_one:
             self._not_established(failures.nothing_left(self._endpoint))
         else:
-            self._not_established(failures.not_resolved(lost.resolution_errors.values(), self._endpoint))
+            self._not_established(failures.not_resolved(unresolved, self._endpoint))
 
     def _not_established(self, error: NetworkError) -> None:
         owner = self._owner()

@@ -56,7 +56,7 @@ class SessionHandshake(Attempt):
         self.server_name: str | None = None
         self.begun = driver.time()
         self.phase = Phase.HANDSHAKE
-        self.handshakes: list[Handshake] = []
+        self.handshakes: Sequence[Handshake] = ()
 
     def watch(self, session: Session) -> None:
         """Begin."""
@@ -140,7 +140,7 @@ class SessionHandshake(Attempt):
         assert self.session is not None
         self._end()
         elapsed = self._driver.time() - self.begun
-        self.handshakes.append(Handshake(QUICOptions.name, elapsed, self.session.connection.statistics().rtt))
+        self.handshakes = (Handshake(QUICOptions.name, elapsed, self.session.connection.statistics().rtt),)
         self._succeeded()
 
     def mistaken(self, error: Exception) -> None:

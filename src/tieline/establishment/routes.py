@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from dataclasses import dataclass
-from ipaddress import ip_address
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tieline.endpoints import HostPort
+from tieline.endpoints import HostPort, ip_of, is_loopback
 from tieline.paths import Network, UnsatisfiedReason, evaluate
 
 if TYPE_CHECKING:
@@ -35,8 +33,7 @@ OPTIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """An address, and the interface that its socket is bound to; None leaves that to the system."""
 
     address: Address
@@ -70,6 +67,8 @@ class Routes:
 
     def candidates(self, addresses: Sequence[Address]) -> list[Candidate]:
         """Each address over each interface: first all of them over the best one for each, then over the next (RFC 9623, 4.2)."""
+        if len(addresses) == 1:
+            return [Candidate(addresses[0], name) for name in self._interfaces(addresses[0])]
         ways = [[Candidate(address, name) for name in self._interfaces(address)] for address in addresses]
         return [one for one in chain.from_iterable(zip_longest(*ways)) if one is not None]
 
@@ -78,7 +77,7 @@ class Routes:
             return (None,)  # a required interface is bound anyway
         if self._parameters.have_address:
             return (None,)
-        if ip_address(address.host.partition("%")[0]).is_loopback or self.network.owner(address.host) is not None:
+        if is_loopback(address.host) or self.network.owner(address.host) is not None:
             return (None,)
         ways = self.network.ways(address.host)
         if not ways or len(ways) == 1:
@@ -115,8 +114,10 @@ class Routes:
 
     def _leads_nowhere(self, address: HostPort) -> bool:
         """Whether the system has a route over a link without carrier: it would send into that, and never say so."""
-        network, host = self.network, ip_address(address.host.partition("%")[0])
-        if network.routes is None or host.is_loopback or host.is_multicast or network.owner(address.host) is not None:
+        if is_loopback(address.host) or ip_of(address).is_multicast:
+            return False  # without a look at the network, which is dear
+        network = self.network
+        if network.routes is None or network.owner(address.host) is not None:
             return False
         if network.routes_to(address.host):
             return False

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from tieline.endpoints import Endpoint, HostPort, ServiceEndpoint, UnixEndpoint, URLEndpoint
 from tieline.engines.framing import CarrierLayer, MessageLayer, RecordLayer
 from tieline.engines.pipeline import Pipeline
-from tieline.engines.tlv import TLVCodec
 from tieline.errors import UnexpectedEndpointTypeError
 from tieline.protocols.coder import Coder
 from tieline.protocols.framer import Framer
@@ -47,29 +46,38 @@ def transport_endpoint(endpoint: Endpoint) -> HostPort | UnixEndpoint:
 def require_reachable(endpoint: Endpoint, parameters: Parameters[Any]) -> None:
     """Raise for an endpoint that these parameters can never reach, whatever the network does."""
     target, stack = transport_endpoint(endpoint), parameters.stack
-    if not isinstance(stack, (OneToOneProtocol, MultiplexProtocol)) or stack.find(QUICStream) or stack.find(QUICDatagram):
+    layers = stack.layers
+    if not isinstance(stack, (OneToOneProtocol, MultiplexProtocol)) or isinstance(layers[-1], (QUICStream, QUICDatagram)):
         raise TypeError(f"a connection wants a stack such as TCP(), TLS(...), UDP() or QUIC(...), got {stack.name}")
-    if isinstance(target, UnixEndpoint) and stack.find(UDP) is not None:
-        raise UnexpectedEndpointTypeError("UDP does not run over Unix sockets", endpoint=endpoint, expected="a host with a port")
-    wanted = (stack.find(IP) or IP()).version
+    wanted = IPVersion.ANY
+    for layer in layers:
+        if isinstance(layer, IP):
+            wanted = layer.version
+        elif isinstance(layer, UDP) and isinstance(target, UnixEndpoint):
+            raise UnexpectedEndpointTypeError(
+                "UDP does not run over Unix sockets", endpoint=endpoint, expected="a host with a port"
+            )
     if isinstance(target, HostPort) and wanted is not IPVersion.ANY and target.version not in (None, wanted.value):
         raise UnexpectedEndpointTypeError(
             f"IP(version={wanted}) never reaches this address", endpoint=endpoint, expected=f"an IPv{wanted.value} address"
         )
-    _require_local(target, wanted, parameters)
-    _require_scheme(endpoint, stack)
-    tls: TLS | None = stack.find(TLS)
-    if tls is not None and (tls.ssl_context is None or tls.ssl_context.check_hostname):
-        from tieline.engines.tls import checked_name
+    if parameters.local_endpoint is not None or parameters.local_port is not None:
+        _require_local(target, wanted, parameters)
+    for layer in layers:
+        if isinstance(layer, WebSocket):
+            _require_scheme(endpoint, stack)
+        elif isinstance(layer, TLS) and (layer.ssl_context is None or layer.ssl_context.check_hostname):
+            from tieline.engines.tls import checked_name
 
-        checked_name(tls, _host_name(target), endpoint)
-    if stack.find(QUICOptions) is not None:
-        server_name(stack, endpoint)
+            checked_name(layer, _host_name(target), endpoint)
+            break  # the server's name is of the uppermost
+        elif isinstance(layer, QUICOptions):
+            server_name(stack, endpoint)
 
 
 def _require_scheme(endpoint: Endpoint, stack: NetworkProtocol) -> None:
     """A URL says whether a WebSocket is secure, and so does the stack."""
-    if isinstance(endpoint, URLEndpoint) and endpoint.scheme in SCHEMES and stack.find(WebSocket) is not None:
+    if isinstance(endpoint, URLEndpoint) and endpoint.scheme in SCHEMES:
         secure = stack.find(SecurityOptions) is not None
         if secure is not SCHEMES[endpoint.scheme]:
             has = "has TLS" if secure else "has no TLS"
@@ -105,6 +113,9 @@ def stream_pipeline(stack: NetworkProtocol, endpoint: object, *, is_ours: bool) 
 
 
 def _pipeline(stack: NetworkProtocol, make: Callable[[Any], Layer]) -> Pipeline | None:
+    below: NetworkProtocol | None = getattr(stack, "below", None)
+    if below is None or isinstance(below, IP):
+        return None  # it is the transport itself
     layers: list[Layer] = []
     *upper, _transport = [layer for layer in stack.layers if not isinstance(layer, IP)]
     while upper:
@@ -149,6 +160,8 @@ def _message_layer(protocol: Any, endpoint: object, make: Callable[[Any], Layer]
 
         return FramerLayer(protocol, endpoint, make)
     if isinstance(protocol, TLV):
+        from tieline.engines.tlv import TLVCodec
+
         return RecordLayer(protocol.name, TLVCodec(protocol, endpoint))
     raise TypeError(f"{protocol.name} is no layer of a connection's stack")
 

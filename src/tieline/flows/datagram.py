@@ -90,7 +90,7 @@ class DatagramFlow:
             except BaseException:
                 self._leave(waiter)
                 raise
-            self._readers.popleft()
+            del self._readers[0]
         datagram = self._inbox.popleft()
         size = len(datagram)
         self._size -= size + OVERHEAD
@@ -110,7 +110,7 @@ class DatagramFlow:
             except BaseException:
                 self._leave(waiter)
                 raise
-            self._readers.popleft()
+            del self._readers[0]
         inbox = self._inbox
         if len(inbox) <= at_most:
             taken = list(inbox)

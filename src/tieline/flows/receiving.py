@@ -280,11 +280,15 @@ class StreamReceiving:
 
     def attached(self, plaintext: bytes) -> None:
         """A new socket is there, with what came during its handshake. It may have been paused while nobody could read."""
+        socket = self._flow.socket
+        if not plaintext and not self._calls and not self.inbox.size and socket is not None:
+            self._paused = False
+            socket.resume()
+            return
         if plaintext:
             self.inbox.append(plaintext)
         self._paused = True
         self._turn()
-        socket = self._flow.socket
         if self._paused and socket is not None:  # the handshake alone brought more than the limit
             socket.pause()
 
@@ -293,6 +297,11 @@ class StreamReceiving:
         for waiter, _, _ in self._calls:
             if not waiter.done():
                 waiter.set_exception(raisable(error))
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether a call waits."""
+        return bool(self._calls)
 
     @property
     def is_paused(self) -> bool:

@@ -49,7 +49,7 @@ class StreamSending:
         self.lost = False  # and did not take what was accepted
         self.ended = False  # our direction: nothing more may be sent
         self.count = 0
-        self.first = bytearray()  # idempotent bytes from before ready: they may ride on the first flight
+        self.first: bytearray | bytes = b""  # idempotent bytes from before ready: they may ride on the first flight
 
     # Called by the application
 
@@ -119,6 +119,7 @@ class StreamSending:
                 hint="Await send(), or raise Parameters(send_limit=...).",
             )
         if flow.socket is None and not self._writers:
+            self.first = self.first or bytearray()
             self.first += data
             data = b""
         if data or end_of_stream:
@@ -308,8 +309,7 @@ class StreamSending:
     def end(self) -> None:
         """End our direction once what was accepted has gone. Suspended calls have been failed before."""
         if not self.ended:
-            self.ended = True
-            self._writers.append(Writer(memoryview(b""), True, promised=True))
+            self.ended, self._end = True, End.DUE
         if not self.idle:
             self.pump()
 
@@ -325,7 +325,8 @@ class StreamSending:
             if not self._flush():
                 return
             self._end = End.DONE
-            socket.end()
+            if not self._flow.closed:  # or the flow ends its socket when it has nothing more to hear
+                socket.end()
         self._flow.wake_close()
 
     @property
@@ -349,11 +350,12 @@ class StreamSending:
         """A socket is there. `wire` ends its handshake; of the idempotent bytes, `early` have gone with the first flight."""
         self._full = False
         self._accept(wire)
-        rest = bytes(self.first[early:])
-        self.count += early
-        self.first.clear()
-        if rest:
-            self._writers.insert(0, Writer(memoryview(rest), promised=True))
+        if self.first:
+            rest = bytes(self.first[early:])
+            self.count += early
+            self.first = b""
+            if rest:
+                self._writers.insert(0, Writer(memoryview(rest), promised=True))
         if self._accepted or self._writers:
             self.pump()
 

@@ -159,7 +159,13 @@ class StreamFlow:
             self.usable = False
             self._discarded = self.receiving.inbox.size > 0
             self.receiving.inbox.clear()
-            self.raise_pending(self.closed_error())
+            if self.has_calls:
+                self.raise_pending(self.closed_error())
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether a call may wait."""
+        return self.receiving.has_calls or not self.sending.idle
 
     async def finish(self) -> None:
         """Close gracefully: what was accepted drains, then our end goes out, and unread input is discarded until the peer's.
@@ -176,12 +182,16 @@ class StreamFlow:
             return
         socket.resume()
         self.sending.end()
-        await self._progress(lambda: self.sending.idle, "the peer takes no more of what was sent")
+        if not self.sending.idle:
+            await self._progress(lambda: self.sending.idle, "the peer takes no more of what was sent")
         while self.socket is not None and not self._discarded and socket.unread():
             await self.next_turn()
-        if self._discarded:
+        if self._discarded and self.socket is not None:
+            self.socket.end()  # again, perhaps, which does nothing
             await self._progress(lambda: self.receiving.inbox.ended, "the peer has sent what nobody reads, and has not ended")
-        self._close_socket()
+        if self.socket is not None:
+            self.socket.finish()
+            self._no_socket()
         if self.lost and self.sending.error is not None:
             raise raisable(self.sending.error)
 

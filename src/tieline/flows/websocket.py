@@ -330,6 +330,10 @@ class WebSocketFlow(LayeredFlow):
 
     # Whatever waits has to hear of the end
 
+    @property
+    def has_calls(self) -> bool:
+        return super().has_calls or bool(self.trips) or self.receiving.turn.is_taken or self.sending.turn.is_taken
+
     def raise_pending(self, error: NetworkError) -> None:
         super().raise_pending(error)
         self._tell(error)

@@ -31,6 +31,7 @@ class StreamSide:
         self._acceptors: dict[Spot, StreamAcceptor] = {}
         self._handshakes: dict[StreamAttempt, None] = {}  # in the order in which they began
         self._budget: int | None = None
+        self._admits = True
         self._last_trouble = -QUIET
         self.failed_handshakes = 0
 
@@ -38,7 +39,8 @@ class StreamSide:
         """Listen on one address; returns it with its port. Raises OSError."""
         parameters = self._parameters.bound_to(spot.interface)
         acceptor = self._acceptors[spot] = self._driver.listen(at, parameters, self._arrived, self._accept_failed)
-        self._adjust()
+        if self._admits:
+            acceptor.resume()
         return acceptor.local_address
 
     def unbind(self, spot: Spot) -> None:
@@ -52,13 +54,16 @@ class StreamSide:
 
     def _adjust(self) -> None:
         """Accept while there is room for another handshake and budget for another connection."""
-        full = len(self._handshakes) >= self._parameters.maximum_pending_handshakes
-        spent = self._budget is not None and self._budget <= len(self._handshakes)
+        under_way = len(self._handshakes)
+        admits = under_way < self._parameters.maximum_pending_handshakes and (self._budget is None or under_way < self._budget)
+        if admits is self._admits:
+            return
+        self._admits = admits
         for acceptor in self._acceptors.values():
-            if full or spent:
-                acceptor.pause()
-            else:
+            if admits:
                 acceptor.resume()
+            else:
+                acceptor.pause()
 
     def _arrived(self, socket: StreamSocket) -> None:
         remote = socket.remote_address

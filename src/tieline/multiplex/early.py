@@ -62,7 +62,7 @@ class EarlyStream:
     def reset(self, code: int) -> None:
         """Give up sending; what is queued is dropped."""
         self._reset = code
-        self._flow.sending.first.clear()
+        self._flow.sending.first = b""
 
     def stop_sending(self, code: int) -> None:
         """Want nothing of what may come."""

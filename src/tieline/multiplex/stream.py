@@ -273,6 +273,10 @@ class QUICStreamSocket:
             self.readable()
             self._session.endpoint.touched()
 
+    def finish(self) -> None:
+        self.end()
+        self.close()
+
     def close(self) -> None:
         """What was sent still arrives, if `end` was called; what comes is not wanted."""
         if not self._closed:

@@ -34,8 +34,12 @@ class NetworkProtocol:
     @property
     def layers(self) -> tuple[NetworkProtocol, ...]:
         """The stack from this protocol down to the lowest."""
-        below: Any = getattr(self, "below", None)
-        return (self,) if below is None else (self, *below.layers)
+        found: list[NetworkProtocol] = []
+        layer: Any = self
+        while layer is not None:
+            found.append(layer)
+            layer = getattr(layer, "below", None)
+        return tuple(found)
 
     @property
     def is_datagrams(self) -> bool:

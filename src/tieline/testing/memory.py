@@ -282,6 +282,9 @@ class MemoryStream:
         self._end_came = True
         self._look()
 
+    def finish(self) -> None:
+        self.close()  # which ends our direction as well
+
     def close(self) -> None:
         if self._incoming and not self._closed:
             self.abort()  # RFC 2525 section 2.17: the peer has to know that nobody reads what it sent

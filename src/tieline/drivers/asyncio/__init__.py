@@ -10,13 +10,14 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
+from tieline.drivers.asyncio.acceptor import Acceptor
 from tieline.drivers.asyncio.addresses import family_of, to_sockaddr
 from tieline.drivers.asyncio.loop import LoopDriver
 from tieline.drivers.asyncio.multicast import UDPMulticastSocket
 from tieline.drivers.asyncio.network import NetworkWatch, SystemNetwork
 from tieline.drivers.asyncio.packets import BATCHES, UDPPacketSocket
 from tieline.drivers.asyncio.resolver import resolve
-from tieline.drivers.asyncio.tcp import Acceptor, TCPSocket
+from tieline.drivers.asyncio.tcp import TCPSocket
 from tieline.drivers.asyncio.udp import LARGEST, UDPSocket
 from tieline.drivers.port import Address, DatagramHandler, MulticastHandler, PacketHandler, StreamHandler
 from tieline.endpoints import HostPort

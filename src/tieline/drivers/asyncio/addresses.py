@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from functools import lru_cache
 from typing import Any
 
 from tieline.drivers.port import Address
 from tieline.endpoints import HostPort, UnixEndpoint
 
-__all__ = ["family_of", "from_sockaddr", "to_sockaddr"]
+__all__ = ["family_of", "from_sockaddr", "own_address", "to_sockaddr"]
+
+OWN_ADDRESSES_KEPT = 64
 
 SockAddr = Any
 
@@ -46,3 +49,9 @@ def from_sockaddr(sockaddr: SockAddr) -> Address | None:
         except OSError:  # the interface went meanwhile: its number is still the truth
             host = f"{host}%{rest[1]}"
     return HostPort(host, port)
+
+
+@lru_cache(OWN_ADDRESSES_KEPT)
+def own_address(sockaddr: Any) -> Address | None:
+    """The address that accepted sockets have on our side: the same for many."""
+    return from_sockaddr(sockaddr)

@@ -14,7 +14,7 @@ NOTHING = TransportCounters()
 TCP_INFO_SIZE = 280
 # tcpi_rtt, tcpi_rttvar (µs) at 68; tcpi_bytes_received at 128; segs_out, segs_in, notsent, min_rtt at 136; bytes_sent,
 # bytes_retrans at 200.
-TIMES, RECEIVED, SEGMENTS, SENT = (struct.Struct(form) for form in ("=II", "=Q", "=IIII", "=QQ"))
+READ = struct.Struct("=68xII52xQII4xI48xQQ")
 NO_RTT = 0xFFFFFFFF  # tcpi_min_rtt before the first measurement
 
 
@@ -23,18 +23,18 @@ def transport_counters(sock: socket.socket) -> TransportCounters:
     if not LINUX:
         return NOTHING
     information = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
-    if len(information) < 216:  # before Linux 4.19
+    if len(information) < READ.size:  # before Linux 4.19
         return NOTHING
-    rtt, variance = TIMES.unpack_from(information, 68)
-    segments_out, segments_in, _, minimum = SEGMENTS.unpack_from(information, 136)
-    sent, retransmitted = SENT.unpack_from(information, 200)
+    rtt, variance, received, segments_out, segments_in, minimum, sent, retransmitted = READ.unpack_from(information)
     return TransportCounters(
-        received_packets=segments_in,
-        sent_packets=segments_out,
-        received_bytes=RECEIVED.unpack_from(information, 128)[0],
-        sent_bytes=sent,
-        retransmitted_bytes=retransmitted,
-        smoothed_rtt=rtt / 1e6 if rtt else None,
-        minimum_rtt=None if minimum == NO_RTT else minimum / 1e6,
-        rtt_variance=variance / 1e6 if rtt else None,
+        segments_in,
+        segments_out,
+        received,
+        None,
+        None,
+        sent,
+        retransmitted,
+        rtt / 1e6 if rtt else None,
+        None if minimum == NO_RTT else minimum / 1e6,
+        variance / 1e6 if rtt else None,
     )

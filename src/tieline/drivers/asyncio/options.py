@@ -56,17 +56,17 @@ def require_supported(parameters: Parameters[Any]) -> None:
     tcp: TCP | None = parameters.stack.find(TCP)
     ip: IP | None = parameters.stack.find(IP)
     refused: list[str] = []
-    if tcp is not None:
+    if tcp is not None and (tcp.no_options or tcp.retransmit_fin_drop or tcp.ecn_disabled):
         refused += [
             f"TCP({option}={getattr(tcp, option)!r})"
             for option in ("no_options", "retransmit_fin_drop", "ecn_disabled")
             if getattr(tcp, option)
         ]
-        if tcp.persist_timeout is not None:
-            refused.append(f"TCP(persist_timeout={tcp.persist_timeout!r})")
-        if not LINUX:
-            refused += [f"TCP({option}={getattr(tcp, option)!r})" for option in _LINUX_TCP if getattr(tcp, option)]
+    if tcp is not None and tcp.persist_timeout is not None:
+        refused.append(f"TCP(persist_timeout={tcp.persist_timeout!r})")
     if not LINUX:
+        if tcp is not None:
+            refused += [f"TCP({option}={getattr(tcp, option)!r})" for option in _LINUX_TCP if getattr(tcp, option)]
         if ip is not None:
             refused += [
                 f"IP({option}=True)"
@@ -109,23 +109,23 @@ def is_multipath(sock: socket.socket) -> bool:
         return False
 
 
-def apply_stream(sock: socket.socket, parameters: Parameters[Any], *, listening: bool, on_syn: bool = False) -> None:
+def apply_stream(sock: socket.socket, family: int, parameters: Parameters[Any], *, listening: bool, on_syn: bool = False) -> None:
     """Set everything on a stream socket that is not yet bound or connected. Raises OSError.
 
     `on_syn`: there are bytes for the SYN. Without any, Linux would not even send that before the first write.
     """
-    if sock.family == socket.AF_UNIX:
+    if family == socket.AF_UNIX:
         return
     _bind_to_interface(sock, parameters.required_interface)
     tcp: TCP | None = parameters.stack.find(TCP)
     try:
-        _set(sock, _common(sock.family, parameters))
+        _set(sock, _common(family, parameters))
         if tcp is None:
             return
-        _set(sock, _tcp(sock.family, tcp))
+        _set(sock, _tcp(family, tcp))
     except OSError as error:
         if sock.proto == IPPROTO_MPTCP and error.errno in (errno.EOPNOTSUPP, errno.ENOPROTOOPT):
-            raise _not_on_multipath(sock.family, parameters) from error
+            raise _not_on_multipath(family, parameters) from error
         raise
     if listening:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -151,17 +151,17 @@ def _not_on_multipath(family: int, parameters: Parameters[Any]) -> OSError:
     return OSError(errno.ENOPROTOOPT, f"{what}: leave that out, or multipath")
 
 
-def apply_accepted(sock: socket.socket, parameters: Parameters[Any]) -> None:
+def apply_accepted(sock: socket.socket, family: int, parameters: Parameters[Any]) -> None:
     """Linux hands a listener's options down to what it accepts, but not the priority; elsewhere all are set again."""
-    if sock.family == socket.AF_UNIX:
+    if family == socket.AF_UNIX:
         return
     if LINUX:
         _set(sock, _priority(parameters))
         return
-    _set(sock, _common(sock.family, parameters))
+    _set(sock, _common(family, parameters))
     tcp: TCP | None = parameters.stack.find(TCP)
     if tcp is not None:
-        _set(sock, _tcp(sock.family, tcp))
+        _set(sock, _tcp(family, tcp))
 
 
 def apply_datagram(sock: socket.socket, parameters: Parameters[Any]) -> None:

@@ -15,61 +15,75 @@ import errno
 import fcntl
 import os
 import socket
-import stat
 import struct
 import termios
 import weakref
-from collections.abc import Callable
 from socket import SO_ERROR, SOL_SOCKET
 from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.asyncio import options
-from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, to_sockaddr
+from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, own_address, to_sockaddr
 from tieline.drivers.asyncio.counters import NOTHING, transport_counters
 from tieline.drivers.port import Address, Buffer, StreamHandler
-from tieline.endpoints import UnixEndpoint
+from tieline.endpoints import HostPort
 from tieline.protocols.tcp import TCP, TCPMetadata
 from tieline.reports import TransportCounters
 
 if TYPE_CHECKING:
     from tieline.parameters import Parameters
 
-__all__ = ["Acceptor", "TCPSocket"]
+__all__ = ["TCPSocket", "bind_local", "forgets_at_error"]
 
 # A read makes room for as many bytes as the last ones suggest: small for messages, because making and giving back a large
 # piece costs more than a small message, and large for bulk, where every system call counts.
 FIRST_READ, READ_STEP, LARGEST_READ = 4 * 1024, 8, 256 * 1024
-ACCEPTS_PER_WAKEUP = 64
-PATIENCE = 4  # wake-ups with one accept each, after one in which there was no second: to find nobody costs as much
-ACCEPT_BACK_OFF = 0.1  # seconds without descriptors before accepting is tried again
-OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+TCP_ESTABLISHED = 1  # tcpi_state, net/tcp_states.h
 SIOCINQ, SIOCOUTQ = termios.FIONREAD, termios.TIOCOUTQ  # linux/sockios.h gives them these numbers
+
+
+class Watch(weakref.ref[Any]):
+    """On a reader that the loop holds."""
+
+    __slots__ = ("stream",)
+
+    stream: TCPSocket
+
+
+def _forgotten(watch: Watch) -> None:
+    watch.stream.forgotten()
 
 
 class TCPSocket:
     """One connected (or connecting) stream socket."""
 
     __slots__ = (
-        "_blocked", "_closed", "_fd", "_forgetful", "_largest", "_little", "_local", "_loop", "_quick", "_reading", "_receive",
-        "_remote", "_send", "_size", "_sock", "_unix", "_watch", "_writing", "early", "handler",
+        "_blocked", "_closed", "_ended", "_fd", "_forgetful", "_largest", "_little", "_loop", "_quick", "_reading", "_receive",
+        "_send", "_size", "_sock", "_unix", "_watch", "_writing", "early", "handler", "local_address", "remote_address",
     )  # fmt: skip
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, remote: Any, parameters: Parameters[Any]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        family: int,
+        remote: Address | None,
+        parameters: Parameters[Any],
+    ) -> None:
         self._loop = loop
         self._sock = sock
         self._fd = sock.fileno()
-        self._local: Any = None
-        self._remote = remote
-        self._reading = self._writing = self._blocked = self._closed = False
+        self.local_address: Address | None = None
+        self.remote_address = remote
+        self._reading = self._writing = self._blocked = self._ended = self._closed = False
         self._largest = min(LARGEST_READ, max(parameters.receive_limit, FIRST_READ))
         self._size = FIRST_READ
         self._little = 0  # bytes: a read of fewer makes the next one smaller
         self._receive, self._send = sock.recv, sock.send
         tcp: TCP | None = parameters.stack.find(TCP)
-        self._unix = sock.family == socket.AF_UNIX
+        self._unix = family == socket.AF_UNIX
         self._quick = tcp is not None and tcp.ack_stretching_disabled and not self._unix
         self._forgetful = forgets_at_error(loop)
-        self._watch: weakref.ref[Any] | None = None  # on such a loop: the reader that it holds
+        self._watch: Watch | None = None  # on such a loop: the reader that it holds
         self.early = 0
         self.handler: StreamHandler
 
@@ -78,15 +92,18 @@ class TCPSocket:
         cls, loop: asyncio.AbstractEventLoop, to: Address, parameters: Parameters[Any], handler: StreamHandler, first: bytes
     ) -> TCPSocket:
         options.require_supported(parameters)
-        sock = options.stream_socket(family_of(to), parameters)
+        family = family_of(to)
+        sock = options.stream_socket(family, parameters)
         try:
             sock.setblocking(False)
-            options.apply_stream(sock, parameters, listening=False, on_syn=bool(first))
-            bind_local(sock, parameters)
-            remote = to_sockaddr(to)
-            self = cls(loop, sock, remote, parameters)
+            options.apply_stream(sock, family, parameters, listening=False, on_syn=bool(first))
+            bind_local(sock, family, parameters)
+            sockaddr = to_sockaddr(to)
+            # Of an address with a scope the kernel may have a nicer text.
+            remote = from_sockaddr(sockaddr) if isinstance(to, HostPort) and "%" in to.host else to
+            self = cls(loop, sock, family, remote, parameters)
             self.handler = handler
-            error = sock.connect_ex(remote)
+            error = sock.connect_ex(sockaddr)
             if error == 0 and first:
                 # TCP_FASTOPEN_CONNECT with a cookie: the connection is made by the first write, which rides on the SYN.
                 try:
@@ -95,8 +112,11 @@ class TCPSocket:
                     self.early = 0
             if error not in (0, errno.EINPROGRESS):
                 raise OSError(error, os.strerror(error))
-            loop.add_writer(self._fd, self._connected)
-            self._writing = True
+            if is_established(sock, self._unix):  # as on this machine: the peer's kernel has answered meanwhile
+                loop.call_soon(self._connected)
+            else:
+                loop.add_writer(self._fd, self._connected)
+                self._writing = True
         except BaseException:
             sock.close()
             raise
@@ -104,30 +124,25 @@ class TCPSocket:
 
     @classmethod
     def accepted(
-        cls, loop: asyncio.AbstractEventLoop, sock: socket.socket, remote: Any, parameters: Parameters[Any]
+        cls, loop: asyncio.AbstractEventLoop, sock: socket.socket, family: int, remote: Any, parameters: Parameters[Any]
     ) -> TCPSocket:
         sock.setblocking(False)
-        options.apply_accepted(sock, parameters)
-        self = cls(loop, sock, remote, parameters)
-        self._local = sock.getsockname()
+        options.apply_accepted(sock, family, parameters)
+        self = cls(loop, sock, family, from_sockaddr(remote), parameters)
+        self.local_address = own_address(sock.getsockname())
         return self
 
-    @property
-    def local_address(self) -> Address | None:
-        return None if self._local is None else from_sockaddr(self._local)
-
-    @property
-    def remote_address(self) -> Address | None:
-        return None if self._remote is None else from_sockaddr(self._remote)
-
     def _connected(self) -> None:
-        self._loop.remove_writer(self._fd)
-        self._writing = False
+        if self._closed:
+            return
+        if self._writing:
+            self._loop.remove_writer(self._fd)
+            self._writing = False
         error = self._sock.getsockopt(SOL_SOCKET, SO_ERROR)
         if error:
             self._fail(OSError(error, os.strerror(error)))
             return
-        self._local = self._sock.getsockname()
+        self.local_address = from_sockaddr(self._sock.getsockname())
         self.resume()
         self.handler.connected()
 
@@ -138,12 +153,13 @@ class TCPSocket:
     # Reading
 
     def resume(self) -> None:
-        if not self._reading and not self._closed:
+        if not self._reading and not self._ended and not self._closed:
             self._reading = True
             reader = self._readable
             if self._forgetful:
                 self._loop.remove_reader(self._fd)  # it may remember one that it no longer watches
-                self._watch = weakref.ref(reader, self._forgotten)
+                self._watch = Watch(reader, _forgotten)
+                self._watch.stream = self
             self._loop.add_reader(self._fd, reader)
 
     def pause(self) -> None:
@@ -152,7 +168,8 @@ class TCPSocket:
             self._watch = None  # it drops the reader because we say so
             self._loop.remove_reader(self._fd)
 
-    def _forgotten(self, _: object) -> None:
+    def forgotten(self) -> None:
+        """The loop has dropped the reader."""
         if not self._loop.is_closed():
             self._loop.call_soon(self._watch_again)
 
@@ -177,6 +194,7 @@ class TCPSocket:
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             self.handler.received(data)
         else:
+            self._ended = True
             self.pause()
             self.handler.received_end()
 
@@ -220,7 +238,7 @@ class TCPSocket:
             self._loop.remove_writer(self._fd)
 
     def end(self) -> None:
-        self._loop.call_soon(self._shut)  # unless it is closed in this turn, as it mostly is: that ends our direction as well
+        self._loop.call_soon(self._shut)
 
     def _shut(self) -> None:
         if not self._closed:
@@ -246,6 +264,9 @@ class TCPSocket:
             self._loop.remove_writer(self._fd)
         self._sock.close()
 
+    def finish(self) -> None:
+        self.close()  # which ends our direction as well
+
     def abort(self) -> None:
         if not self._closed and not self._unix:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -254,7 +275,7 @@ class TCPSocket:
     # Measuring
 
     def unread(self) -> bool:
-        return not self._closed and _queued(self._fd, SIOCINQ) > 0
+        return not self._ended and not self._closed and _queued(self._fd, SIOCINQ) > 0
 
     def counters(self) -> TransportCounters:
         return NOTHING if self._unix or self._closed else transport_counters(self._sock)
@@ -278,121 +299,22 @@ def forgets_at_error(loop: asyncio.AbstractEventLoop) -> bool:
     return not isinstance(loop, asyncio.BaseEventLoop)
 
 
-def bind_local(sock: socket.socket, parameters: Parameters[Any]) -> None:
+def bind_local(sock: socket.socket, family: int, parameters: Parameters[Any]) -> None:
     """Bind to the local endpoint or port that the parameters ask for, if it is of this socket's family."""
     local = parameters.local_endpoint
-    if local is not None and family_of(local) == sock.family:  # type: ignore[arg-type]  # Parameters made it an address
+    if local is not None and family_of(local) == family:  # type: ignore[arg-type]  # Parameters made it an address
         sock.bind(to_sockaddr(local))  # type: ignore[arg-type]
-    elif parameters.local_port is not None and sock.family != socket.AF_UNIX:
-        sock.bind(("::" if sock.family == socket.AF_INET6 else "0.0.0.0", parameters.local_port))
+    elif parameters.local_port is not None and family != socket.AF_UNIX:
+        sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", parameters.local_port))
 
 
-class Acceptor:
-    """One listening stream socket."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        at: Address,
-        parameters: Parameters[Any],
-        accepted: Callable[[TCPSocket], None],
-        failed: Callable[[OSError], None],
-    ) -> None:
-        options.require_supported(parameters)
-        self._loop = loop
-        self._parameters = parameters
-        self._accepted = accepted
-        self._failed = failed
-        self._accepting = self._closed = False
-        self._single = 0  # wake-ups for which one is enough
-        self._back_off: asyncio.TimerHandle | None = None
-        self._sock = options.stream_socket(family_of(at), parameters)
-        self._path = at.path if isinstance(at, UnixEndpoint) and not at.is_abstract else None
-        try:
-            self._sock.setblocking(False)
-            options.apply_stream(self._sock, parameters, listening=True)
-            if self._sock.family == socket.AF_INET6:
-                self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
-            try:
-                self._sock.bind(to_sockaddr(at))
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE or self._path is None or not remove_dead_socket(self._path):
-                    raise
-                self._sock.bind(to_sockaddr(at))
-            self._file = None if self._path is None else file_identity(self._path)
-            self._sock.listen(parameters.backlog)
-        except BaseException:
-            self._sock.close()
-            raise
-        self.local_address: Address = from_sockaddr(self._sock.getsockname()) or at
-
-    def resume(self) -> None:
-        if not self._accepting and not self._closed and self._back_off is None:
-            self._accepting = True
-            self._loop.add_reader(self._sock.fileno(), self._readable)
-
-    def pause(self) -> None:
-        if self._accepting:
-            self._accepting = False
-            self._loop.remove_reader(self._sock.fileno())
-
-    def _readable(self) -> None:
-        for number in range(1 if self._single else ACCEPTS_PER_WAKEUP):
-            try:
-                sock, remote = self._sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                if number == 1:
-                    self._single = PATIENCE
-                return
-            except OSError as error:
-                if error.errno in OUT_OF_RESOURCES:
-                    self.pause()
-                    self._back_off = self._loop.call_later(ACCEPT_BACK_OFF, self._try_again)
-                self._failed(error)
-                return
-            try:
-                stream = TCPSocket.accepted(self._loop, sock, remote, self._parameters)
-            except OSError:  # reset before we came to it: nobody is there
-                sock.close()
-                continue
-            self._accepted(stream)
-            if not self._accepting:
-                return
-        if self._single:
-            self._single -= 1
-
-    def _try_again(self) -> None:
-        self._back_off = None
-        self.resume()
-
-    def close(self) -> None:
-        if self._closed:
-            return
-        self.pause()
-        self._closed = True
-        if self._back_off is not None:
-            self._back_off.cancel()
-        self._sock.close()
-        if self._path is not None and file_identity(self._path) == self._file:  # and not a successor's
-            os.unlink(self._path)
-
-
-def file_identity(path: str) -> tuple[int, int] | None:
-    """Which file this path names now; None if there is none."""
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def remove_dead_socket(path: str) -> bool:
-    """Take away a Unix socket's file that a process left behind; False for everything else, which stays."""
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+def is_established(sock: socket.socket, unix: bool) -> bool:
+    """Whether a socket that has begun to connect is connected. False if the system does not tell: then it is waited for."""
+    if unix:
+        return True
+    if not options.LINUX:
         return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        if probe.connect_ex(path) != errno.ECONNREFUSED:
-            return False
-    os.unlink(path)
-    return True
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_ESTABLISHED
+    except OSError:  # of another protocol: Multipath TCP
+        return False

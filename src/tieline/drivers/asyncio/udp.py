@@ -326,7 +326,7 @@ def open_datagram_socket(at: Address | None, to: Address | None, parameters: Par
         if at is not None:
             sock.bind(to_sockaddr(at))
         else:
-            bind_local(sock, parameters)
+            bind_local(sock, family_of(named), parameters)
         if to is not None:
             error = sock.connect_ex(to_sockaddr(to))
             if error:

@@ -187,6 +187,10 @@ class SimulatedStream:
         self._soon = False
         self._tell()
 
+    def finish(self) -> None:
+        self.end()
+        self.close()
+
     def close(self) -> None:
         if self._closed:
             return
