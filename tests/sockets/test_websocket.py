@@ -577,14 +577,15 @@ async def test_a_close_that_is_no_end_raises(code: int) -> None:
 async def test_a_close_that_was_cancelled_before_it_left_is_none() -> None:
     limits = {"receive_limit": 1000, "send_limit": 1000}
     async with pair(parameters=limits) as (client, server):
-        sending = asyncio.create_task(client.send(bytes(8_000_000)))  # more than the kernel holds: nobody reads yet
+        large = bytes(15_000_000)
+        sending = asyncio.gather(*(client.send(large) for _ in range(4)))  # more than any kernel holds: nobody reads yet
         await asyncio.sleep(0)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await client.close(4000, "not said")
-        reading = asyncio.create_task(server.receive())
+        received = [len((await server.receive()).content) for _ in range(4)]
         await sending
-        assert len((await reading).content) == 8_000_000
+        assert received == [len(large)] * 4
         await client.close(4001, "said")
         with pytest.raises(ConnectionAbortedByPeerError, match="4001") as caught:
             await server.receive()
