@@ -73,7 +73,7 @@ QUIC: dict[str, dict[str, float | dict[str, float]]] = {
 
 ROWS = [
     Row("tcp-pingpong-64B", False, 64, 20_000, "round trips/s", PINGPONG, bars=PINGPONG_BARS, allocators=BOTH),
-    Row("tcp-pingpong-1KiB", False, 1024, 20_000, "round trips/s", PINGPONG, bars=PINGPONG_BARS, allocators=BOTH),
+    Row("tcp-pingpong-1KiB", False, 1024, 20_000, "round trips/s", PINGPONG, bars=PINGPONG_BARS),
     Row("tcp-bulk-64KiB", False, 65_536, 30_000, "MB/s", BULK, bars=BULK_BARS, allocators=BOTH),
     Row("tcp-bulk-1MiB", False, 1_048_576, 2_000, "MB/s", BULK, bars=BULK_BARS, allocators=BOTH),
     Row("tcp-connect", False, 64, 3_000, "connections/s", ONE_BY_ONE, bars={"streams": 1.0}),
@@ -85,10 +85,10 @@ ROWS = [
     Row("tls-connect-100", True, 64, 800, "connections/s", AT_ONCE, bars={"streams": 1.3}),
     Row("udp-one-way", False, 1200, 640_000, "datagrams/s", ONE_WAY, {"asyncio": 8}, bars={"asyncio": 8.0}),
     Row("udp-pingpong", False, 64, 20_000, "round trips/s", BACK_AND_FORTH, bars={"asyncio": 1.2}, allocators=BOTH),
-    Row("framed-json-1", False, 1, 15_000, "round trips/s", FRAMED, bars={"streams": 1.5}, allocators=BOTH),
-    Row("framed-json-32", False, 32, 60_000, "round trips/s", FRAMED, bars={"streams": 1.5}, allocators=BOTH),
-    Row("websocket-echo-64B", False, 64, 20_000, "round trips/s", websocket.ECHO, bars=WEBSOCKET_BARS, allocators=BOTH),
-    Row("websocket-echo-8KiB", False, 8192, 10_000, "round trips/s", websocket.ECHO, bars=WEBSOCKET_BARS, allocators=BOTH),
+    Row("framed-json-1", False, 1, 15_000, "round trips/s", FRAMED, bars={"streams": 1.5}),
+    Row("framed-json-32", False, 32, 60_000, "round trips/s", FRAMED, bars={"streams": 1.5}),
+    Row("websocket-echo-64B", False, 64, 20_000, "round trips/s", websocket.ECHO, bars=WEBSOCKET_BARS),
+    Row("websocket-echo-8KiB", False, 8192, 10_000, "round trips/s", websocket.ECHO, bars=WEBSOCKET_BARS),
     Row("websocket-echo-1MiB", False, 2**20, 300, "round trips/s", websocket.ECHO, bars={"picows": 1.0}),
     Row("websocket-oneway", False, 64, 200_000, "messages/s", websocket.ONE_WAY, FOURTH, bars=WEBSOCKET_BARS),
     Row("tcp-memory", False, 0, 5_000, "KiB/connection", IDLE, bars={"streams": 1.0}, less=True, best=STREAMS, rounds=3),
