@@ -18,6 +18,7 @@ import socket
 import struct
 import termios
 import weakref
+from functools import cache
 from socket import SO_ERROR, SOL_SOCKET
 from typing import TYPE_CHECKING, Any
 
@@ -202,6 +203,8 @@ class TCPSocket:
         """Let the next read be larger after one that was full, and smaller after one that was mostly empty."""
         if count == self._size:
             self._size = min(self._size * READ_STEP, self._largest)
+            if self._size == LARGEST_READ:
+                keep_freed_buffers()
         else:
             self._size = max(self._size // READ_STEP, min(FIRST_READ, self._largest))
         self._little = self._size // READ_STEP if self._size > FIRST_READ else 0
@@ -288,6 +291,17 @@ class TCPSocket:
         (segment,) = struct.unpack_from("=I", information, 16)
         fast_open = bool(information[5] & 32)  # TCPI_OPT_SYN_DATA
         return TCPMetadata(*queued, segment, fast_open, options.is_multipath(self._sock))
+
+
+@cache
+def keep_freed_buffers() -> None:
+    """Have the allocator keep the memory of large reads for the next ones.
+
+    glibc gives a block above its threshold back to the kernel when it is freed, and raises the threshold to that block's size
+    (mallopt(3), M_MMAP_THRESHOLD). So reads of one size are never below it, and each costs page faults, until a larger block
+    has been freed. Nothing is written to this one, so it costs two system calls.
+    """
+    bytes(2 * LARGEST_READ)
 
 
 def _queued(fd: int, request: int) -> int:
