@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from tieline import TCP, UDP, NetworkConnection, NetworkError, NetworkListener
+from tieline import QUIC, TCP, UDP, NetworkConnection, NetworkError, NetworkListener
 from tieline.testing import Host, SimulatedNetwork, Trace
 
 
 async def echo(connection: NetworkConnection[Any]) -> None:
-    """Give back what comes, until it ends."""
+    """Give back what comes, until it ends; over QUIC on each stream."""
+    if isinstance(connection.parameters.stack, QUIC):
+        await connection.inbound_streams(echo_stream)
+        return
     async for content, _ in connection:
         await connection.send(content)
+
+
+async def echo_stream(stream: Any) -> None:
+    async for content, _ in stream:
+        await stream.send(content)
+    await stream.send(b"", end_of_stream=True)
 
 
 async def serve(stack: Any = None, port: int = 80, handler: Any = echo) -> None:

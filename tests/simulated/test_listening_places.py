@@ -28,6 +28,7 @@ from tieline import (
 from tieline.testing import Host, NetworkInterface, SimulatedNetwork
 
 from ..authority import LOCALHOST, TRUST
+from .programs import echo
 
 WIFI, CELLULAR = "192.0.2.2", "198.51.100.2"
 STACKS: list[Any] = [TCP(), UDP(), QUIC(alpn=["test"], identity=LOCALHOST)]
@@ -87,20 +88,6 @@ async def answered(connection: NetworkConnection[Any]) -> None:
     else:
         await connection.send(b"ping")
         assert (await connection.receive()).content == b"ping"
-
-
-async def echo(connection: NetworkConnection[Any]) -> None:
-    if isinstance(connection.parameters.stack, QUIC):
-        await connection.inbound_streams(echo_stream)
-        return
-    async for content, _ in connection:
-        await connection.send(content)
-
-
-async def echo_stream(stream: Any) -> None:
-    async for content, _ in stream:
-        await stream.send(content)
-    await stream.send(b"", end_of_stream=True)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from tieline import (
 from tieline.testing import NetworkInterface, SimulatedNetwork, record_events
 
 from ..authority import LOCALHOST, TRUST
+from .programs import echo
 
 SERVER = "203.0.113.1"
 
@@ -48,20 +49,6 @@ class World:
 @pytest.fixture
 def world(simulated_network: SimulatedNetwork) -> World:
     return World(simulated_network)
-
-
-async def echo(connection: NetworkConnection[Any]) -> None:
-    if isinstance(connection.parameters.stack, QUIC):
-        await connection.inbound_streams(echo_stream)
-        return
-    async for content, _ in connection:
-        await connection.send(content)
-
-
-async def echo_stream(stream: Any) -> None:
-    async for content, _ in stream:
-        await stream.send(content)
-    await stream.send(b"", end_of_stream=True)
 
 
 def host_of(connection: NetworkConnection[Any]) -> str:
