@@ -15,10 +15,18 @@ import enum
 __all__ = ["CONNECTION", "GROUP", "LISTENER", "Event", "GroupState", "ListenerState", "State"]
 
 
-FINAL = ("failed", "cancelled")
+class Standing(enum.Enum):
+    """Where something that is started and ends stands."""
+
+    is_final: bool
+
+    def __init__(self, text: str) -> None:
+        self.is_final = text in ("failed", "cancelled")
+
+    __hash__ = object.__hash__  # there is one of each, and the tables below look them up
 
 
-class State(enum.Enum):
+class State(Standing):
     """Where a connection stands. `FAILED` and `CANCELLED` are final; `connection.error` says why it is `WAITING` or `FAILED`."""
 
     SETUP = "setup"
@@ -28,15 +36,8 @@ class State(enum.Enum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
-    is_final: bool
 
-    def __init__(self, text: str) -> None:
-        self.is_final = text in FINAL
-
-    __hash__ = object.__hash__  # there is one of each, and the tables below look them up
-
-
-class ListenerState(enum.Enum):
+class ListenerState(Standing):
     """Where a listener stands. `WAITING` is for an interface that it may use; `FAILED` and `CANCELLED` are final."""
 
     SETUP = "setup"
@@ -45,13 +46,8 @@ class ListenerState(enum.Enum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
-    is_final: bool
 
-    def __init__(self, text: str) -> None:
-        self.is_final = text in FINAL
-
-
-class GroupState(enum.Enum):
+class GroupState(Standing):
     """Where a connection group stands: `READY` while it is joined on some interface, `WAITING` while there is none.
 
     `FAILED` and `CANCELLED` are final; `group.error` says why it is `WAITING` or `FAILED`.
@@ -62,10 +58,6 @@ class GroupState(enum.Enum):
     READY = "ready"
     FAILED = "failed"
     CANCELLED = "cancelled"
-
-    @property
-    def is_final(self) -> bool:
-        return self in (GroupState.FAILED, GroupState.CANCELLED)
 
 
 class Event(enum.Enum):
