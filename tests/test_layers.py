@@ -19,8 +19,7 @@ LIMITS = {"src/**/*.py": 400, "src/**/*.pyi": 400, "tests/**/*.py": 900, "rust/*
 DRAWERS = {"utils", "util", "helpers", "helper", "common", "core", "base", "misc", "shared", "stuff"}
 HEAVY = [
     "_hashlib", "asyncio", "click", "cryptography", "ifaddr", "rich", "ssl",
-    "tieline._engine.quic", "tieline._engine.tls", "tieline._engine.websocket", "tieline.drivers.asyncio",
-    "tieline.engines.framer", "tieline.engines.quic", "tieline.engines.tls",
+    "tieline.drivers.asyncio", "tieline.engines.framer", "tieline.engines.quic", "tieline.engines.tls",
     "tieline.engines.websocket", "tieline.establishment.handshaking", "tieline.establishment.racing",
     "tieline.flows.layered", "tieline.flows.messages", "tieline.inbound.datagrams", "tieline.inbound.sessions",
     "tieline.multiplex.flow",

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar, overload
 
+from tieline._engine.stream import Forward
 from tieline.engines.states import State
 from tieline.flows.content import MisuseError, misuse
+from tieline.flows.making import make_flow
+from tieline.flows.receiving import StreamReceiving
 from tieline.flows.stream import StreamFlow
 from tieline.parameters import Parameters
 from tieline.protocols.coder import Coder, CoderMetadata
@@ -15,10 +18,8 @@ from tieline.protocols.integers import FixedWidthInteger
 from tieline.protocols.ip import IPMetadata
 from tieline.protocols.message import DatagramMetadata, Message, StreamMetadata
 from tieline.protocols.roles import (
-    CarrierProtocol,
     DatagramProtocol,
     MessageProtocol,
-    MultiplexProtocol,
     NetworkProtocol,
     StreamProtocol,
 )
@@ -107,58 +108,11 @@ class NetworkChannel(WebSocketChannel[P_co]):
     _receiving: Any
 
     def _make_flow(self, endpoint: object) -> None:
-        stack: Any = self._parameters.stack
         owner: Any = self  # every channel owns its flow
-        if isinstance(stack, StreamProtocol):
-            self._flow = StreamFlow(owner, self._parameters, endpoint)
-        elif isinstance(stack, DatagramProtocol):
-            from tieline.flows.datagram import DatagramFlow  # here and below: a program takes in what its protocols need
-
-            self._flow = DatagramFlow(owner, self._parameters, endpoint)
-        elif stack.is_datagrams:
-            from tieline.flows.units import UnitFlow
-
-            self._flow = UnitFlow(owner, self._parameters, endpoint)
-        elif isinstance(stack, MultiplexProtocol):
-            from tieline.multiplex.flow import MultiplexFlow
-
-            self._flow = MultiplexFlow(owner, self._parameters, endpoint)
-        else:
-            self._flow = self._message_flow(stack, owner, endpoint)
+        self._flow = make_flow(owner, self._parameters, endpoint)
         is_stream = isinstance(self._flow, StreamFlow)
         self._sending = self._flow.sending if is_stream else self._flow
         self._receiving = self._flow.receiving if is_stream else self._flow
-
-    def _message_flow(self, stack: Any, owner: Any, endpoint: object) -> StreamFlow:
-        below = getattr(stack, "below", None)
-        if issubclass(type(stack), Coder):  # of whatever types: isinstance would narrow to unknown ones
-            from tieline.engines.coder import CoderCodec, CoderOnTLVCodec
-            from tieline.engines.tlv import TLVCodec
-            from tieline.flows.messages import MessageFlow
-            from tieline.flows.values import ValueFlow
-
-            if isinstance(below, TLV):
-                records = TLVCodec(below, endpoint)
-                return MessageFlow(owner, self._parameters, endpoint, CoderOnTLVCodec(stack, records, endpoint))
-            coder = CoderCodec(stack, endpoint)
-            if isinstance(below, CarrierProtocol):
-                text = isinstance(below, WebSocket) and stack.using == "json"
-                return ValueFlow(owner, self._parameters, endpoint, coder, {"text": True} if text else {})
-            return MessageFlow(owner, self._parameters, endpoint, coder)
-        if isinstance(stack, TLV):
-            from tieline.engines.tlv import TLVCodec
-            from tieline.flows.messages import TLVFlow
-
-            return TLVFlow(owner, self._parameters, endpoint, TLVCodec(stack, endpoint))
-        if isinstance(stack, Framer):
-            from tieline.flows.framer import FramerFlow
-
-            return FramerFlow(owner, self._parameters, endpoint)
-        if isinstance(stack, WebSocket):
-            from tieline.flows.websocket import WebSocketFlow
-
-            return WebSocketFlow(owner, self._parameters, endpoint)
-        raise TypeError(f"{stack.name} is no protocol for a channel")
 
     @property
     def id(self) -> str:
@@ -351,6 +305,10 @@ class NetworkChannel(WebSocketChannel[P_co]):
         """
         return self._call("receive_many", at_most=at_most)  # type: ignore[no-any-return]
 
+    if not TYPE_CHECKING:  # it is, and its callers need not go through it
+        send = Forward(send, "_sending", "send")
+        receive = Forward(receive, "_receiving", "receive")
+
     messages = Messages()
     """The inbound side of a message protocol as an asynchronous iterator."""
 
@@ -368,6 +326,8 @@ class NetworkChannel(WebSocketChannel[P_co]):
     def __aiter__(self: NetworkChannel[WebSocket]) -> AsyncIterator[Message[str | bytes, WebSocketMetadata]]: ...
     def __aiter__(self) -> AsyncIterator[Any]:
         """Pieces as they come, never an empty one from a stream; ends at a clean end."""
+        if type(self._receiving) is StreamReceiving:
+            return self._receiving
         next_piece = getattr(self._part("receive"), "next_piece", None)
         if next_piece is None:
             raise misuse(self._flow, "it cannot be iterated")

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tieline import HostPort
+from tieline._engine.stream import Waiters
 from tieline.drivers.asyncio.loop import LoopDriver
 from tieline.drivers.port import Address, DatagramHandler, StreamHandler
 from tieline.paths import Interface, InterfaceType
@@ -42,18 +43,12 @@ def refusal(after: float = 0.01) -> Answer:
     return Answer(after, errno.ECONNREFUSED)
 
 
-class MemoryWaiter(asyncio.Future[None]):
-    """One whose coroutine goes on in a turn of its own: a test calls handlers from inside a task, as no driver does."""
-
-    def resume(self) -> None:
-        self.set_result(None)
-
-
 class MemorySocket:
     """A stream or datagram socket that leads nowhere. `sent` is what was given to it."""
 
     def __init__(self, network: Network, to: Address, handler: Any) -> None:
         self.handler: Any = handler
+        self.sink: Any = None
         self.local_address = HostPort("192.0.2.99", 50000 + len(network.sockets))
         self.remote_address = to
         self.sent = b""
@@ -118,7 +113,7 @@ class Network(LoopDriver):
         with asyncio.Runner(loop_factory=VirtualClock) as runner:
             loop: Any = runner.get_loop()
             super().__init__(loop, loop.time)
-            self.waiter = lambda: MemoryWaiter(loop=loop)
+            self.waiter = Waiters(loop, defers=True)  # a test calls handlers from inside a task, as no driver does
             loop.set_exception_handler(lambda _, context: problems.append(context))
             runner.run(main())
             left = [one for one in loop._scheduled if not one.cancelled()]

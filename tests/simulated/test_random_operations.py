@@ -10,7 +10,7 @@ of its own, so that none takes long.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from tieline.engines.inbox import ByteInbox
 from tieline.flows.receiving import StreamReceiving
+from tieline.flows.sending import StreamSending
 from tieline.flows.stream import StreamFlow
 
 from .world import World
@@ -152,15 +152,12 @@ def test_random_operations(share: int) -> None:
 
 
 def lost_wake_up(patch: pytest.MonkeyPatch) -> None:
-    """A receive that takes its bytes forgets the next one in the queue."""
+    """Calls that wait are not told of the peer's end."""
 
-    def pass_on(self: StreamReceiving) -> None:
-        if self._calls:
-            self._calls.pop(0)
-        if self._paused:
-            self._adjust()
+    def ended(self: StreamReceiving) -> None:
+        self.inbox.ended = True
 
-    patch.setattr(StreamReceiving, "_pass_on", pass_on)
+    patch.setattr(StreamReceiving, "ended", ended)
 
 
 def swallowed_half_close(patch: pytest.MonkeyPatch) -> None:
@@ -175,18 +172,13 @@ def swallowed_half_close(patch: pytest.MonkeyPatch) -> None:
 
 
 def off_by_one(patch: pytest.MonkeyPatch) -> None:
-    """Taking a part of a piece skips one byte of the rest."""
-    original = ByteInbox.take
+    """Of what the kernel did not take, the first byte is lost."""
+    original = StreamSending._keep
 
-    def take(self: ByteInbox, at_most: int) -> bytes:
-        before = self.size
-        data = original(self, at_most)
-        if data and self._offset and before > at_most + 1 and self._offset + 1 < len(self._pieces[0]):
-            self._offset += 1
-            self.size -= 1
-        return data
+    def keep(self: StreamSending, wire: bytes, taken: int) -> Coroutine[Any, Any, None]:
+        return original(self, wire[:taken] + wire[taken + 1 :], taken)
 
-    patch.setattr(ByteInbox, "take", take)
+    patch.setattr(StreamSending, "_keep", keep)
 
 
 @pytest.mark.parametrize("mutation", [lost_wake_up, swallowed_half_close, off_by_one], ids=lambda one: one.__name__)

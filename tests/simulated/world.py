@@ -221,7 +221,7 @@ class End:
             return
         flow: Any = self.channel._flow
         if isinstance(self.out, StreamLedger):
-            wanted = max((minimum for _, minimum, _ in flow.receiving._calls), default=0)
+            wanted = flow.receiving._needed()
             kept = flow.receiving.inbox.size
             record = min(limit, LARGEST_RECORD) if flow.machine is not None else 0  # its bytes come all at once
             buffers = 2 if self.pair.world.multiplexed else 1  # when a connection ends, what its engine has comes at once

@@ -31,7 +31,7 @@ from tieline import (
     UInt16,
     UInt64,
 )
-from tieline.engines.inbox import ByteInbox
+from tieline._engine.stream import ByteInbox
 from tieline.engines.tlv import TLVCodec
 from tieline.testing import memory_pair
 

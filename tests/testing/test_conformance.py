@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 import subprocess
@@ -14,7 +15,6 @@ from typing import Any
 import pytest
 
 from tieline import IP, TCP, TLS, UDP, EndOfStreamError, NetworkError, Parameters, UInt32
-from tieline.engines.inbox import ByteInbox
 from tieline.engines.pipeline import Layer, Pipeline
 from tieline.engines.tls import client_layer, server_layer
 from tieline.flows.datagram import DatagramFlow
@@ -323,30 +323,38 @@ def breaking(breaks: dict[str, Break]) -> Callable[[Break], Break]:
 @breaking(BREAKS)
 def receive_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes one byte more than it gives."""
-    take = ByteInbox.take
-    monkeypatch.setattr(ByteInbox, "take", lambda self, at_most: take(self, at_most + 1)[:at_most])
+    receive = StreamReceiving.receive
+
+    async def take_more(self: StreamReceiving, **options: Any) -> Any:
+        message = await receive(self, **options)
+        self.inbox.take(1 if "exactly" in options else 0)
+        return message
+
+    monkeypatch.setattr(StreamReceiving, "receive", take_more)
 
 
 @breaking(BREAKS)
 def receive_at_least_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     """It gives one byte more than asked for."""
-    take = ByteInbox.take
-    monkeypatch.setattr(ByteInbox, "take", lambda self, at_most: take(self, at_most + 1))
+    receive = StreamReceiving.receive
+
+    def give_more(self: StreamReceiving, *, at_most: int = 65536, **options: Any) -> Any:
+        more = at_most != 65536 and "until" not in options
+        return receive(self, at_most=at_most + more, **options)
+
+    monkeypatch.setattr(StreamReceiving, "receive", give_more)
 
 
 @breaking(BREAKS)
 def receive_until(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It does not see a separator that was cut."""
+    """It gives what stands behind the separator, too."""
+    receive = StreamReceiving.receive
 
-    def find(self: ByteInbox, separator: bytes, start: int) -> int:
-        place = 0
-        for piece in self._pieces:
-            if separator in piece:
-                return place + piece.find(separator) - self._offset
-            place += len(piece)
-        return -1
+    async def give_more(self: StreamReceiving, **options: Any) -> Any:
+        message = await receive(self, **options)
+        return message._replace(content=message.content + self.inbox.take(1)) if "until" in options else message
 
-    monkeypatch.setattr(ByteInbox, "find", find)
+    monkeypatch.setattr(StreamReceiving, "receive", give_more)
 
 
 @breaking(BREAKS)
@@ -358,8 +366,12 @@ def receive_integers(monkeypatch: pytest.MonkeyPatch) -> None:
 @breaking(BREAKS)
 def receive_into(monkeypatch: pytest.MonkeyPatch) -> None:
     """It leaves the first byte out."""
-    take_into = ByteInbox.take_into
-    monkeypatch.setattr(ByteInbox, "take_into", lambda self, buffer: take_into(self, buffer[1:]) if len(buffer) > 1 else 0)
+    receive_into = StreamReceiving.receive_into
+
+    async def leave_out(self: StreamReceiving, buffer: Any, *, exactly: bool = False) -> int:
+        return await receive_into(self, memoryview(buffer)[1:], exactly=exactly) if len(buffer) > 1 else 0
+
+    monkeypatch.setattr(StreamReceiving, "receive_into", leave_out)
 
 
 @breaking(BREAKS)
@@ -369,7 +381,7 @@ def iteration(monkeypatch: pytest.MonkeyPatch) -> None:
     async def next_piece(self: StreamReceiving) -> Any:
         return await self.receive()
 
-    monkeypatch.setattr(StreamReceiving, "next_piece", next_piece)
+    monkeypatch.setattr(StreamReceiving, "__anext__", next_piece)
 
 
 @breaking(BREAKS)
@@ -388,37 +400,45 @@ def early_end(monkeypatch: pytest.MonkeyPatch) -> None:
 @breaking(BREAKS)
 def cancelled_receive_consumes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancelled receive has taken a byte."""
-    leave = StreamReceiving._leave
+    receive = StreamReceiving.receive
 
-    def take_and_leave(self: StreamReceiving, call: Any) -> None:
-        self.inbox.take(1)
-        leave(self, call)
+    async def take_and_leave(self: StreamReceiving, **options: Any) -> Any:
+        try:
+            return await receive(self, **options)
+        except asyncio.CancelledError:
+            self.inbox.take(1)
+            raise
 
-    monkeypatch.setattr(StreamReceiving, "_leave", take_and_leave)
+    monkeypatch.setattr(StreamReceiving, "receive", take_and_leave)
 
 
 @breaking(BREAKS)
 def pending_receives_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last receive is the first to be answered."""
-    init = StreamReceiving.__init__
+    receive = StreamReceiving.receive
+    pending: dict[StreamReceiving, list[asyncio.Future[Any]]] = {}
 
-    def misorder(self: StreamReceiving, *arguments: Any) -> None:
-        init(self, *arguments)
-        self._calls = LastComeFirstServed()
+    async def misordered(self: StreamReceiving, **options: Any) -> Any:
+        answer = asyncio.get_running_loop().create_future()
+        pending.setdefault(self, []).append(answer)
+        message = await receive(self, **options)
+        pending[self].pop().set_result(message)
+        return await answer
 
-    monkeypatch.setattr(StreamReceiving, "__init__", misorder)
+    monkeypatch.setattr(StreamReceiving, "receive", misordered)
 
 
 @breaking(BREAKS)
 def pending_sends_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last send is the first to go."""
-    init = StreamSending.__init__
+    pump = StreamSending.pump
 
-    def misorder(self: StreamSending, *arguments: Any) -> None:
-        init(self, *arguments)
-        self._writers = LastComeFirstServed()
+    def misorder(self: StreamSending) -> None:
+        if self._writers:
+            self._writers.insert(0, self._writers.pop())
+        pump(self)
 
-    monkeypatch.setattr(StreamSending, "__init__", misorder)
+    monkeypatch.setattr(StreamSending, "pump", misorder)
 
 
 @breaking(BREAKS)

@@ -3,6 +3,7 @@
 //! Nothing here opens a socket, starts a thread or knows Python. The only outside things that are
 //! read are the system's trust store and clock, and both only to judge a certificate.
 
+pub mod inbox;
 pub mod quic;
 pub mod tls;
 pub mod websocket;

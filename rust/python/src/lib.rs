@@ -1,17 +1,20 @@
 //! `tieline._engine`: what Python sees of tieline-engine. Converts, raises, releases the GIL.
 
 mod quic;
+mod stream;
 mod tls;
 mod websocket;
 
 use pyo3::prelude::*;
 
-#[pymodule]
+#[pymodule(gil_used = true)]
 mod _engine {
     use super::*;
 
     #[pymodule_export]
     use crate::quic::quic;
+    #[pymodule_export]
+    use crate::stream::stream;
     #[pymodule_export]
     use crate::tls::tls;
     #[pymodule_export]
@@ -21,7 +24,7 @@ mod _engine {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let modules = module.py().import("sys")?.getattr("modules")?;
-        for name in ["quic", "tls", "websocket"] {
+        for name in ["quic", "stream", "tls", "websocket"] {
             modules.set_item(format!("tieline._engine.{name}"), module.getattr(name)?)?;
         }
         Ok(())

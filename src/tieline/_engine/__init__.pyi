@@ -1,5 +1,6 @@
 from tieline._engine import quic as quic
+from tieline._engine import stream as stream
 from tieline._engine import tls as tls
 from tieline._engine import websocket as websocket
 
-__all__ = ["quic", "tls", "websocket"]
+__all__ = ["quic", "stream", "tls", "websocket"]

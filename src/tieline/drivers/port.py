@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from tieline.endpoints import HostPort, UnixEndpoint
 
 if TYPE_CHECKING:
+    from tieline._engine.stream import Receiving
     from tieline.parameters import Parameters
     from tieline.paths import Network
     from tieline.protocols.ip import IPMetadata
@@ -77,6 +78,8 @@ class StreamSocket(Protocol):
     """Ordered bytes to one peer."""
 
     handler: StreamHandler
+    sink: Receiving | None
+    """Who takes what arrives; where it is None, the handler does."""
     early: int
     """How many of the first bytes that `Driver.connect` was given have gone with the SYN. The others are the caller's."""
 

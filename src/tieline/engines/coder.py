@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from tieline._engine.stream import ByteInbox
 from tieline.engines.framing import CONSUMED, outsized, too_large
-from tieline.engines.inbox import ByteInbox
 from tieline.engines.tlv import TLVCodec
 from tieline.errors import DecodingError, EncodingError, Phase
 from tieline.protocols.coder import Coder, CoderMetadata

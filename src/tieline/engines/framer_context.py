@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tieline.engines.inbox import ByteInbox
+from tieline._engine.stream import ByteInbox
 from tieline.protocols.framer import FramerContext
 
 if TYPE_CHECKING:

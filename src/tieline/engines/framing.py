@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tieline.engines.inbox import OVERHEAD, ByteInbox
+from tieline._engine.stream import ByteInbox
 from tieline.errors import MessageTooLargeError, Phase, ProtocolViolationError
 
 if TYPE_CHECKING:
@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 
     from tieline.errors import NetworkError
 
-__all__ = ["CarrierLayer", "MessageCodec", "MessageInbox", "MessageLayer", "RecordLayer", "UnitCodec", "outsized", "too_large"]
+__all__ = [
+    "OVERHEAD", "CarrierLayer", "MessageCodec", "MessageInbox", "MessageLayer", "RecordLayer", "UnitCodec", "outsized",
+    "too_large",
+]  # fmt: skip
 
+OVERHEAD = 64  # bytes that a kept message or datagram costs beside its content, or a peer could send empty ones without end
 CONSUMED = "It was consumed; the next one can be received."
 
 

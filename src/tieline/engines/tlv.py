@@ -10,7 +10,7 @@ from tieline.errors import DecodingError, EncodingError, Phase
 from tieline.protocols.tlv import TLV, TLVMetadata
 
 if TYPE_CHECKING:
-    from tieline.engines.inbox import ByteInbox
+    from tieline._engine.stream import ByteInbox
 
 __all__ = ["TLVCodec"]
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from tieline.engines.inbox import OVERHEAD
+from tieline.engines.framing import OVERHEAD
 from tieline.errors import ChannelClosedError, EndOfStreamError, NetworkError, Phase, raisable
 from tieline.flows.content import octets, sendable
 from tieline.flows.owner import FlowOwner, present

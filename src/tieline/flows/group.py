@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tieline.endpoints import HostPort
-from tieline.engines.inbox import OVERHEAD
+from tieline.engines.framing import OVERHEAD
 from tieline.errors import ChannelClosedError, NetworkError, Phase, raisable
 from tieline.flows.datagram import STREAK
 from tieline.flows.owner import FlowOwner, present

@@ -20,14 +20,11 @@ from tieline.engines.pipeline import Pipeline
 from tieline.errors import EndOfStreamError, IncompleteReceiveError, NetworkError, Phase, raisable
 from tieline.flows.messages import MessageReceiving, MessageSending
 from tieline.flows.receiving import message
-from tieline.flows.sending import STREAK
 from tieline.flows.stream import StreamFlow
 from tieline.flows.writer import End, MessageWriter, Writer
 from tieline.protocols.message import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from tieline.drivers.port import Buffer, StreamSocket
     from tieline.engines.pipeline import Layer
     from tieline.flows.owner import FlowOwner
@@ -41,32 +38,18 @@ UNSAID = 64 * 1024  # bytes that a layer may have to say while the peer takes no
 class LayeredReceiving(MessageReceiving):
     """The inbound half: messages wait in the layer's inbox, which comes and goes with the socket."""
 
-    __slots__ = ()
+    __slots__ = ("inbox",)
 
     _flow: LayeredFlow
     inbox: MessageInbox  # type: ignore[assignment]  # what the base does with one of bytes, a layer does here
 
     def __init__(self, flow: LayeredFlow, limit: int) -> None:
-        super().__init__(flow, limit)
+        super().__init__()
         self.inbox = MessageInbox()
 
-    def receive(self) -> Coroutine[Any, Any, Message[Any, Any]]:  # type: ignore[override]
-        return self._next_message(False)
-
-    def next_piece(self) -> Coroutine[Any, Any, Message[Any, Any]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self._next_message(True)
-
-    async def _next_message(self, iterating: bool) -> Message[Any, Any]:
+    def _answer(self, iterating: bool) -> Message[Any, Any]:
         """The next message: what to raise at the end is all that an iteration has of its own."""
-        inbox = self.inbox
-        if self._calls or not inbox.messages:
-            call = self._enter(1, None)
-            try:
-                await call[0]
-            except BaseException:
-                self._leave(call)
-                raise
-            inbox = self.inbox  # of another socket, perhaps
+        inbox = self.inbox  # of another socket, perhaps
         if not inbox.messages:
             self._taken(0)
             error = self._nothing(inbox)
@@ -126,9 +109,9 @@ class LayeredReceiving(MessageReceiving):
 
     def found(self) -> None:
         """The layer may have found messages: the last thing that is done with what came, as the program may run in here."""
-        inbox, calls = self.inbox, self._calls
-        if calls and inbox.messages and not calls[0][0].done():
-            calls[0][0].resume()
+        inbox = self.inbox
+        if inbox.messages:
+            self._wake()
         if self._paused or inbox.size > self._limit or self._flow.layer.unsaid > UNSAID:
             self._adjust()
 
@@ -156,10 +139,8 @@ class LayeredSending(MessageSending):
             return
         self._begin(record)
         flow.looked()
-        if self._streak + 1 < STREAK:
-            self._streak += 1
-        else:
-            await self._gone()
+        if self._rests():
+            await self._flow.next_turn()
 
     # What the layer says by itself
 
@@ -252,6 +233,7 @@ class LayeredFlow(StreamFlow):
 
     __slots__ = ("layer",)
 
+    takes_bytes = False
     receiving: LayeredReceiving
     sending: LayeredSending
 

@@ -13,13 +13,15 @@ from tieline.engines.framing import MessageCodec
 from tieline.engines.tlv import TLVCodec
 from tieline.errors import EndOfStreamError, NetworkError, Phase, raisable
 from tieline.flows.content import octets
-from tieline.flows.receiving import StreamReceiving
-from tieline.flows.sending import STREAK, StreamSending
+from tieline.flows.receiving import StreamReceiving, message
+from tieline.flows.sending import StreamSending
 from tieline.flows.stream import StreamFlow
 from tieline.flows.writer import Writer
 from tieline.protocols.message import Message
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from tieline.flows.owner import FlowOwner
     from tieline.parameters import Parameters
 
@@ -33,13 +35,11 @@ class MessageReceiving(StreamReceiving):
 
     __slots__ = ()
 
-    async def next_piece(self) -> Message[Any, Any]:
-        try:
-            return await self.receive()
-        except EndOfStreamError as error:
-            if type(error) is EndOfStreamError:
-                raise StopAsyncIteration from None
-            raise
+    def receive(self) -> Coroutine[Any, Any, Message[Any, Any]]:  # type: ignore[override]  # a stream's has other forms
+        return self._message(False)
+
+    def next_piece(self) -> Coroutine[Any, Any, Message[Any, Any]]:
+        return self._message(True)
 
     def receive_into(self, *_: Any, **__: Any) -> Any:
         raise TypeError("it has no receive_into()")
@@ -48,8 +48,13 @@ class MessageReceiving(StreamReceiving):
         """Whether there is a whole message."""
         raise NotImplementedError
 
-    def _answerable(self, minimum: int, separator: bytes | None) -> bool:
+    def _answerable(self) -> bool:
+        """Whether a call that waits has its answer, if that is an error."""
         return self._is_whole() or self.inbox.ended
+
+    def _answer(self, iterating: bool) -> Message[Any, Any]:
+        """It is a call's turn: what it gets. Raises NetworkError, or StopAsyncIteration."""
+        raise NotImplementedError
 
 
 class RecordReceiving(MessageReceiving):
@@ -58,18 +63,11 @@ class RecordReceiving(MessageReceiving):
     __slots__ = ("_codec", "_next")
 
     def __init__(self, flow: StreamFlow, limit: int, codec: MessageCodec) -> None:
-        super().__init__(flow, limit)
+        super().__init__()
         self._codec = codec
         self._next: int | None = None  # bytes of the first record in the inbox, as soon as that is known
 
-    async def receive(self) -> Message[Any, Any]:  # type: ignore[override]  # a stream's has forms that messages have not
-        if self._calls or not self._is_whole():
-            call = self._enter(1, None)
-            try:
-                await call[0]
-            except BaseException:
-                self._leave(call)
-                raise
+    def _answer(self, iterating: bool) -> Message[Any, Any]:
         if not self._is_whole():
             if self.error is not None:
                 self._taken(0)
@@ -77,6 +75,8 @@ class RecordReceiving(MessageReceiving):
             if self.inbox.size:
                 raise self._incomplete(self._next)
             self._taken(0)
+            if iterating:
+                raise StopAsyncIteration
             raise EndOfStreamError("the peer has sent its last message", endpoint=self._flow.endpoint, phase=Phase.TRANSFER)
         assert self._next is not None  # it is whole
         record = self.inbox.take(self._next)
@@ -85,7 +85,7 @@ class RecordReceiving(MessageReceiving):
         content, metadata = self._codec.decode(record)
         if self.inbox.ended and not self.inbox.size:
             metadata = replace(metadata, last_message=True)
-        return Message(content, metadata)
+        return message(Message, (content, metadata))
 
     def _is_whole(self) -> bool:
         """Whether the inbox begins with a whole message."""
@@ -102,14 +102,6 @@ class RecordReceiving(MessageReceiving):
 
     def _room(self) -> int:
         return max(self._limit, self._next or 0)
-
-    def arrived(self, piece: bytes) -> None:
-        inbox = self.inbox
-        inbox.append(piece)
-        if self._calls and self._answerable(1, None) and not self._calls[0][0].done():
-            self._calls[0][0].resume()
-        if inbox.size > self._limit:
-            self._adjust()
 
     def clear(self) -> None:
         super().clear()
@@ -187,10 +179,8 @@ class RecordSending(MessageSending):
             await self._queue(Writer(memoryview(record), last_message, whole=True))
             return
         self._begin(record)
-        if self._streak + 1 < STREAK:
-            self._streak += 1
-        else:
-            await self._gone()
+        if self._rests():
+            await self._flow.next_turn()
 
 
 class TLVSending(RecordSending):

@@ -4,6 +4,8 @@
 
 The kernel is tried first. Only what it does not take is kept: without a copy while the call is suspended (its buffer is the
 caller's), with one when the rest is small enough to be accepted, so that the caller may go on and reuse its buffer.
+
+What most sends do is compiled (`tieline._engine.stream.Sending`): nobody is before them, and the kernel takes all of it.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from tieline._engine.stream import Sending
 from tieline.errors import ChannelClosedError, MessageTooLargeError, NetworkError, Phase, raisable
-from tieline.flows.content import misuse, octets
+from tieline.flows.content import misuse, octets, unexpected
 from tieline.flows.files import FileSource
 from tieline.flows.writer import End, Writer
 
@@ -22,75 +25,53 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamSending"]
 
-SLICE = 128 * 1024  # of plaintext that goes through the pipeline at once: eight TLS records
 NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO})  # sendfile(2): it is the file's fault
-STREAK = 64  # sends in a row that the kernel took at once, before other tasks have their turn
 
 
-class StreamSending:
+class StreamSending(Sending):
     """Gives bytes to the pipeline and the socket."""
 
-    __slots__ = (
-        "_accepted", "_end", "_flow", "_full", "_limit", "_size", "_slice", "_streak", "_writers",
-        "count", "ended", "error", "first", "lost",
-    )  # fmt: skip
+    __slots__ = ("_end", "_limit", "_size", "error", "first", "lost")
+
+    _flow: StreamFlow
+    _accepted: list[Buffer]
+    _writers: list[Writer]
 
     def __init__(self, flow: StreamFlow, limit: int) -> None:
-        self._flow = flow
         self._limit = limit
-        self._accepted: list[Buffer] = []  # these two are short, and an idle connection has them: an empty deque has 600 bytes
         self._size = 0  # of what is accepted
-        self._writers: list[Writer] = []
-        self._slice = min(SLICE, limit)
-        self._streak = 0
-        self._full = False  # the kernel is: `writable` follows
         self._end = End.NONE
         self.error: NetworkError | None = None  # the peer takes nothing any more
         self.lost = False  # and did not take what was accepted
-        self.ended = False  # our direction: nothing more may be sent
-        self.count = 0
         self.first: bytearray | bytes = b""  # idempotent bytes from before ready: they may ride on the first flight
 
     # Called by the application
 
-    async def send(self, content: Any, *, end_of_stream: bool = False) -> None:
-        flow = self._flow
-        if type(content) is not bytes:
-            content = octets(content, flow)
-        socket, machine = flow.socket, flow.machine
-        special = self._accepted or self._writers or self.ended or not content
-        if socket is None or special or (machine is not None and len(content) > self._slice):
-            await self._queue(Writer(memoryview(content), end_of_stream))
-            return
-        # Nobody is before us and nothing is special: straight to the kernel.
-        wire = content if machine is None else machine.send(content)
-        try:
-            taken = socket.send(wire)
-        except OSError as error:
-            raise self._told(self._broken(error)) from error
-        self.count += len(content)
-        if taken < len(wire):
-            self._full = True
-            rest = memoryview(wire)[taken:]
-            if machine is None:
-                self.count -= len(rest)
-                await self._queue(Writer(rest, end_of_stream))
-                return
+    def _unexpected(self, others: tuple[Any, ...], options: dict[str, Any] | None) -> None:
+        raise unexpected(self._flow, "send", others, options)
+
+    async def _send(self, content: Any, end_of_stream: bool) -> None:
+        """What is not simply given to the kernel."""
+        await self._queue(Writer(memoryview(octets(content, self._flow)), end_of_stream))
+
+    async def _keep(self, wire: bytes, taken: int) -> None:
+        """The kernel has taken the beginning of a send."""
+        self._full = True
+        rest = memoryview(wire)[taken:]
+        if self._flow.machine is not None:
             self._accept(rest)
-        if end_of_stream:
-            self.ended = True
-            self._end = End.DUE
-            self.pump()
-        elif (streak := self._streak + 1) < STREAK:
-            self._streak = streak
-        else:
-            await self._gone()
+            return
+        self.count -= len(rest)
+        await self._queue(Writer(rest))
+
+    def _refused(self, error: OSError) -> NetworkError:
+        told = self._told(self._broken(error))
+        told.__cause__ = error
+        return told
 
     async def _gone(self) -> None:
         """It went at once. After many in a row, let other tasks, and the timer of an `asyncio.timeout()`, have their turn."""
-        self._streak += 1
-        if self._streak >= STREAK:
-            self._streak = 0
+        if self._rests():
             await self._flow.next_turn()
 
     async def send_file(self, file: BinaryIO, offset: int = 0, count: int | None = None) -> int:
@@ -367,7 +348,8 @@ class StreamSending:
 
     def raise_pending(self, error: NetworkError) -> None:
         """Every suspended call raises. What was accepted, as idempotent data are at once, still goes when it can."""
-        writers, self._writers = self._writers, [writer for writer in self._writers if writer.promised]
+        writers = self._writers.copy()
+        self._writers[:] = [writer for writer in writers if writer.promised]
         for writer in writers:
             if not writer.promised:
                 self.ended = self.ended and not writer.end

@@ -45,6 +45,7 @@ class StreamFlow:
         "closed", "endpoint", "machine", "name", "pipeline", "receiving", "sending", "socket", "usable", "waiter",
     )  # fmt: skip
 
+    takes_bytes = True  # what comes goes to the inbox as it is, but for what a pipeline does with it
     farewell: NetworkError | None = None  # a peer's end is the end of one direction
     calls = (
         "send(data, end_of_stream=), send_file(), send_idempotent(), receive(exactly=|at_least=, at_most=|as_=|until=), "
@@ -101,6 +102,7 @@ class StreamFlow:
         self.machine = None if pipeline is None else self._lower(pipeline)
         self.usable = True
         socket.handler = self
+        socket.sink = self.receiving if self.machine is None and self.takes_bytes else None
         self.receiving.attached(plaintext)
         self.sending.attached(wire, early)
         if pipeline is not None and pipeline.ended:
@@ -157,6 +159,8 @@ class StreamFlow:
         if not self.closed:
             self.closed = True
             self.usable = False
+            if self.socket is not None:
+                self.socket.sink = None
             self._discarded = self.receiving.inbox.size > 0
             self.receiving.inbox.clear()
             if self.has_calls:

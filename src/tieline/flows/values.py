@@ -25,8 +25,8 @@ class ValueReceiving(LayeredReceiving):
         super().__init__(flow, limit)
         self._values = values
 
-    async def _next_message(self, iterating: bool) -> Message[Any, Any]:
-        content, metadata = await super()._next_message(iterating)
+    def _answer(self, iterating: bool) -> Message[Any, Any]:
+        content, metadata = super()._answer(iterating)
         data = content.encode() if isinstance(content, str) else content
         return Message(self._values.decode_value(data), CoderMetadata((metadata,), last_message=metadata.last_message))
 

@@ -19,7 +19,6 @@ from tieline.errors import (
 from tieline.flows.content import misuse, octets
 from tieline.flows.layered import LayeredFlow, LayeredReceiving, LayeredSending
 from tieline.flows.receiving import message
-from tieline.flows.sending import STREAK
 from tieline.flows.turns import RoundTrip, Turn
 from tieline.flows.writer import MessageWriter, Writer
 from tieline.protocols.message import Message
@@ -58,10 +57,10 @@ class WebSocketReceiving(LayeredReceiving):
         self._ping: Message[Any, Any] | None = None  # that came between the pieces
 
     def receive(self) -> Coroutine[Any, Any, Message[Any, Any]]:  # type: ignore[override]
-        return self._whole(False) if self._streamed else self._next_message(False)
+        return self._whole(False) if self._streamed else self._message(False)
 
     def next_piece(self) -> Coroutine[Any, Any, Message[Any, Any]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self._whole(True) if self._streamed else self._next_message(True)
+        return self._whole(True) if self._streamed else self._message(True)
 
     async def _whole(self, iterating: bool) -> Message[Any, Any]:
         """A whole message, or a ping. What was gathered before a cancellation is kept for the next call."""
@@ -79,7 +78,7 @@ class WebSocketReceiving(LayeredReceiving):
     async def part(self, kind: type, at_least: int, at_most: int) -> Message[Any, WebSocketMetadata]:
         """The next part of a message, for the call whose turn it is."""
         while not self._complete and self._size < at_least:
-            if not self._calls and not self.inbox.messages and not self.inbox.ended:
+            if not self.has_calls and not self.inbox.messages and not self.inbox.ended:
                 self._stream(True)
             await self._gather(False)
             if self._pieces and not isinstance(self._pieces[0], kind):
@@ -96,7 +95,7 @@ class WebSocketReceiving(LayeredReceiving):
 
     async def _gather(self, iterating: bool) -> None:
         """Take one more piece, or a ping. Of pings that nobody has received the last one counts (RFC 6455 section 5.5.3)."""
-        content, metadata = received = await self._next_message(iterating)
+        content, metadata = received = await self._message(iterating)
         if metadata.opcode is Opcode.PING:
             self._ping = received
             return
@@ -165,8 +164,6 @@ class WebSocketSending(LayeredSending):
     __slots__ = ("_closing", "_pings", "turn")
 
     _flow: WebSocketFlow  # pyright: ignore[reportIncompatibleVariableOverride]
-    _streak: int
-    count: int
 
     def __init__(self, flow: WebSocketFlow, limit: int) -> None:
         super().__init__(flow, limit)
@@ -193,10 +190,8 @@ class WebSocketSending(LayeredSending):
             await self._queue(MessageWriter(content, {}, False).begun(record))
             return
         self._begin(record)
-        if self._streak + 1 < STREAK:
-            self._streak += 1
-        else:
-            await self._gone()
+        if self._rests():
+            await self._flow.next_turn()
 
     def _checked(self, content: Any) -> Any:
         if isinstance(content, str):

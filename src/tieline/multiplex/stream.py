@@ -17,6 +17,7 @@ from tieline.errors import ErrorDomain, NetworkError, PeerResetError, Phase, rai
 from tieline.reports import TransportCounters
 
 if TYPE_CHECKING:
+    from tieline._engine.stream import Receiving
     from tieline.drivers.port import Address, Buffer
     from tieline.flows.sending import StreamSending
     from tieline.multiplex.session import Session
@@ -49,6 +50,7 @@ class QUICStreamSocket:
     __slots__ = (
         "_broken", "_closed", "_connection", "_done", "_end_sent", "_ended", "_failure", "_gathered", "_news", "_reading",
         "_session", "_soon", "early", "error_code", "handler", "is_ours", "may_receive", "may_send", "number", "priority",
+        "sink",
     )  # fmt: skip
 
     def __init__(self, session: Session, number: int) -> None:
@@ -70,6 +72,7 @@ class QUICStreamSocket:
         self.error_code = 0  # what a reset and a refusal to read say
         self.priority = 0
         self.early = 0
+        self.sink: Receiving | None = None
         self.handler: QUICStreamHandler | None = None  # None until somebody has taken the stream
 
     @property
@@ -111,7 +114,7 @@ class QUICStreamSocket:
             self._ended = ended
             if data:
                 self._session.received_count += len(data)
-                handler.received(data)
+                (handler.received if self.sink is None else self.sink.arrived)(data)
             if ended:
                 if not self._closed:
                     handler.received_end()
@@ -190,7 +193,7 @@ class QUICStreamSocket:
             elif isinstance(piece, PeerResetError):
                 handler.receive_failed(piece)
             else:
-                handler.received(piece)
+                (handler.received if self.sink is None else self.sink.arrived)(piece)
         if not self._closed:
             self._closed = True
             handler.failed(self._failure)  # type: ignore[arg-type]  # an OSError or what stands for one

@@ -31,6 +31,7 @@ from tieline.reports import TransportCounters
 from tieline.updates import Waiters
 
 if TYPE_CHECKING:
+    from tieline._engine.stream import Receiving
     from tieline.drivers.port import Address, Buffer, DatagramHandler, Driver, StreamHandler
     from tieline.engines.pipeline import Pipeline
     from tieline.flows.datagram import DatagramFlow
@@ -166,6 +167,7 @@ class MemoryStream:
     """One end of a stream; what the other end sends comes into its buffer. A `StreamSocket` of the port."""
 
     handler: StreamHandler
+    sink: Receiving | None = None
     _peer: MemoryStream
 
     def __init__(self, driver: Driver, capacity: int, local: Address, remote: Address) -> None:
@@ -219,7 +221,7 @@ class MemoryStream:
             self._incoming.clear()
             self._peer._unblock()
             self._look()  # an end may stand behind these bytes
-            self.handler.received(data)
+            (self.handler.received if self.sink is None else self.sink.arrived)(data)
         elif self._end_came or self._told:
             self._reading = False
             self.handler.received_end()

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from tieline.drivers.asyncio.waiter import waiters
+from tieline._engine.stream import Waiters
 
 __all__ = ["LoopDriver"]
 
@@ -17,7 +17,7 @@ class LoopDriver:
     def __init__(self, loop: asyncio.AbstractEventLoop, time: Callable[[], float]) -> None:
         self._loop = loop
         self.time = time
-        self.waiter = waiters(loop)
+        self.waiter = Waiters(loop)
         self.call_soon = loop.call_soon
         self.call_later = loop.call_later
 

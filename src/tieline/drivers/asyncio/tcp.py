@@ -22,10 +22,11 @@ from functools import cache
 from socket import SO_ERROR, SOL_SOCKET
 from typing import TYPE_CHECKING, Any
 
+from tieline._engine.stream import Descriptor
 from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, own_address, to_sockaddr
 from tieline.drivers.asyncio.counters import NOTHING, transport_counters
-from tieline.drivers.port import Address, Buffer, StreamHandler
+from tieline.drivers.port import Address, StreamHandler
 from tieline.endpoints import HostPort
 from tieline.protocols.tcp import TCP, TCPMetadata
 from tieline.reports import TransportCounters
@@ -54,12 +55,12 @@ def _forgotten(watch: Watch) -> None:
     watch.stream.forgotten()
 
 
-class TCPSocket:
+class TCPSocket(Descriptor):
     """One connected (or connecting) stream socket."""
 
     __slots__ = (
-        "_blocked", "_closed", "_ended", "_fd", "_forgetful", "_largest", "_little", "_loop", "_quick", "_reading", "_receive",
-        "_send", "_size", "_sock", "_unix", "_watch", "_writing", "early", "handler", "local_address", "remote_address",
+        "_blocked", "_closed", "_ended", "_fd", "_forgetful", "_largest", "_loop", "_reading", "_sock", "_unix", "_watch",
+        "_writing", "early", "local_address", "remote_address",
     )  # fmt: skip
 
     def __init__(
@@ -77,16 +78,13 @@ class TCPSocket:
         self.remote_address = remote
         self._reading = self._writing = self._blocked = self._ended = self._closed = False
         self._largest = min(LARGEST_READ, max(parameters.receive_limit, FIRST_READ))
-        self._size = FIRST_READ
-        self._little = 0  # bytes: a read of fewer makes the next one smaller
-        self._receive, self._send = sock.recv, sock.send
         tcp: TCP | None = parameters.stack.find(TCP)
         self._unix = family == socket.AF_UNIX
-        self._quick = tcp is not None and tcp.ack_stretching_disabled and not self._unix
+        quick = tcp is not None and tcp.ack_stretching_disabled and not self._unix
+        self._open(self._fd, sock.recv, sock.send, FIRST_READ, quick)
         self._forgetful = forgets_at_error(loop)
         self._watch: Watch | None = None  # on such a loop: the reader that it holds
         self.early = 0
-        self.handler: StreamHandler
 
     @classmethod
     def connect(
@@ -179,46 +177,27 @@ class TCPSocket:
             self.pause()
             self.resume()
 
-    def _readable(self) -> None:
-        try:
-            data = self._receive(self._size)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._fail(error)
-            return
-        count = len(data)
-        if count == self._size or count < self._little:
-            self._resize(count)
-        if data:
-            if self._quick:  # the kernel forgets this one after each segment
-                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-            self.handler.received(data)
-        else:
-            self._ended = True
-            self.pause()
-            self.handler.received_end()
+    def _ended_by_peer(self) -> None:
+        self._ended = True
+        self.pause()
+        self.handler.received_end()
+
+    def _arrived(self) -> None:
+        """The kernel forgets this option after each segment."""
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def _resize(self, count: int) -> None:
         """Let the next read be larger after one that was full, and smaller after one that was mostly empty."""
-        if count == self._size:
-            self._size = min(self._size * READ_STEP, self._largest)
-            if self._size == LARGEST_READ:
+        size = self._size
+        if count == size:
+            size = min(size * READ_STEP, self._largest)
+            if size == LARGEST_READ:
                 keep_freed_buffers()
         else:
-            self._size = max(self._size // READ_STEP, min(FIRST_READ, self._largest))
-        self._little = self._size // READ_STEP if self._size > FIRST_READ else 0
+            size = max(size // READ_STEP, min(FIRST_READ, self._largest))
+        self._expect(size, size // READ_STEP if size > FIRST_READ else 0)
 
     # Writing
-
-    def send(self, data: Buffer, /) -> int:
-        try:
-            count = self._send(data)
-        except (BlockingIOError, InterruptedError):
-            count = 0
-        if count < len(data):
-            self._wait_writable()
-        return count
 
     def send_file(self, file: int, offset: int, count: int, /) -> int | None:
         try:
@@ -265,6 +244,7 @@ class TCPSocket:
         if self._writing:
             self._writing = False
             self._loop.remove_writer(self._fd)
+        self._shut_down()
         self._sock.close()
 
     def finish(self) -> None:

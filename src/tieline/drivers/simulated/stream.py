@@ -21,6 +21,7 @@ from tieline.protocols.tcp import TCPMetadata
 from tieline.reports import TransportCounters
 
 if TYPE_CHECKING:
+    from tieline._engine.stream import Receiving
     from tieline.drivers.simulated.network import ScheduledEvent
     from tieline.drivers.simulated.packets import Packet
     from tieline.drivers.simulated.sockets import SocketTable
@@ -49,6 +50,7 @@ class SimulatedStream:
         self.acceptor: SimulatedAcceptor | None = None  # until the program has been given the socket
         self.early = 0  # there is no Fast Open here
         self.handler: StreamHandler
+        self.sink: Receiving | None = None
 
     @property
     def local_address(self) -> HostPort | None:
@@ -124,7 +126,8 @@ class SimulatedStream:
             self._blocked = False
             self._context.run(self.handler.writable)
         while self._reading and not self._closed and machine.incoming.readable:
-            self._context.run(self.handler.received, machine.read(LARGEST_READ))
+            take = self.handler.received if self.sink is None else self.sink.arrived
+            self._context.run(take, machine.read(LARGEST_READ))
             self._watch_time()
         if not self._reading or self._closed or machine.incoming.readable:
             return

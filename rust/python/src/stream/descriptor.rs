@@ -1,0 +1,322 @@
+//! A stream socket's descriptor: one system call for one message, read or written, and nothing of Python's around it.
+
+use std::cell::RefCell;
+use std::io::{self, ErrorKind, Read, Write};
+use std::mem::ManuallyDrop;
+use std::net::TcpStream;
+
+use pyo3::exceptions::PyOSError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::{PyTraverseError, PyVisit, intern};
+
+use super::held::Held;
+use super::invoke::invoke;
+use super::receiving::Receiving;
+
+/// Reads and writes of up to so many bytes are made here: they take less time than giving the interpreter's lock away and
+/// getting it back. Larger ones are the socket module's, which lets other threads run meanwhile.
+const SMALL: usize = 32 * 1024;
+
+thread_local! {
+    /// What is read lands here and is copied once, into bytes of its size.
+    static ARRIVED: RefCell<Box<[u8]>> = RefCell::new(vec![0; SMALL].into_boxed_slice());
+}
+
+#[cfg(unix)]
+type Raw = std::os::fd::RawFd;
+#[cfg(windows)]
+type Raw = std::os::windows::io::RawSocket;
+
+struct State {
+    raw: Raw,
+    /// The socket module's methods, for large pieces.
+    receive: Option<Py<PyAny>>,
+    send: Option<Py<PyAny>>,
+    handler: Option<Py<PyAny>>,
+    /// Takes what arrives, instead of the handler.
+    sink: Option<Py<Receiving>>,
+    /// Bytes that the next read has room for; one that is as large, or smaller than `little`, changes that.
+    size: usize,
+    little: usize,
+    /// To be told of each piece.
+    watched: bool,
+}
+
+/// What reads and writes a stream socket that the subclass has opened.
+#[pyclass(frozen, subclass, weakref, module = "tieline._engine.stream")]
+pub(crate) struct Descriptor {
+    state: Held<State>,
+}
+
+/// The descriptor, for a call that does not close it.
+#[expect(unsafe_code)]
+fn stream(raw: Raw) -> ManuallyDrop<TcpStream> {
+    // SAFETY: the subclass's socket object owns the descriptor and tells us (`_shut_down`) before it closes it, and
+    // `ManuallyDrop` never closes it. `TcpStream` only calls `recv` and `send` on it, which is right for every stream socket.
+    unsafe {
+        #[cfg(unix)]
+        let stream = std::os::fd::FromRawFd::from_raw_fd(raw);
+        #[cfg(windows)]
+        let stream = std::os::windows::io::FromRawSocket::from_raw_socket(raw);
+        ManuallyDrop::new(stream)
+    }
+}
+
+fn raise(py: Python<'_>, error: &io::Error) -> PyErr {
+    let number = error.raw_os_error().unwrap_or_default();
+    let text = py
+        .import(intern!(py, "os"))
+        .and_then(|os| os.call_method1(intern!(py, "strerror"), (number,)));
+    match text {
+        Ok(text) => PyOSError::new_err((number, text.unbind())), // of the subclass that belongs to the number
+        Err(error) => error,
+    }
+}
+
+fn later(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+impl Descriptor {
+    /// What the kernel takes of it now. The subclass hears if that is not everything.
+    pub(crate) fn give(&self, slf: &Bound<'_, Self>, data: &Bound<'_, PyBytes>) -> PyResult<usize> {
+        let py = slf.py();
+        let bytes = data.as_bytes();
+        if bytes.len() > SMALL {
+            return self.give_large(slf, data);
+        }
+        let raw = self.state.borrow(py).raw;
+        let count = match (&*stream(raw)).write(bytes) {
+            Ok(count) => count,
+            Err(error) if later(&error) => 0,
+            Err(error) => return Err(raise(py, &error)),
+        };
+        if count < bytes.len() {
+            slf.call_method0(intern!(py, "_wait_writable"))?;
+        }
+        Ok(count)
+    }
+
+    fn give_large(&self, slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let py = slf.py();
+        let send = self
+            .state
+            .borrow(py)
+            .send
+            .as_ref()
+            .map(|send| send.clone_ref(py));
+        let Some(send) = send else {
+            return Err(closed());
+        };
+        let count = match send.bind(py).call1((data,)) {
+            Ok(count) => count.extract()?,
+            Err(error) if blocked(py, &error) => 0,
+            Err(error) => return Err(error),
+        };
+        if count < data.len()? {
+            slf.call_method0(intern!(py, "_wait_writable"))?;
+        }
+        Ok(count)
+    }
+
+    /// What has arrived; None if that is nothing yet.
+    fn read<'py>(&self, py: Python<'py>, size: usize) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        if size > SMALL {
+            let receive = self
+                .state
+                .borrow(py)
+                .receive
+                .as_ref()
+                .map(|receive| receive.clone_ref(py));
+            let Some(receive) = receive else {
+                return Err(closed());
+            };
+            return match receive.bind(py).call1((size,)) {
+                Ok(data) => Ok(Some(data.cast_into::<PyBytes>()?)),
+                Err(error) if blocked(py, &error) => Ok(None),
+                Err(error) => Err(error),
+            };
+        }
+        let raw = self.state.borrow(py).raw;
+        ARRIVED.with_borrow_mut(|buffer| match (&*stream(raw)).read(&mut buffer[..size]) {
+            Ok(count) => Ok(Some(PyBytes::new(py, &buffer[..count]))),
+            Err(error) if later(&error) => Ok(None),
+            Err(error) => Err(raise(py, &error)),
+        })
+    }
+}
+
+fn closed() -> PyErr {
+    PyOSError::new_err("the socket is closed")
+}
+
+fn blocked(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<pyo3::exceptions::PyBlockingIOError>(py)
+        || error.is_instance_of::<pyo3::exceptions::PyInterruptedError>(py)
+}
+
+#[pymethods]
+impl Descriptor {
+    #[new]
+    #[pyo3(signature = (*_arguments, **_options))]
+    fn new(_arguments: &Bound<'_, PyTuple>, _options: Option<&Bound<'_, PyDict>>) -> Self {
+        Descriptor {
+            state: Held::new(State {
+                raw: Raw::MAX,
+                receive: None,
+                send: None,
+                handler: None,
+                sink: None,
+                size: 0,
+                little: 0,
+                watched: false,
+            }),
+        }
+    }
+
+    /// Begin to use a socket.
+    fn _open(
+        &self,
+        py: Python<'_>,
+        raw: Raw,
+        receive: Py<PyAny>,
+        send: Py<PyAny>,
+        size: usize,
+        watched: bool,
+    ) {
+        let mut state = self.state.borrow(py);
+        state.raw = raw;
+        state.receive = Some(receive);
+        state.send = Some(send);
+        state.size = size;
+        state.watched = watched;
+    }
+
+    /// The socket is about to be closed.
+    fn _shut_down(&self, py: Python<'_>) {
+        let before = {
+            let mut state = self.state.borrow(py);
+            state.raw = Raw::MAX;
+            (state.receive.take(), state.send.take())
+        };
+        drop(before);
+    }
+
+    #[getter]
+    fn handler(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.state
+            .borrow(py)
+            .handler
+            .as_ref()
+            .map(|handler| handler.clone_ref(py))
+    }
+
+    #[setter]
+    fn set_handler(&self, py: Python<'_>, handler: Py<PyAny>) {
+        let before = self.state.borrow(py).handler.replace(handler);
+        drop(before);
+    }
+
+    #[getter]
+    fn sink(&self, py: Python<'_>) -> Option<Py<Receiving>> {
+        self.state
+            .borrow(py)
+            .sink
+            .as_ref()
+            .map(|sink| sink.clone_ref(py))
+    }
+
+    #[setter]
+    fn set_sink(&self, py: Python<'_>, sink: Option<Py<Receiving>>) {
+        let before = std::mem::replace(&mut self.state.borrow(py).sink, sink);
+        drop(before);
+    }
+
+    #[getter]
+    fn _size(&self, py: Python<'_>) -> usize {
+        self.state.borrow(py).size
+    }
+
+    /// Of the next read, and of one that makes the one after it smaller.
+    fn _expect(&self, py: Python<'_>, size: usize, little: usize) {
+        let mut state = self.state.borrow(py);
+        state.size = size;
+        state.little = little;
+    }
+
+    fn _readable(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let (size, little, watched) = {
+            let state = this.state.borrow(py);
+            (state.size, state.little, state.watched)
+        };
+        let data = match this.read(py, size) {
+            Ok(None) => return Ok(()),
+            Ok(Some(data)) => data,
+            Err(error) if error.is_instance_of::<PyOSError>(py) => {
+                slf.call_method1(intern!(py, "_fail"), (error.value(py),))?;
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let count = data.as_bytes().len();
+        if count == size || count < little {
+            slf.call_method1(intern!(py, "_resize"), (count,))?;
+        }
+        if count == 0 {
+            slf.call_method0(intern!(py, "_ended_by_peer"))?;
+            return Ok(());
+        }
+        if watched {
+            slf.call_method0(intern!(py, "_arrived"))?;
+        }
+        let sink = this
+            .state
+            .borrow(py)
+            .sink
+            .as_ref()
+            .map(|sink| sink.clone_ref(py));
+        if let Some(sink) = sink {
+            return sink.get().take_in(sink.bind(py), data);
+        }
+        let handler = this
+            .state
+            .borrow(py)
+            .handler
+            .as_ref()
+            .map(|handler| handler.clone_ref(py));
+        if let Some(handler) = handler {
+            invoke(handler.bind(py), intern!(py, "received"), &data)?;
+        }
+        Ok(())
+    }
+
+    #[pyo3(signature = (data, /))]
+    fn send(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<usize> {
+        match data.cast_exact::<PyBytes>() {
+            Ok(bytes) => slf.get().give(slf, bytes),
+            Err(_) => slf.get().give_large(slf, data),
+        }
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.state
+            .inspect(|state| {
+                visit.call(&state.receive)?;
+                visit.call(&state.send)?;
+                visit.call(&state.handler)?;
+                visit.call(&state.sink)
+            })
+            .unwrap_or(Ok(()))
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        let before = {
+            let mut state = self.state.borrow(py);
+            (state.handler.take(), state.sink.take())
+        };
+        drop(before);
+    }
+}

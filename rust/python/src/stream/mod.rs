@@ -1,0 +1,43 @@
+//! `tieline._engine.stream`: what a message passes between a stream socket and the program. Its contract is
+//! src/tieline/_engine/stream.pyi.
+
+mod call;
+mod descriptor;
+mod forward;
+mod held;
+mod inbox;
+mod invoke;
+mod native;
+mod receive;
+mod receiving;
+mod sending;
+mod waiter;
+
+use pyo3::prelude::*;
+
+#[pymodule(submodule)]
+pub(crate) mod stream {
+    #[pymodule_export]
+    use super::descriptor::Descriptor;
+    #[pymodule_export]
+    use super::forward::Forward;
+    #[pymodule_export]
+    use super::inbox::ByteInbox;
+    #[pymodule_export]
+    use super::receive::adopt_messages;
+    #[pymodule_export]
+    use super::receiving::Receiving;
+    #[pymodule_export]
+    use super::sending::Sending;
+    #[pymodule_export]
+    use super::waiter::Waiters;
+    use super::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        module.setattr("__name__", "tieline._engine.stream")?;
+        module.add("Call", native::class::<call::Call>(py)?)?;
+        module.add("Waiter", native::class::<waiter::Waiter>(py)?)
+    }
+}

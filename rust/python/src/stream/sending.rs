@@ -1,0 +1,238 @@
+//! The outbound half of a stream: what nobody is before and the kernel takes goes there at once.
+
+use std::ffi::c_int;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple, PyType};
+use pyo3::{PyTraverseError, PyVisit, intern};
+
+use super::call::{Call, Step, Work};
+use super::descriptor::Descriptor;
+use super::held::Held;
+use super::invoke::{invoke, invoke_two};
+use super::native::Visit;
+
+/// Sends in a row that the kernel took at once, before other tasks have their turn.
+const STREAK: u32 = 64;
+
+struct State {
+    /// Our direction: nothing more may be sent.
+    ended: bool,
+    /// The kernel is: `writable` follows.
+    full: bool,
+    streak: u32,
+    count: u64,
+}
+
+/// Gives bytes to the pipeline and the socket.
+#[pyclass(frozen, subclass, module = "tieline._engine.stream")]
+pub(crate) struct Sending {
+    #[pyo3(get, name = "_flow")]
+    flow: Py<PyAny>,
+    /// Bytes that have left the pipeline and that the kernel did not take.
+    #[pyo3(get, name = "_accepted")]
+    accepted: Py<PyList>,
+    /// Suspended calls.
+    #[pyo3(get, name = "_writers")]
+    writers: Py<PyList>,
+    /// Of plaintext that goes through the pipeline at once.
+    slice: usize,
+    /// No subclass has a `send` of its own.
+    plain: bool,
+    state: Held<State>,
+}
+
+/// One send.
+pub(crate) struct Send {
+    sending: Py<Sending>,
+    content: Py<PyAny>,
+    end_of_stream: bool,
+}
+
+impl Send {
+    pub(crate) fn begin<'py>(&self, py: Python<'py>) -> PyResult<Step<'py>> {
+        let sending = self.sending.bind(py);
+        let content = self.content.bind(py);
+        if let Ok(content) = content.cast_exact::<PyBytes>()
+            && !self.end_of_stream
+            && let Some(step) = sending.get().direct(sending, content)?
+        {
+            return Ok(step);
+        }
+        let general = sending.call_method1(intern!(py, "_send"), (content, self.end_of_stream))?;
+        Ok(Step::Hand(general))
+    }
+
+    pub(crate) fn visit(&self, visit: Visit<'_>) -> c_int {
+        match visit(self.sending.as_ptr()) {
+            0 => visit(self.content.as_ptr()),
+            result => result,
+        }
+    }
+}
+
+impl Sending {
+    /// Whether `send` is what is here.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// Straight to the kernel, if nobody is before us and nothing is special.
+    fn direct<'py>(
+        &self,
+        slf: &Bound<'py, Self>,
+        content: &Bound<'py, PyBytes>,
+    ) -> PyResult<Option<Step<'py>>> {
+        let py = slf.py();
+        let size = content.as_bytes().len();
+        {
+            let state = self.state.borrow(py);
+            if state.ended || state.streak + 1 >= STREAK || size == 0 {
+                return Ok(None);
+            }
+        }
+        if !self.accepted.bind(py).is_empty() || !self.writers.bind(py).is_empty() {
+            return Ok(None);
+        }
+        let flow = self.flow.bind(py);
+        let socket = flow.getattr(intern!(py, "socket"))?;
+        if socket.is_none() {
+            return Ok(None);
+        }
+        let machine = flow.getattr(intern!(py, "machine"))?;
+        let wire = if machine.is_none() {
+            content.clone()
+        } else if size > self.slice {
+            return Ok(None);
+        } else {
+            invoke(&machine, intern!(py, "send"), content)?.cast_into::<PyBytes>()?
+        };
+        let taken = match give(&socket, &wire) {
+            Ok(taken) => taken,
+            Err(error) => {
+                let told = slf.call_method1(intern!(py, "_refused"), (error.value(py),))?;
+                return Err(PyErr::from_value(told));
+            }
+        };
+        {
+            let mut state = self.state.borrow(py);
+            state.count += size as u64;
+            state.streak += 1;
+        }
+        if taken < wire.as_bytes().len() {
+            let taken = taken.into_pyobject(py)?;
+            let rest = invoke_two(slf, intern!(py, "_keep"), &wire, &taken)?;
+            return Ok(Some(Step::Hand(rest)));
+        }
+        Ok(Some(Step::Done(py.None().into_bound(py))))
+    }
+}
+
+/// What the kernel takes of it.
+fn give(socket: &Bound<'_, PyAny>, wire: &Bound<'_, PyBytes>) -> PyResult<usize> {
+    if let Ok(descriptor) = socket.cast::<Descriptor>() {
+        return descriptor.get().give(descriptor, wire);
+    }
+    invoke(socket, intern!(socket.py(), "send"), wire)?.extract()
+}
+
+#[pymethods]
+impl Sending {
+    #[new]
+    #[classmethod]
+    #[pyo3(signature = (flow, limit, *_others))]
+    fn new(
+        cls: &Bound<'_, PyType>,
+        flow: Py<PyAny>,
+        limit: usize,
+        _others: &Bound<'_, PyTuple>,
+    ) -> PyResult<Self> {
+        const SLICE: usize = 128 * 1024; // eight TLS records
+        let py = cls.py();
+        let send = intern!(py, "send");
+        Ok(Sending {
+            plain: cls.getattr(send)?.is(py.get_type::<Self>().getattr(send)?),
+            flow,
+            accepted: PyList::empty(py).unbind(),
+            writers: PyList::empty(py).unbind(),
+            slice: limit.min(SLICE),
+            state: Held::new(State {
+                ended: false,
+                full: false,
+                streak: 0,
+                count: 0,
+            }),
+        })
+    }
+
+    #[pyo3(signature = (content, *others, end_of_stream=false, **options))]
+    fn send<'py>(
+        slf: &Bound<'py, Self>,
+        content: Bound<'py, PyAny>,
+        others: &Bound<'py, PyTuple>,
+        end_of_stream: bool,
+        options: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if !others.is_empty() || options.is_some() {
+            return slf.call_method1(intern!(slf.py(), "_unexpected"), (others, options));
+        }
+        let send = Send {
+            sending: slf.clone().unbind(),
+            content: content.unbind(),
+            end_of_stream,
+        };
+        Call::make(slf.py(), Work::Send(send))
+    }
+
+    #[getter]
+    fn _slice(&self) -> usize {
+        self.slice
+    }
+
+    #[getter]
+    fn ended(&self, py: Python<'_>) -> bool {
+        self.state.borrow(py).ended
+    }
+
+    #[setter]
+    fn set_ended(&self, py: Python<'_>, value: bool) {
+        self.state.borrow(py).ended = value;
+    }
+
+    #[getter]
+    fn _full(&self, py: Python<'_>) -> bool {
+        self.state.borrow(py).full
+    }
+
+    #[setter(_full)]
+    fn set_full(&self, py: Python<'_>, value: bool) {
+        self.state.borrow(py).full = value;
+    }
+
+    #[getter]
+    fn count(&self, py: Python<'_>) -> u64 {
+        self.state.borrow(py).count
+    }
+
+    #[setter]
+    fn set_count(&self, py: Python<'_>, value: u64) {
+        self.state.borrow(py).count = value;
+    }
+
+    /// Count one more send that went at once. True when it is other tasks' turn.
+    fn _rests(&self, py: Python<'_>) -> bool {
+        let mut state = self.state.borrow(py);
+        state.streak += 1;
+        if state.streak >= STREAK {
+            state.streak = 0;
+            return true;
+        }
+        false
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.flow)?;
+        visit.call(&self.accepted)?;
+        visit.call(&self.writers)
+    }
+}

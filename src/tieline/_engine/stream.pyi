@@ -1,0 +1,205 @@
+"""What a message passes between a stream socket and the program. Mirrors rust/python/src/stream."""
+
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
+from typing import Any, Self, final
+
+from typing_extensions import Buffer, disjoint_base
+
+__all__ = ["ByteInbox", "Call", "Descriptor", "Forward", "Receiving", "Sending", "Waiter", "Waiters", "adopt_messages"]
+
+@final
+class ByteInbox:
+    """A queue of bytes. `size` counts them; `ended` says that no more will come."""
+
+    ended: bool
+
+    def __new__(cls) -> Self: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def pieces(self) -> int:
+        """How many objects hold them: small ones that wait behind others are merged."""
+
+    def append(self, piece: bytes) -> None:
+        """Add what has arrived."""
+
+    def peek(self, count: int) -> bytes:
+        """The first so many bytes, or what there is of them; they stay."""
+
+    def take(self, at_most: int) -> bytes:
+        """Remove and return up to that many bytes, as many as there are. A whole piece comes uncopied."""
+
+    def take_into(self, buffer: Buffer) -> int:
+        """Fill a writable buffer of bytes as far as possible; returns the count."""
+
+    def find(self, separator: bytes, start: int) -> int:
+        """Where the separator begins, searching from `start`, or -1."""
+
+    def clear(self) -> None:
+        """Forget everything that was not taken."""
+
+@final
+class Waiter:
+    """For one coroutine, which awaits it once: a future for asyncio, whose coroutine can also be run at once."""
+
+    @property
+    def _loop(self) -> Any: ...
+    __name__: str
+    __qualname__: str
+    _asyncio_future_blocking: bool
+    def done(self) -> bool: ...
+    def set_result(self, result: None, /) -> None: ...
+    def set_exception(self, error: BaseException, /) -> None: ...
+    def cancel(self, msg: Any = None) -> bool: ...
+    def resume(self) -> None:
+        """`set_result`, from a callback of the loop: the coroutine runs until it waits again before this returns."""
+
+    def add_done_callback(self, callback: Callable[[Any], object], /, *, context: Context) -> None: ...
+    def result(self) -> None: ...
+    def __await__(self) -> Generator[Any]: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+
+@final
+class Waiters:
+    """Makes the waiters of one event loop. With `defers` a `resume` is a `set_result`."""
+
+    def __new__(cls, event_loop: Any, *, defers: bool = False) -> Self: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Waiter: ...  # without arguments
+
+@final
+class Call(Coroutine[Any, Any, Any]):
+    """A call that is awaited once."""
+
+    __name__: str
+    __qualname__: str
+    def send(self, value: Any, /) -> Any: ...
+    def throw(self, kind: Any, value: Any = None, traceback: Any = None, /) -> Any: ...
+    def close(self) -> None: ...
+    def __await__(self) -> Generator[Any, Any, Any]: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+
+@final
+class Forward:
+    """A method of a channel that is a call of one half of its flow: that half's own, unless a subclass has another."""
+
+    def __new__(cls, function: Any, half: str, name: str) -> Self: ...
+    def __get__(self, instance: Any, owner: Any = None, /) -> Any: ...
+
+@disjoint_base
+class Receiving:
+    """Takes what arrives and hands it to the calls that wait. A subclass that has `_is_whole` finds messages."""
+
+    error: Any
+    """The peer has broken this direction off."""
+    _paused: bool
+    def __new__(cls, flow: Any, limit: int, *_others: Any) -> Self: ...
+    def receive(
+        self,
+        *others: Any,
+        exactly: int | None = None,
+        at_least: int = 1,
+        at_most: int = 65536,
+        as_: Any = None,
+        until: bytes | None = None,
+        **options: Any,
+    ) -> Coroutine[Any, Any, Any]: ...
+    def next_piece(self) -> Coroutine[Any, Any, Any]: ...
+    def __aiter__(self) -> Self: ...
+    def __anext__(self) -> Coroutine[Any, Any, Any]: ...
+    def _receive_into(self, buffer: Buffer, strict: bool) -> Coroutine[Any, Any, int]:
+        """Receive into a buffer of bytes that was looked at before."""
+
+    def _message(self, iterating: bool) -> Coroutine[Any, Any, Any]:
+        """Receive a message: what `_answer` of the subclass gives when it is this call's turn."""
+
+    @property
+    def _flow(self) -> Any: ...
+    @property
+    def _limit(self) -> int: ...
+    @property
+    def inbox(self) -> ByteInbox: ...
+    @property
+    def count(self) -> int:
+        """Bytes that calls have taken."""
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether a call waits."""
+
+    def arrived(self, piece: bytes) -> None:
+        """Bytes from the socket. The last thing that is done with them: the call that they answer may run in here."""
+
+    def fail(self, error: Any) -> None:
+        """Every pending call raises; what has already arrived stays for later ones."""
+
+    def _taken(self, count: int) -> None:
+        """The call whose turn it was is done: it is the next one's."""
+
+    def _turn(self) -> None:
+        """Another call may be the first now: wake it if it can be answered, and read on if it needs more."""
+
+    def _needed(self) -> int:
+        """Bytes that the first call needs, 0 without one."""
+
+    def _wake(self) -> None:
+        """A whole message may be there: the call that it answers runs in here."""
+
+@disjoint_base
+class Sending:
+    """Gives bytes to the pipeline and the socket."""
+
+    ended: bool
+    """Our direction: nothing more may be sent."""
+    count: int
+    """Bytes that the kernel has, or that were accepted."""
+    _full: bool
+    """The kernel is: `writable` follows."""
+
+    def __new__(cls, flow: Any, limit: int, *_others: Any) -> Self: ...
+    def send(self, content: Any, *others: Any, end_of_stream: bool = False, **options: Any) -> Coroutine[Any, Any, None]: ...
+    @property
+    def _flow(self) -> Any: ...
+    @property
+    def _accepted(self) -> list[Any]:
+        """Bytes that have left the pipeline and that the kernel did not take."""
+
+    @property
+    def _writers(self) -> list[Any]:
+        """Suspended calls."""
+
+    @property
+    def _slice(self) -> int:
+        """Bytes of plaintext that go through the pipeline at once."""
+
+    def _rests(self) -> bool:
+        """Count one more send that went at once. True when it is other tasks' turn."""
+
+@disjoint_base
+class Descriptor:
+    """What reads and writes a stream socket that the subclass has opened."""
+
+    handler: Any
+    sink: Receiving | None
+    def __new__(cls, *_arguments: Any, **_options: Any) -> Self: ...
+    def _open(self, raw: int, receive: Callable[[int], bytes], send: Callable[[Buffer], int], size: int, watched: bool) -> None:
+        """Begin to use a socket: its descriptor, what moves large pieces, the size of the first read, and whether `_arrived`
+        is to be called for each piece."""
+
+    def _shut_down(self) -> None:
+        """The socket is about to be closed."""
+
+    @property
+    def _size(self) -> int:
+        """Of the next read."""
+
+    def _expect(self, size: int, little: int) -> None:
+        """The size of the next read, and of one that calls `_resize` for being small."""
+
+    def _readable(self) -> None: ...
+    def send(self, data: Buffer, /) -> int: ...
+
+def adopt_messages(message: Any, more: Any, end: Any) -> None:
+    """The class of a received message, and the metadata of a piece in a stream and at its end."""
