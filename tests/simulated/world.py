@@ -87,6 +87,7 @@ class End:
         return self.pair.ends[self is self.pair.client and self.pair.server is not None]
 
     def start(self, call: Coroutine[Any, Any, None]) -> None:
+        self.pair.world.raise_from(self)
         self.calls = [one for one in self.calls if not one.done()]
         self.calls.append(asyncio.get_running_loop().create_task(call))
 
@@ -482,9 +483,9 @@ class World:
                     ledger.duplicates = ledger.duplicates or self.conditions.duplicate > 0
             for end in pair.ends:
                 end.check(self.limit)
-                self._raise_from(end)
+                self.raise_from(end)
 
-    def _raise_from(self, end: End) -> None:
+    def raise_from(self, end: End) -> None:
         for call in end.calls:
             if call.done() and not call.cancelled() and (error := call.exception()) is not None:
                 raise error
@@ -496,6 +497,8 @@ class World:
         self.check()
 
     async def _settle(self) -> None:
+        if self.datagrams:
+            self.excuses.add("udp idle")  # by the time that everything has come to an end
         self._introduce()
         for pair in self.pairs:
             for end in pair.ends:
@@ -510,7 +513,7 @@ class World:
             if not self.datagrams:
                 pair.check_ended()
                 for end in pair.ends:
-                    self._raise_from(end)
+                    self.raise_from(end)
         for pair in self.pairs:
             for end in pair.ends:
                 end.start(end.close())
@@ -519,7 +522,7 @@ class World:
             for end in pair.ends:
                 for call in end.calls:
                     assert call.done(), f"after the close this call still waits: {call}"
-                self._raise_from(end)
+                self.raise_from(end)
                 assert end.connection.state.is_final
         self._over.set()
         with self.server:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["make_flow"]
 
 
-def make_flow(owner: FlowOwner, parameters: Parameters[Any], endpoint: object) -> Any:
-    """The flow for a channel."""
+def make_flow(owner: Any, parameters: Parameters[Any], endpoint: object) -> Any:
+    """The flow for a channel, which owns it (`FlowOwner`, or `MultiplexOwner`)."""
     stack: Any = parameters.stack
     if isinstance(stack, StreamProtocol):
         return StreamFlow(owner, parameters, endpoint)
