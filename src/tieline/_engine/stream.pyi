@@ -95,7 +95,9 @@ class Receiving:
     error: Any
     """The peer has broken this direction off."""
     _paused: bool
-    def __new__(cls, flow: Any, limit: int, *_others: Any) -> Self: ...
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        """Of a flow and a limit in bytes; what else a subclass takes is its own."""
+
     def receive(
         self,
         *others: Any,
@@ -115,8 +117,7 @@ class Receiving:
     def _message(self, iterating: bool) -> Coroutine[Any, Any, Any]:
         """Receive a message: what `_answer` of the subclass gives when it is this call's turn."""
 
-    @property
-    def _flow(self) -> Any: ...
+    _flow: Any
     @property
     def _limit(self) -> int: ...
     @property
@@ -158,18 +159,15 @@ class Sending:
     _full: bool
     """The kernel is: `writable` follows."""
 
-    def __new__(cls, flow: Any, limit: int, *_others: Any) -> Self: ...
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        """Of a flow and a limit in bytes; what else a subclass takes is its own."""
+
     def send(self, content: Any, *others: Any, end_of_stream: bool = False, **options: Any) -> Coroutine[Any, Any, None]: ...
-    @property
-    def _flow(self) -> Any: ...
-    @property
-    def _accepted(self) -> list[Any]:
-        """Bytes that have left the pipeline and that the kernel did not take."""
-
-    @property
-    def _writers(self) -> list[Any]:
-        """Suspended calls."""
-
+    _flow: Any
+    _accepted: list[Any]
+    """Bytes that have left the pipeline and that the kernel did not take."""
+    _writers: list[Any]
+    """Suspended calls."""
     @property
     def _slice(self) -> int:
         """Bytes of plaintext that go through the pipeline at once."""

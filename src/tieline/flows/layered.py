@@ -40,12 +40,12 @@ class LayeredReceiving(MessageReceiving):
 
     __slots__ = ("inbox",)
 
-    _flow: LayeredFlow
+    _flow: LayeredFlow  # pyright: ignore[reportIncompatibleVariableOverride]
     inbox: MessageInbox  # type: ignore[assignment]  # what the base does with one of bytes, a layer does here
 
     def __init__(self, flow: LayeredFlow, limit: int) -> None:
         super().__init__()
-        self.inbox = MessageInbox()
+        self.inbox = MessageInbox()  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def _answer(self, iterating: bool) -> Message[Any, Any]:
         """The next message: what to raise at the end is all that an iteration has of its own."""
@@ -121,7 +121,7 @@ class LayeredSending(MessageSending):
 
     __slots__ = ("_ended_layer",)
 
-    _flow: LayeredFlow
+    _flow: LayeredFlow  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, flow: LayeredFlow, limit: int) -> None:
         super().__init__(flow, limit)

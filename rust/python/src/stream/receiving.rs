@@ -261,14 +261,15 @@ impl Receiving {
     /// A subclass that has `_is_whole` finds messages.
     #[new]
     #[classmethod]
-    #[pyo3(signature = (flow, limit, *_others))]
+    #[pyo3(signature = (*arguments, **_options))]
     fn new(
         cls: &Bound<'_, PyType>,
-        flow: Py<PyAny>,
-        limit: usize,
-        _others: &Bound<'_, PyTuple>,
+        arguments: &Bound<'_, PyTuple>,
+        _options: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         let py = cls.py();
+        let flow = arguments.get_item(0)?.unbind();
+        let limit = arguments.get_item(1)?.extract()?;
         let messages = cls.hasattr(intern!(py, "_is_whole"))?;
         let receive = intern!(py, "receive");
         Ok(Receiving {

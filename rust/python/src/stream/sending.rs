@@ -140,15 +140,16 @@ fn give(socket: &Bound<'_, PyAny>, wire: &Bound<'_, PyBytes>) -> PyResult<usize>
 impl Sending {
     #[new]
     #[classmethod]
-    #[pyo3(signature = (flow, limit, *_others))]
+    #[pyo3(signature = (*arguments, **_options))]
     fn new(
         cls: &Bound<'_, PyType>,
-        flow: Py<PyAny>,
-        limit: usize,
-        _others: &Bound<'_, PyTuple>,
+        arguments: &Bound<'_, PyTuple>,
+        _options: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         const SLICE: usize = 128 * 1024; // eight TLS records
         let py = cls.py();
+        let flow = arguments.get_item(0)?.unbind();
+        let limit: usize = arguments.get_item(1)?.extract()?;
         let send = intern!(py, "send");
         Ok(Sending {
             plain: cls.getattr(send)?.is(py.get_type::<Self>().getattr(send)?),

@@ -126,8 +126,10 @@ class SimulatedStream:
             self._blocked = False
             self._context.run(self.handler.writable)
         while self._reading and not self._closed and machine.incoming.readable:
-            take = self.handler.received if self.sink is None else self.sink.arrived
-            self._context.run(take, machine.read(LARGEST_READ))
+            if self.sink is None:
+                self._context.run(self.handler.received, machine.read(LARGEST_READ))
+            else:
+                self._context.run(self.sink.arrived, machine.read(LARGEST_READ))
             self._watch_time()
         if not self._reading or self._closed or machine.incoming.readable:
             return
