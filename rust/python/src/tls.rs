@@ -437,7 +437,45 @@ impl TlsEngine {
     }
 }
 
+/// What came of ciphertext.
+pub(crate) enum Opened<'py> {
+    /// Plaintext, perhaps none. `quiet`: and nothing else, no end of the peer's and nothing to be said to it.
+    Plaintext {
+        content: Bound<'py, PyBytes>,
+        quiet: bool,
+    },
+    /// The connection has failed: `receive` raises why.
+    Failed,
+}
+
 impl TlsEngine {
+    /// `receive` for those who need not be told why it failed.
+    pub(crate) fn open<'py>(&self, py: Python<'py>, data: &[u8]) -> PyResult<Opened<'py>> {
+        let mut engine = self.lock()?;
+        let mut plaintext = SCRATCH.take();
+        let result = guarded(py, &mut engine, data.len(), |engine| {
+            engine.receive(data, &mut plaintext)
+        });
+        let opened = result.map(|result| match result {
+            Ok(()) => Opened::Plaintext {
+                content: PyBytes::new(py, &plaintext),
+                quiet: engine.output().is_empty() && !engine.peer_closed(),
+            },
+            Err(_) => Opened::Failed,
+        });
+        keep_scratch(plaintext);
+        opened
+    }
+
+    /// Encrypt a piece; None if that fails, and `send` raises why.
+    pub(crate) fn seal<'py>(
+        &self,
+        py: Python<'py>,
+        data: &Bound<'py, PyBytes>,
+    ) -> Option<Bound<'py, PyBytes>> {
+        self.send(py, data.as_any()).ok()
+    }
+
     /// The engine is taken when a validator calls back into it, or another thread is in it. To wait
     /// could be to wait forever, so neither may.
     fn lock(&self) -> PyResult<MutexGuard<'_, Engine>> {

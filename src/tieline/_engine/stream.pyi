@@ -6,6 +6,8 @@ from typing import Any, Self, final
 
 from typing_extensions import Buffer, disjoint_base
 
+from tieline._engine.tls import TlsEngine
+
 __all__ = ["ByteInbox", "Call", "Descriptor", "Forward", "Receiving", "Sending", "Waiter", "Waiters", "adopt_messages"]
 
 @final
@@ -95,6 +97,9 @@ class Receiving:
     error: Any
     """The peer has broken this direction off."""
     _paused: bool
+    cipher: TlsEngine | None
+    """Where what the socket gives is ciphertext, and this is all that is between."""
+
     def __new__(cls, *arguments: Any, **options: Any) -> Self:
         """Of a flow and a limit in bytes; what else a subclass takes is its own."""
 
@@ -133,6 +138,9 @@ class Receiving:
     def arrived(self, piece: bytes) -> None:
         """Bytes from the socket. The last thing that is done with them: the call that they answer may run in here."""
 
+    def feed(self, data: bytes) -> None:
+        """What a socket has read, as it came; like `arrived` otherwise."""
+
     def fail(self, error: Any) -> None:
         """Every pending call raises; what has already arrived stays for later ones."""
 
@@ -158,6 +166,8 @@ class Sending:
     """Bytes that the kernel has, or that were accepted."""
     _full: bool
     """The kernel is: `writable` follows."""
+    cipher: TlsEngine | None
+    """Where the socket takes ciphertext, and this is all that is between."""
 
     def __new__(cls, *arguments: Any, **options: Any) -> Self:
         """Of a flow and a limit in bytes; what else a subclass takes is its own."""

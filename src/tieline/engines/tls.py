@@ -240,7 +240,7 @@ class EngineLayer(TLSLayer):
     def __init__(self, config: engine.TlsConfig, server_name: str | None, options: SecurityOptions, endpoint: object) -> None:
         super().__init__(options.certificate_validator, endpoint)
         self._server_name = server_name
-        self._engine = engine.TlsEngine(config, server_name)
+        self.cipher = self._engine = engine.TlsEngine(config, server_name)
         # Bound once: these are called for every piece of data.
         self.output = self._engine.output
         self.end = self._engine.close_notify
@@ -248,6 +248,10 @@ class EngineLayer(TLSLayer):
     @property
     def early_data_accepted(self) -> bool:  # type: ignore[override]
         return not self._engine.handshaking and self._engine.info().early_data_accepted
+
+    @property
+    def ended(self) -> bool:  # type: ignore[override]
+        return self._engine.peer_closed
 
     def start(self) -> bytes:
         return self._engine.output()
@@ -257,7 +261,6 @@ class EngineLayer(TLSLayer):
             plaintext = self._engine.receive(data)
         except engine.TlsFailure as failure:
             raise self._translated(failure) from self._engine.validator_error
-        self.ended = self._engine.peer_closed
         return plaintext if self.ready else self._progress(plaintext)
 
     def _shaken(self) -> bool:

@@ -15,14 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tieline.errors import (
-    ChannelClosedError,
-    CloseTimeoutError,
-    NetworkError,
-    Phase,
-    raisable,
-    translate,
-)
+from tieline.errors import ChannelClosedError, CloseTimeoutError, NetworkError, Phase, raisable, translate
 from tieline.flows.alarm import Alarm, AttendedPipeline
 from tieline.flows.owner import FlowOwner, present
 from tieline.flows.receiving import StreamReceiving
@@ -102,7 +95,9 @@ class StreamFlow:
         self.machine = None if pipeline is None else self._lower(pipeline)
         self.usable = True
         socket.handler = self
-        socket.sink = self.receiving if self.machine is None and self.takes_bytes else None
+        if self.takes_bytes:
+            cipher = self.receiving.cipher = self.sending.cipher = getattr(self.machine, "cipher", None)
+            socket.sink = self.receiving if self.machine is None or cipher is not None else None
         self.receiving.attached(plaintext)
         self.sending.attached(wire, early)
         if pipeline is not None and pipeline.ended:
@@ -258,11 +253,6 @@ class StreamFlow:
         """Whether there is a socket."""
         return self.socket is not None
 
-    def _close_socket(self) -> None:
-        if self.socket is not None:
-            self.socket.close()
-            self._no_socket()
-
     # For the socket
 
     def connected(self) -> None:
@@ -280,7 +270,13 @@ class StreamFlow:
             piece = machine.receive(data)
         except NetworkError as error:
             self.violated(error)
-            return
+        else:
+            self.opened(piece)
+
+    def opened(self, piece: bytes) -> None:
+        """What the machine has made of what came, and what else it wants."""
+        machine = self.machine
+        assert machine is not None  # it has made that
         output = machine.output()
         if output:
             self.sending.emit(output)
@@ -352,7 +348,9 @@ class StreamFlow:
                     self.socket.end()
                 except OSError:
                     alert = b""  # the peer is gone: nobody is left to be told
-        self._close_socket()
+        if self.socket is not None:
+            self.socket.close()
+            self._no_socket()
         self._fail(error)
 
     def writable(self) -> None:

@@ -114,7 +114,7 @@ class QUICStreamSocket:
             self._ended = ended
             if data:
                 self._session.received_count += len(data)
-                (handler.received if self.sink is None else self.sink.arrived)(data)
+                (handler.received if self.sink is None else self.sink.feed)(data)
             if ended:
                 if not self._closed:
                     handler.received_end()
@@ -193,7 +193,7 @@ class QUICStreamSocket:
             elif isinstance(piece, PeerResetError):
                 handler.receive_failed(piece)
             else:
-                (handler.received if self.sink is None else self.sink.arrived)(piece)
+                (handler.received if self.sink is None else self.sink.feed)(piece)
         if not self._closed:
             self._closed = True
             handler.failed(self._failure)  # type: ignore[arg-type]  # an OSError or what stands for one

@@ -221,7 +221,7 @@ class MemoryStream:
             self._incoming.clear()
             self._peer._unblock()
             self._look()  # an end may stand behind these bytes
-            (self.handler.received if self.sink is None else self.sink.arrived)(data)
+            (self.handler.received if self.sink is None else self.sink.feed)(data)
         elif self._end_came or self._told:
             self._reading = False
             self.handler.received_end()

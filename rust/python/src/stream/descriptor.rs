@@ -279,7 +279,7 @@ impl Descriptor {
             .as_ref()
             .map(|sink| sink.clone_ref(py));
         if let Some(sink) = sink {
-            return sink.get().take_in(sink.bind(py), data);
+            return sink.get().feed_in(sink.bind(py), data);
         }
         let handler = this
             .state

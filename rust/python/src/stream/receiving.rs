@@ -13,6 +13,7 @@ use super::inbox::ByteInbox;
 use super::native::Handle;
 use super::receive::{Form, Receive};
 use super::waiter::{Waiter, Waiters};
+use crate::tls::{Opened, TlsEngine};
 
 /// A call in the queue.
 struct Entry {
@@ -30,6 +31,8 @@ struct State {
     count: u64,
     /// The peer has broken this direction off.
     error: Option<Py<PyAny>>,
+    /// Where what the socket gives is ciphertext, and this is all that is between.
+    cipher: Option<Py<TlsEngine>>,
 }
 
 /// Takes what arrives and hands it to the calls that wait.
@@ -245,6 +248,40 @@ impl Receiving {
         Ok(())
     }
 
+    /// What a socket has read, as it came.
+    pub(crate) fn feed_in(&self, slf: &Bound<'_, Self>, data: Bound<'_, PyBytes>) -> PyResult<()> {
+        let py = slf.py();
+        let cipher = self
+            .state
+            .borrow(py)
+            .cipher
+            .as_ref()
+            .map(|cipher| cipher.clone_ref(py));
+        let Some(cipher) = cipher else {
+            return self.take_in(slf, data);
+        };
+        let flow = self.flow.bind(py);
+        match cipher.get().open(py, data.as_bytes())? {
+            Opened::Plaintext {
+                content,
+                quiet: true,
+            } if content.as_bytes().is_empty() => Ok(()),
+            Opened::Plaintext {
+                content,
+                quiet: true,
+            } => self.take_in(slf, content),
+            Opened::Plaintext {
+                content,
+                quiet: false,
+            } => flow
+                .call_method1(intern!(py, "opened"), (content,))
+                .map(drop),
+            Opened::Failed => flow
+                .call_method1(intern!(py, "received"), (PyBytes::new(py, b""),))
+                .map(drop),
+        }
+    }
+
     /// Whether `receive` is what is here.
     pub(crate) fn is_plain(&self) -> bool {
         self.plain
@@ -286,6 +323,7 @@ impl Receiving {
                 scanned: 0,
                 count: 0,
                 error: None,
+                cipher: None,
             }),
         })
     }
@@ -443,6 +481,25 @@ impl Receiving {
 
     fn arrived(slf: &Bound<'_, Self>, piece: Bound<'_, PyBytes>) -> PyResult<()> {
         slf.get().take_in(slf, piece)
+    }
+
+    fn feed(slf: &Bound<'_, Self>, data: Bound<'_, PyBytes>) -> PyResult<()> {
+        slf.get().feed_in(slf, data)
+    }
+
+    #[getter]
+    fn cipher(&self, py: Python<'_>) -> Option<Py<TlsEngine>> {
+        self.state
+            .borrow(py)
+            .cipher
+            .as_ref()
+            .map(|cipher| cipher.clone_ref(py))
+    }
+
+    #[setter]
+    fn set_cipher(&self, py: Python<'_>, cipher: Option<Py<TlsEngine>>) {
+        let before = std::mem::replace(&mut self.state.borrow(py).cipher, cipher);
+        drop(before);
     }
 
     /// Every pending call raises; what has already arrived stays for later ones.

@@ -11,6 +11,7 @@ use super::descriptor::Descriptor;
 use super::held::Held;
 use super::invoke::{invoke, invoke_two};
 use super::native::Visit;
+use crate::tls::TlsEngine;
 
 /// Sends in a row that the kernel took at once, before other tasks have their turn.
 const STREAK: u32 = 64;
@@ -22,6 +23,8 @@ struct State {
     full: bool,
     streak: u32,
     count: u64,
+    /// Where the socket takes ciphertext, and this is all that is between.
+    cipher: Option<Py<TlsEngine>>,
 }
 
 /// Gives bytes to the pipeline and the socket.
@@ -105,7 +108,16 @@ impl Sending {
         } else if size > self.slice {
             return Ok(None);
         } else {
-            invoke(&machine, intern!(py, "send"), content)?.cast_into::<PyBytes>()?
+            let cipher = self
+                .state
+                .borrow(py)
+                .cipher
+                .as_ref()
+                .map(|cipher| cipher.clone_ref(py));
+            match cipher.and_then(|cipher| cipher.get().seal(py, content)) {
+                Some(wire) => wire,
+                None => invoke(&machine, intern!(py, "send"), content)?.cast_into::<PyBytes>()?,
+            }
         };
         let taken = match give(&socket, &wire) {
             Ok(taken) => taken,
@@ -162,6 +174,7 @@ impl Sending {
                 full: false,
                 streak: 0,
                 count: 0,
+                cipher: None,
             }),
         })
     }
@@ -218,6 +231,21 @@ impl Sending {
     #[setter]
     fn set_count(&self, py: Python<'_>, value: u64) {
         self.state.borrow(py).count = value;
+    }
+
+    #[getter]
+    fn cipher(&self, py: Python<'_>) -> Option<Py<TlsEngine>> {
+        self.state
+            .borrow(py)
+            .cipher
+            .as_ref()
+            .map(|cipher| cipher.clone_ref(py))
+    }
+
+    #[setter]
+    fn set_cipher(&self, py: Python<'_>, cipher: Option<Py<TlsEngine>>) {
+        let before = std::mem::replace(&mut self.state.borrow(py).cipher, cipher);
+        drop(before);
     }
 
     /// Count one more send that went at once. True when it is other tasks' turn.

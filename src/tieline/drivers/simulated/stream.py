@@ -129,7 +129,7 @@ class SimulatedStream:
             if self.sink is None:
                 self._context.run(self.handler.received, machine.read(LARGEST_READ))
             else:
-                self._context.run(self.sink.arrived, machine.read(LARGEST_READ))
+                self._context.run(self.sink.feed, machine.read(LARGEST_READ))
             self._watch_time()
         if not self._reading or self._closed or machine.incoming.readable:
             return
