@@ -105,13 +105,12 @@ class Receiving:
 
     def receive(
         self,
-        *others: Any,
+        *,
         exactly: int | None = None,
         at_least: int = 1,
         at_most: int = 65536,
         as_: Any = None,
         until: bytes | None = None,
-        **options: Any,
     ) -> Coroutine[Any, Any, Any]: ...
     def next_piece(self) -> Coroutine[Any, Any, Any]: ...
     def __aiter__(self) -> Self: ...
@@ -172,7 +171,11 @@ class Sending:
     def __new__(cls, *arguments: Any, **options: Any) -> Self:
         """Of a flow and a limit in bytes; what else a subclass takes is its own."""
 
-    def send(self, content: Any, *others: Any, end_of_stream: bool = False, **options: Any) -> Coroutine[Any, Any, None]: ...
+    def send(
+        self, content: Any, *, end_of_stream: bool = False, last_message: Any = None, metadata: Any = None, type: Any = None
+    ) -> Coroutine[Any, Any, None]:
+        """The last three are other protocols'."""
+
     _flow: Any
     _accepted: list[Any]
     """Bytes that have left the pipeline and that the kernel did not take."""

@@ -7,7 +7,7 @@ from typing import Any
 from tieline.protocols.integers import FixedWidthInteger
 from tieline.protocols.ip import IPMetadata
 
-__all__ = ["misuse", "octets", "sendable", "unexpected"]
+__all__ = ["misuse", "octets", "sendable"]
 
 
 def octets(content: Any, flow: Any) -> bytes | memoryview:
@@ -51,9 +51,3 @@ class MisuseError(TypeError):
 def misuse(flow: Any, reason: str) -> MisuseError:
     """The error for a call that this protocol does not have in this form: it says which calls there are."""
     return MisuseError(f"{flow.name}: {reason}. Its calls: {flow.calls}")
-
-
-def unexpected(flow: Any, call: str, others: tuple[Any, ...], options: dict[str, Any] | None) -> MisuseError:
-    """The error for arguments that a call does not have."""
-    what = ", ".join([*(repr(one) for one in others), *(f"{name}=" for name in options or ())])
-    return misuse(flow, f"{call}() got an unexpected {what}")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tieline._engine.stream import Receiving, adopt_messages
 from tieline.errors import IncompleteReceiveError, MessageTooLargeError, NetworkError, Phase, raisable
-from tieline.flows.content import misuse, unexpected
+from tieline.flows.content import misuse
 from tieline.protocols.integers import FixedWidthInteger
 from tieline.protocols.message import Message, StreamMetadata
 
@@ -65,9 +65,6 @@ class StreamReceiving(Receiving):
         if len(until) > at_most:
             raise ValueError(f"at_most={at_most} leaves no room for until={until!r}")
         return at_most, at_most
-
-    def _unexpected(self, others: tuple[Any, ...], options: dict[str, Any] | None) -> None:
-        raise unexpected(self._flow, "receive", others, options)
 
     def _exclusive(self, **options: object) -> TypeError:
         given = ", ".join(f"{name}={value!r}" for name, value in options.items() if value is not None)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tieline._engine.stream import Sending
 from tieline.errors import ChannelClosedError, MessageTooLargeError, NetworkError, Phase, raisable
-from tieline.flows.content import misuse, octets, unexpected
+from tieline.flows.content import misuse, octets
 from tieline.flows.files import FileSource
 from tieline.flows.writer import End, Writer
 
@@ -47,8 +47,8 @@ class StreamSending(Sending):
 
     # Called by the application
 
-    def _unexpected(self, others: tuple[Any, ...], options: dict[str, Any] | None) -> None:
-        raise unexpected(self._flow, "send", others, options)
+    def _unexpected(self, option: str) -> None:
+        raise misuse(self._flow, f"send() has no {option}=")
 
     async def _send(self, content: Any, end_of_stream: bool) -> None:
         """What is not simply given to the kernel."""

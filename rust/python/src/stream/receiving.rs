@@ -330,22 +330,16 @@ impl Receiving {
 
     // Called by the application
 
-    #[pyo3(signature = (*others, exactly=None, at_least=1, at_most=65536, as_=None, until=None, **options))]
-    #[expect(clippy::too_many_arguments)] // they are the call's
+    #[pyo3(signature = (*, exactly=None, at_least=1, at_most=65536, as_=None, until=None))]
     fn receive<'py>(
         slf: &Bound<'py, Self>,
-        others: &Bound<'py, PyTuple>,
         exactly: Option<i64>,
         at_least: i64,
         at_most: i64,
         as_: Option<Bound<'py, PyAny>>,
         until: Option<Bound<'py, PyAny>>,
-        options: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        if !others.is_empty() || options.is_some() {
-            return slf.call_method1(intern!(py, "_unexpected"), (others, options));
-        }
         let plain = as_.is_none() && until.is_none();
         let (minimum, at_most) = match exactly {
             Some(exactly) if plain && exactly >= 0 && at_least == 1 && at_most == 65536 => {

@@ -179,16 +179,24 @@ impl Sending {
         })
     }
 
-    #[pyo3(signature = (content, *others, end_of_stream=false, **options))]
+    #[pyo3(signature = (content, *, end_of_stream=false, last_message=None, metadata=None, r#type=None))]
     fn send<'py>(
         slf: &Bound<'py, Self>,
         content: Bound<'py, PyAny>,
-        others: &Bound<'py, PyTuple>,
         end_of_stream: bool,
-        options: Option<&Bound<'py, PyDict>>,
+        last_message: Option<Bound<'py, PyAny>>,
+        metadata: Option<Bound<'py, PyAny>>,
+        r#type: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        if !others.is_empty() || options.is_some() {
-            return slf.call_method1(intern!(slf.py(), "_unexpected"), (others, options));
+        // What only other protocols have is told apart from what is nonsense.
+        for (name, value) in [
+            ("last_message", &last_message),
+            ("metadata", &metadata),
+            ("type", &r#type),
+        ] {
+            if value.is_some() {
+                return slf.call_method1(intern!(slf.py(), "_unexpected"), (name,));
+            }
         }
         let send = Send {
             sending: slf.clone().unbind(),
