@@ -29,7 +29,8 @@ type Raw = std::os::fd::RawFd;
 type Raw = std::os::windows::io::RawSocket;
 
 struct State {
-    raw: Raw,
+    /// None before it is opened and after it is closed.
+    raw: Option<Raw>,
     /// The socket module's methods, for large pieces.
     receive: Option<Py<PyAny>>,
     send: Option<Py<PyAny>>,
@@ -86,7 +87,7 @@ impl Descriptor {
         if bytes.len() > SMALL {
             return self.give_large(slf, data);
         }
-        let raw = self.state.borrow(py).raw;
+        let raw = self.state.borrow(py).raw.ok_or_else(closed)?;
         let count = match (&*stream(raw)).write(bytes) {
             Ok(count) => count,
             Err(error) if later(&error) => 0,
@@ -138,7 +139,7 @@ impl Descriptor {
                 Err(error) => Err(error),
             };
         }
-        let raw = self.state.borrow(py).raw;
+        let raw = self.state.borrow(py).raw.ok_or_else(closed)?;
         ARRIVED.with_borrow_mut(|buffer| match (&*stream(raw)).read(&mut buffer[..size]) {
             Ok(count) => Ok(Some(PyBytes::new(py, &buffer[..count]))),
             Err(error) if later(&error) => Ok(None),
@@ -163,7 +164,7 @@ impl Descriptor {
     fn new(_arguments: &Bound<'_, PyTuple>, _options: Option<&Bound<'_, PyDict>>) -> Self {
         Descriptor {
             state: Held::new(State {
-                raw: Raw::MAX,
+                raw: None,
                 receive: None,
                 send: None,
                 handler: None,
@@ -186,7 +187,7 @@ impl Descriptor {
         watched: bool,
     ) {
         let mut state = self.state.borrow(py);
-        state.raw = raw;
+        state.raw = Some(raw);
         state.receive = Some(receive);
         state.send = Some(send);
         state.size = size;
@@ -197,7 +198,7 @@ impl Descriptor {
     fn _shut_down(&self, py: Python<'_>) {
         let before = {
             let mut state = self.state.borrow(py);
-            state.raw = Raw::MAX;
+            state.raw = None;
             (state.receive.take(), state.send.take())
         };
         drop(before);
