@@ -362,7 +362,7 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
         Cancelling: the connection goes on being established.
         """
         await self.ready()
-        return self._reporting.establishment()
+        return self._reporting.establishment(self.driver)
 
     async def data_transfer_report(self) -> DataTransferReport:
         """Start, wait until ready, and tell what was transferred from then until now. Raises as `ready` does.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tieline.engines.states import State
-from tieline.establishment.attempt import Attempt
+from tieline.establishment.attempt import Attempt, Shaken
 from tieline.reports import (
     DataTransferReport,
     EstablishmentReport,
@@ -18,6 +19,7 @@ from tieline.watching import connected_path, current_network
 
 if TYPE_CHECKING:
     from tieline.connection import NetworkConnection
+    from tieline.drivers.port import Counted, Driver
     from tieline.establishment.establishment import Establishment
 
 __all__ = ["PendingDataTransferReport", "Reading", "Reporting"]
@@ -26,15 +28,20 @@ __all__ = ["PendingDataTransferReport", "Reading", "Reporting"]
 UNKNOWN = TransportCounters()
 
 
+def counters_in(counted: Counted, driver: Driver) -> TransportCounters:
+    """What was counted, as it is reported."""
+    return driver.counters_in(counted) if isinstance(counted, bytes) else counted
+
+
 class Reading:
     """A flow's counters at one time. Before the flow has its socket, whoever has it counts the transport's."""
 
-    __slots__ = ("received", "sent", "time", "transport")
+    __slots__ = ("counted", "received", "sent", "time")
 
     def __init__(self, time: float, flow: Any, attempt: Attempt | None = None) -> None:
         self.time = time
-        counters = None if attempt is None else attempt.counters()
-        self.transport: TransportCounters = counters or flow.counters() or UNKNOWN
+        counted = None if attempt is None else attempt.counters()
+        self.counted: Counted = counted or flow.counters() or UNKNOWN
         self.received: int = flow.received_count
         self.sent: int = flow.sent_count
 
@@ -51,7 +58,7 @@ class Reporting:
         self._attempt_started = 0.0
         self._previous_attempts = 0
         self._resolutions: tuple[Resolution, ...] = ()
-        self._handshakes: tuple[Handshake, ...] = ()
+        self._handshakes: Sequence[Shaken] = ()
         self._at_ready: Reading | None = None
         self._at_close: Reading | None = None
 
@@ -64,7 +71,7 @@ class Reporting:
     def accepted(self, attempt: Attempt | None, now: float, flow: Any) -> None:
         """A listener has handed the connection out; its only attempt began when the socket was accepted."""
         self.attempt_began(now if attempt is None else attempt.begun)
-        self._handshakes = () if attempt is None else tuple(attempt.handshakes)
+        self._handshakes = () if attempt is None else attempt.handshakes
         self._at_ready = Reading(now, flow, attempt)
 
     def attempt_failed(self) -> None:
@@ -75,7 +82,7 @@ class Reporting:
         """An attempt succeeded. Its flow does not have the socket yet: what leaves with that moment counts."""
         self._attempt_started = establishment.started  # later than it began, after `try_next_endpoint`
         self._resolutions = establishment.resolutions()
-        self._handshakes = tuple(establishment.handshakes)
+        self._handshakes = establishment.handshakes
         self._at_ready = Reading(now, flow, won)
 
     def freeze(self, flow: Any, now: float) -> None:
@@ -83,7 +90,7 @@ class Reporting:
         if self._at_close is None:
             self._at_close = Reading(now, flow)
 
-    def establishment(self) -> EstablishmentReport:
+    def establishment(self, driver: Driver) -> EstablishmentReport:
         """How establishment went. The connection is ready."""
         assert self._at_ready is not None  # or there is nothing to tell
         return EstablishmentReport(
@@ -91,7 +98,10 @@ class Reporting:
             attempt_started_after=self._attempt_started - (self._started or 0.0),
             previous_attempt_count=self._previous_attempts,
             resolutions=self._resolutions,
-            handshakes=self._handshakes,
+            handshakes=tuple(
+                Handshake(protocol, took, counters_in(rtt, driver).smoothed_rtt if isinstance(rtt, (bytes, tuple)) else rtt)
+                for protocol, took, rtt in self._handshakes
+            ),
         )
 
     def read(self, connection: NetworkConnection[Any]) -> Reading:
@@ -103,14 +113,14 @@ class Reporting:
         ready, start = self._at_ready, start or self._at_ready
         if ready is None or start is None:
             raise RuntimeError(f"nothing was transferred: {connection!r} has never been ready")
-        end = self.read(connection)
+        end, driver = self.read(connection), connection.driver
         path = connection.current_path or connected_path(
-            current_network(connection.driver), connection.local_endpoint, connection.remote_endpoint
+            current_network(driver), connection.local_endpoint, connection.remote_endpoint
         )
         report = PathReport.between(
             # Another socket since (`try_next_endpoint`) counts from zero.
-            start.transport if start.time >= ready.time else ready.transport,
-            end.transport,
+            counters_in((start if start.time >= ready.time else ready).counted, driver),
+            counters_in(end.counted, driver),
             interface=path.interface,
             received_application_byte_count=end.received - start.received,
             sent_application_byte_count=end.sent - start.sent,

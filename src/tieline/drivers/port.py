@@ -12,7 +12,7 @@ A driver calls its handlers from the event loop, never from inside the call that
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from tieline.endpoints import HostPort, UnixEndpoint
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tieline.reports import TransportCounters
 
 __all__ = [
-    "Address", "Arrival", "Buffer", "DatagramHandler", "DatagramSocket", "Driver", "MulticastHandler", "MulticastSocket",
+    "Address", "Arrival", "Buffer", "Counted", "DatagramHandler", "DatagramSocket", "Driver", "MulticastHandler", "MulticastSocket",
     "NetworkWatch", "OneByOne", "PacketAddress", "PacketHandler", "PacketSocket", "Packets", "StreamAcceptor", "StreamHandler",
     "StreamSocket",
 ]  # fmt: skip
@@ -33,6 +33,9 @@ __all__ = [
 Address = HostPort | UnixEndpoint
 """Where a socket can be: a `HostPort` whose host is an IP literal, or a path."""
 Buffer = bytes | bytearray | memoryview
+Counted: TypeAlias = "TransportCounters | bytes"
+"""What a transport has counted. Bytes are as the system tells it, for `Driver.counters_in`: it is taken for each connection, and
+seldom looked at."""
 
 
 class Waiter(Protocol):
@@ -82,6 +85,8 @@ class StreamSocket(Protocol):
     """Who takes what arrives; where it is None, the handler does."""
     early: int
     """How many of the first bytes that `Driver.connect` was given have gone with the SYN. The others are the caller's."""
+    is_made: bool
+    """Whether the peer had answered when `Driver.connect` returned, as on one machine: `connected` is all that is missing."""
 
     @property
     def local_address(self) -> Address | None: ...
@@ -117,7 +122,7 @@ class StreamSocket(Protocol):
         """Whether the kernel holds bytes that were not read. Closing then would reset the connection."""
         ...
 
-    def counters(self) -> TransportCounters: ...
+    def counters(self) -> Counted: ...
     def metadata(self) -> TCPMetadata | None: ...
 
 
@@ -354,6 +359,10 @@ class Driver(Protocol):
 
         Raises OSError.
         """
+        ...
+
+    def counters_in(self, counted: bytes, /) -> TransportCounters:
+        """What a stream socket's `counters` gave."""
         ...
 
     def network(self) -> Network:

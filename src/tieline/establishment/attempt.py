@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tieline.engines.framing import CarrierLayer, MessageLayer
 from tieline.errors import HandshakeTimeoutError, NetworkError, PeerResetError, Phase, translate
@@ -19,15 +19,17 @@ from tieline.establishment.guard import guarded
 from tieline.flows.alarm import Alarm
 from tieline.protocols.security import SecurityOptions
 from tieline.protocols.tcp import TCP
-from tieline.reports import Handshake, TransportCounters
 
 if TYPE_CHECKING:
-    from tieline.drivers.port import Address, Buffer, Driver, StreamSocket, Task, Timer
+    from tieline.drivers.port import Address, Buffer, Counted, Driver, StreamSocket, Task, Timer
     from tieline.engines.pipeline import Pipeline
     from tieline.flows.stream import StreamFlow
     from tieline.parameters import Parameters
 
-__all__ = ["Attempt", "StreamAttempt"]
+__all__ = ["Attempt", "Shaken", "StreamAttempt"]
+
+Shaken: TypeAlias = "tuple[str, float, float | Counted | None]"
+"""A handshake for the report: its protocol, how long it took, and the round trip, or counters with that."""
 
 
 class Attempt(ABC):
@@ -35,10 +37,10 @@ class Attempt(ABC):
 
     begun: float
     phase: Phase
-    handshakes: Sequence[Handshake]
+    handshakes: Sequence[Shaken]
 
     @abstractmethod
-    def counters(self) -> TransportCounters | None:
+    def counters(self) -> Counted | None:
         """What the transport has moved so far."""
 
     @abstractmethod
@@ -82,13 +84,13 @@ class StreamAttempt(Attempt):
         self._flight: float | None = None  # when our first one left, until something is heard after it
         self._rtt: float | None = None
         self._opening: bytes | None = None
-        self._counters: TransportCounters | None = None  # when the transport was up
+        self._counters: Counted | None = None  # when the transport was up
         self._alarm: Alarm | None = None
         if pipeline is not None and pipeline.messages:
             self._alarm = Alarm(driver, pipeline.messages, self._rung)
         self.begun = self._mark
         self.phase = Phase.CONNECTING
-        self.handshakes: Sequence[Handshake] = ()
+        self.handshakes: Sequence[Shaken] = ()
 
     # Beginning and ending
 
@@ -108,7 +110,8 @@ class StreamAttempt(Attempt):
             if fast_open:
                 flight = self._opening
         self._socket = self._driver.connect(address, self._parameters, self, flight)
-        self._start_timer(timeout, self._connect_expired, timeout)
+        if not self._socket.is_made:
+            self._start_timer(timeout, self._connect_expired, timeout)
 
     def accept(self, socket: StreamSocket) -> None:
         """Begin on a socket that a listener accepted."""
@@ -128,7 +131,7 @@ class StreamAttempt(Attempt):
             self._socket.abort()
             self._socket = None
 
-    def counters(self) -> TransportCounters | None:
+    def counters(self) -> Counted | None:
         """What the transport has moved so far."""
         if self.phase is Phase.CONNECTING and self._counters is not None:
             return self._counters  # nothing has moved since
@@ -152,7 +155,7 @@ class StreamAttempt(Attempt):
         socket, pipeline = self._socket, self._pipeline
         assert socket is not None
         self._counters = socket.counters()
-        self._note(TCP.name, self._counters.smoothed_rtt)
+        self._note(TCP.name, self._counters)
         if pipeline is None:
             self._early = socket.early
             self._succeed()
@@ -327,9 +330,9 @@ class StreamAttempt(Attempt):
 
     # Ending
 
-    def _note(self, protocol: str, rtt: float | None) -> None:
+    def _note(self, protocol: str, rtt: float | Counted | None) -> None:
         now = self._driver.time()
-        self.handshakes = (*self.handshakes, Handshake(protocol, now - self._mark, rtt))
+        self.handshakes = (*self.handshakes, (protocol, now - self._mark, rtt))
         self._mark = now
 
     def _succeed(self) -> None:

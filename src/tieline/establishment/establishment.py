@@ -19,14 +19,14 @@ from tieline.endpoints import Endpoint, HostPort
 from tieline.errors import Attempt as FailedAttempt
 from tieline.errors import DNSError, NetworkError, Phase, TLSError
 from tieline.establishment import failures
-from tieline.establishment.attempt import Attempt, StreamAttempt
+from tieline.establishment.attempt import Attempt, Shaken, StreamAttempt
 from tieline.establishment.guard import guarded
 from tieline.establishment.ordering import interleave, sort_destinations
 from tieline.establishment.routes import Candidate, Routes
 from tieline.establishment.stacks import client_pipeline, forget_tickets, prepare_client, server_name, transport_endpoint
 from tieline.protocols.ip import IP, IPVersion
 from tieline.protocols.roles import MultiplexProtocol
-from tieline.reports import DNSProtocol, Handshake, Resolution, ResolutionSource
+from tieline.reports import DNSProtocol, Resolution, ResolutionSource
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Driver, Task, Timer
@@ -74,7 +74,7 @@ class Establishment:
         self._resolved_after: float | None = None
         self._winner: Candidate | None = None
         self._left_one = False  # somebody did not want the winner
-        self.handshakes: Sequence[Handshake] = ()
+        self.handshakes: Sequence[Shaken] = ()
         self.started = driver.time()
 
     # For the connection

@@ -11,12 +11,12 @@ from tieline.engines import quic
 from tieline.engines.quic import close_error
 from tieline.engines.tls_failures import tls_error
 from tieline.errors import HandshakeTimeoutError, Phase
-from tieline.establishment.attempt import Attempt
+from tieline.establishment.attempt import Attempt, Shaken
 from tieline.establishment.guard import guarded
 from tieline.multiplex.endpoint import QUICEndpoint
 from tieline.multiplex.flow import session_counters
 from tieline.protocols.quic import QUICOptions
-from tieline.reports import Handshake, TransportCounters
+from tieline.reports import TransportCounters
 
 if TYPE_CHECKING:
     from tieline._engine.quic import QuicClose
@@ -56,7 +56,7 @@ class SessionHandshake(Attempt):
         self.server_name: str | None = None
         self.begun = driver.time()
         self.phase = Phase.HANDSHAKE
-        self.handshakes: Sequence[Handshake] = ()
+        self.handshakes: Sequence[Shaken] = ()
 
     def watch(self, session: Session) -> None:
         """Begin."""
@@ -140,7 +140,7 @@ class SessionHandshake(Attempt):
         assert self.session is not None
         self._end()
         elapsed = self._driver.time() - self.begun
-        self.handshakes = (Handshake(QUICOptions.name, elapsed, self.session.connection.statistics().rtt),)
+        self.handshakes = ((QUICOptions.name, elapsed, self.session.connection.statistics().rtt),)
         self._succeeded()
 
     def mistaken(self, error: Exception) -> None:

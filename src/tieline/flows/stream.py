@@ -22,10 +22,9 @@ from tieline.flows.receiving import StreamReceiving
 from tieline.flows.sending import StreamSending
 
 if TYPE_CHECKING:
-    from tieline.drivers.port import Buffer, StreamSocket, Waiter
+    from tieline.drivers.port import Buffer, Counted, StreamSocket, Waiter
     from tieline.engines.pipeline import Layer, Pipeline
     from tieline.parameters import Parameters
-    from tieline.reports import TransportCounters
 
 __all__ = ["StreamFlow"]
 
@@ -386,7 +385,7 @@ class StreamFlow:
                 return layer.metadata()
         return self.socket.metadata()
 
-    def counters(self) -> TransportCounters | None:
+    def counters(self) -> Counted | None:
         return None if self.socket is None else self.socket.counters()
 
     @property

@@ -49,7 +49,7 @@ class QUICStreamSocket:
 
     __slots__ = (
         "_broken", "_closed", "_connection", "_done", "_end_sent", "_ended", "_failure", "_gathered", "_news", "_reading",
-        "_session", "_soon", "early", "error_code", "handler", "is_ours", "may_receive", "may_send", "number", "priority",
+        "_session", "_soon", "early", "error_code", "handler", "is_made", "is_ours", "may_receive", "may_send", "number", "priority",
         "sink",
     )  # fmt: skip
 
@@ -72,6 +72,7 @@ class QUICStreamSocket:
         self.error_code = 0  # what a reset and a refusal to read say
         self.priority = 0
         self.early = 0
+        self.is_made = True
         self.sink: Receiving | None = None
         self.handler: QUICStreamHandler | None = None  # None until somebody has taken the stream
 

@@ -183,6 +183,7 @@ class MemoryStream:
         self._closed = False
         self._received = self._sent = 0
         self.early = 0
+        self.is_made = True
         self.local_address: Address | None = local
         self.remote_address: Address | None = remote
 

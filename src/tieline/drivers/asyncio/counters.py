@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import socket
 import struct
+from socket import IPPROTO_TCP
 
 from tieline.drivers.asyncio.options import LINUX
 from tieline.reports import TransportCounters
 
-__all__ = ["NOTHING", "transport_counters"]
+__all__ = ["NOTHING", "READ", "is_established", "transport_counters", "transport_information"]
 
+TCP_INFO = getattr(socket, "TCP_INFO", 11)
 NOTHING = TransportCounters()
-TCP_INFO_SIZE = 280
+TCP_ESTABLISHED = b"\1"  # tcpi_state, which comes first: net/tcp_states.h
 # tcpi_rtt, tcpi_rttvar (µs) at 68; tcpi_bytes_received at 128; segs_out, segs_in, notsent, min_rtt at 136; bytes_sent,
 # bytes_retrans at 200.
 READ = struct.Struct("=68xII52xQII4xI48xQQ")
 NO_RTT = 0xFFFFFFFF  # tcpi_min_rtt before the first measurement
 
 
-def transport_counters(sock: socket.socket) -> TransportCounters:
-    """The totals of a TCP connection that is open; all unknown where the system keeps none."""
-    if not LINUX:
-        return NOTHING
-    information = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+def transport_information(sock: socket.socket) -> bytes:
+    """What the system tells of a TCP connection that is open, for `transport_counters`; empty where it tells nothing."""
+    return sock.getsockopt(IPPROTO_TCP, TCP_INFO, READ.size) if LINUX else b""
+
+
+def is_established(information: bytes) -> bool:
+    """Whether this is of a connection that is made, and was not ended since."""
+    return information[:1] == TCP_ESTABLISHED
+
+
+def transport_counters(information: bytes) -> TransportCounters:
+    """The totals of a TCP connection; all unknown where the system keeps none."""
     if len(information) < READ.size:  # before Linux 4.19
         return NOTHING
     rtt, variance, received, segments_out, segments_in, minimum, sent, retransmitted = READ.unpack_from(information)

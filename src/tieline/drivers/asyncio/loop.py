@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from tieline._engine.stream import Waiters
+from tieline.drivers.asyncio.counters import transport_counters
 
 __all__ = ["LoopDriver"]
 
@@ -20,6 +21,7 @@ class LoopDriver:
         self.waiter = Waiters(loop)
         self.call_soon = loop.call_soon
         self.call_later = loop.call_later
+        self.counters_in = transport_counters
 
     def seed(self) -> bytes | None:
         return None

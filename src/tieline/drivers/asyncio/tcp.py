@@ -25,11 +25,10 @@ from typing import TYPE_CHECKING, Any
 from tieline._engine.stream import Descriptor
 from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, own_address, to_sockaddr
-from tieline.drivers.asyncio.counters import NOTHING, transport_counters
-from tieline.drivers.port import Address, StreamHandler
+from tieline.drivers.asyncio.counters import NOTHING, is_established, transport_information
+from tieline.drivers.port import Address, Counted, StreamHandler
 from tieline.endpoints import HostPort
 from tieline.protocols.tcp import TCP, TCPMetadata
-from tieline.reports import TransportCounters
 
 if TYPE_CHECKING:
     from tieline.parameters import Parameters
@@ -39,7 +38,6 @@ __all__ = ["TCPSocket", "bind_local", "forgets_at_error"]
 # A read makes room for as many bytes as the last ones suggest: small for messages, because making and giving back a large
 # piece costs more than a small message, and large for bulk, where every system call counts.
 FIRST_READ, READ_STEP, LARGEST_READ = 4 * 1024, 8, 256 * 1024
-TCP_ESTABLISHED = 1  # tcpi_state, net/tcp_states.h
 SIOCINQ, SIOCOUTQ = termios.FIONREAD, termios.TIOCOUTQ  # linux/sockios.h gives them these numbers
 
 
@@ -59,8 +57,8 @@ class TCPSocket(Descriptor):
     """One connected (or connecting) stream socket."""
 
     __slots__ = (
-        "_blocked", "_closed", "_ended", "_fd", "_forgetful", "_largest", "_loop", "_reading", "_sock", "_unix", "_watch",
-        "_writing", "early", "local_address", "remote_address",
+        "_blocked", "_closed", "_ended", "_fd", "_forgetful", "_information", "_largest", "_loop", "_reading", "_sock", "_unix", "_watch",
+        "_writing", "early", "is_made", "local_address", "remote_address",
     )  # fmt: skip
 
     def __init__(
@@ -84,7 +82,9 @@ class TCPSocket(Descriptor):
         self._open(self._fd, sock.recv, sock.send, FIRST_READ, quick)
         self._forgetful = forgets_at_error(loop)
         self._watch: Watch | None = None  # on such a loop: the reader that it holds
+        self._information = b""  # of the kernel, until somebody asks what it has counted
         self.early = 0
+        self.is_made = True
 
     @classmethod
     def connect(
@@ -111,7 +111,8 @@ class TCPSocket(Descriptor):
                     self.early = 0
             if error not in (0, errno.EINPROGRESS):
                 raise OSError(error, os.strerror(error))
-            if is_established(sock, self._unix):  # as on this machine: the peer's kernel has answered meanwhile
+            self.is_made = has_connected(sock, self._unix)  # as on this machine: the peer's kernel has answered meanwhile
+            if self.is_made:
                 loop.call_soon(self._connected)
             else:
                 loop.add_writer(self._fd, self._connected)
@@ -137,10 +138,13 @@ class TCPSocket(Descriptor):
         if self._writing:
             self._loop.remove_writer(self._fd)
             self._writing = False
-        error = self._sock.getsockopt(SOL_SOCKET, SO_ERROR)
-        if error:
-            self._fail(OSError(error, os.strerror(error)))
-            return
+        if self.is_made and not self._unix:
+            self._information = transport_information(self._sock)
+        if not is_established(self._information):
+            error = self._sock.getsockopt(SOL_SOCKET, SO_ERROR)
+            if error:
+                self._fail(OSError(error, os.strerror(error)))
+                return
         self.local_address = from_sockaddr(self._sock.getsockname())
         self.resume()
         self.handler.connected()
@@ -260,8 +264,11 @@ class TCPSocket(Descriptor):
     def unread(self) -> bool:
         return not self._ended and not self._closed and _queued(self._fd, SIOCINQ) > 0
 
-    def counters(self) -> TransportCounters:
-        return NOTHING if self._unix or self._closed else transport_counters(self._sock)
+    def counters(self) -> Counted:
+        if self._unix or self._closed:
+            return NOTHING
+        information, self._information = self._information, b""  # of now, if it was just connected
+        return information or transport_information(self._sock)
 
     def metadata(self) -> TCPMetadata | None:
         if self._closed or self._unix or not options.LINUX:
@@ -302,13 +309,13 @@ def bind_local(sock: socket.socket, family: int, parameters: Parameters[Any]) ->
         sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", parameters.local_port))
 
 
-def is_established(sock: socket.socket, unix: bool) -> bool:
+def has_connected(sock: socket.socket, unix: bool) -> bool:
     """Whether a socket that has begun to connect is connected. False if the system does not tell: then it is waited for."""
     if unix:
         return True
     if not options.LINUX:
         return False
     try:
-        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_ESTABLISHED
+        return is_established(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1))
     except OSError:  # of another protocol: Multipath TCP
         return False

@@ -49,6 +49,7 @@ class SimulatedStream:
         self.machine = machine
         self.acceptor: SimulatedAcceptor | None = None  # until the program has been given the socket
         self.early = 0  # there is no Fast Open here
+        self.is_made = False
         self.handler: StreamHandler
         self.sink: Receiving | None = None
 
