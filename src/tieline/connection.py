@@ -16,7 +16,7 @@ from tieline.errors import ChannelClosedError, CloseTimeoutError, NetworkError, 
 from tieline.establishment.attempt import Attempt
 from tieline.establishment.establishment import Establishment
 from tieline.establishment.failures import is_final
-from tieline.establishment.stacks import require_reachable
+from tieline.establishment.stacks import destined
 from tieline.multiplexed import MultiplexedChannel
 from tieline.parameters import Parameters
 from tieline.protocols.roles import NetworkProtocol
@@ -55,8 +55,7 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
         self._id = next(_ids)
         self._state = State.SETUP
         self._endpoint: Endpoint | None = to_endpoint(to)
-        self._parameters = Parameters.of(using).standing(self._endpoint)
-        require_reachable(self._endpoint, self._parameters)
+        self._parameters = destined(self._endpoint, Parameters.of(using))
         self._prepare(self._endpoint)
 
     _error: NetworkError | None = None

@@ -264,6 +264,7 @@ class Connectable(Protocol):
         ...
 
 
+_host_port = lru_cache(_HOSTS_KEPT)(HostPort)
 EndpointLike: TypeAlias = Endpoint | str | tuple[str, int] | tuple[str, int, int, int] | Connectable
 
 
@@ -273,6 +274,8 @@ def to_endpoint(value: EndpointLike) -> Endpoint:
     The fourth item of an IPv6 tuple becomes the scope. Raises `UnexpectedEndpointTypeError` for a value of another
     kind, and `ValueError` for text or a tuple that is no endpoint.
     """
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is str and type(value[1]) is int:
+        return _host_port(value[0], value[1])
     match value:
         case Endpoint():
             return value

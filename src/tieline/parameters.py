@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from ipaddress import ip_address
 from types import NoneType
-from typing import Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from tieline.endpoints import EndpointLike, HostPort, UnixEndpoint, URLEndpoint, to_endpoint
 from tieline.errors import UnexpectedEndpointTypeError
@@ -20,6 +21,7 @@ __all__ = ["Multipath", "Parameters"]
 
 P = TypeVar("P", bound=NetworkProtocol)
 S = TypeVar("S", bound=NetworkProtocol)
+T = TypeVar("T")
 
 TIMES = ("resolution_timeout", "resolution_delay", "attempt_delay", "close_timeout", "grace_period")
 MAY_BE_ZERO = ("resolution_delay", "grace_period")
@@ -100,6 +102,8 @@ class Parameters(Generic[P]):
     grace_period: float = 5.0
     backlog: int = 1024
 
+    _kept: ClassVar[dict[Any, Any]] = {}  # an instance has one of its own as soon as there is something to keep
+
     def __post_init__(self) -> None:
         self._check_stack()
         given = vars(self)
@@ -177,11 +181,27 @@ class Parameters(Generic[P]):
         """`using` as parameters: a bare stack gets the defaults."""
         if isinstance(using, Parameters):
             return using
+        global _latest
+        latest: Any = _latest
+        if latest is not None and latest.stack is using:  # as with one connection after the other
+            return latest  # type: ignore[no-any-return]
         # What is not in an instance is in its class: the defaults need neither be set nor checked for each connection.
         parameters: Parameters[S] = Parameters.__new__(Parameters)  # pyright: ignore[reportUnknownVariableType]
         object.__setattr__(parameters, "stack", using)
         parameters._check_stack()
+        _latest = parameters
         return parameters
+
+    def kept(self, make: Callable[[Parameters[Any]], T]) -> T:
+        """What `make` makes of these parameters, which do not change: made once. Raises what that raises."""
+        kept = self._kept
+        if make not in kept:
+            made = make(self)
+            kept = vars(self)["_kept"] = {**self._kept, make: made}
+        return kept[make]  # type: ignore[no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_kept"}
 
     def standing(self, endpoint: object = None, bottom: NetworkProtocol | None = None) -> Parameters[P]:
         """With what is below a `WebSocket` that was given nothing: `bottom`, or what the URL says."""
@@ -213,5 +233,6 @@ class Parameters(Generic[P]):
         return Restrictions(**{name: getattr(self, name) for name in RESTRICTIONS})
 
 
+_latest: Parameters[Any] | None = None  # of a bare stack
 RESTRICTIONS = [field.name for field in fields(Restrictions)]
 DEFAULTS = [(field.name, field.default) for field in fields(Parameters) if field.name != "stack"]

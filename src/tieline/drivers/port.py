@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from tieline.reports import TransportCounters
 
 __all__ = [
-    "Address", "Arrival", "Buffer", "Counted", "DatagramHandler", "DatagramSocket", "Driver", "MulticastHandler", "MulticastSocket",
-    "NetworkWatch", "OneByOne", "PacketAddress", "PacketHandler", "PacketSocket", "Packets", "StreamAcceptor", "StreamHandler",
+    "Address", "Arrival", "Buffer", "Counted", "DatagramHandler", "DatagramSocket", "Driver", "MulticastHandler",
+    "MulticastSocket", "NetworkWatch", "OneByOne", "PacketAddress", "PacketHandler", "PacketSocket", "Packets",
+    "StreamAcceptor", "StreamHandler",
     "StreamSocket",
 ]  # fmt: skip
 

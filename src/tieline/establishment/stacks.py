@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tieline.endpoints import Endpoint, HostPort, ServiceEndpoint, UnixEndpoint, URLEndpoint
 from tieline.engines.framing import CarrierLayer, MessageLayer, RecordLayer
@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     from tieline.parameters import Parameters
 
 __all__ = [
-    "client_pipeline", "prepare_client", "prepare_server", "require_reachable", "server_name", "server_pipeline",
+    "client_pipeline", "destined", "prepare_client", "prepare_server", "require_reachable", "server_name", "server_pipeline",
     "stream_pipeline", "transport_endpoint",
 ]  # fmt: skip
+
+
+P = TypeVar("P", bound=NetworkProtocol)
 
 
 def transport_endpoint(endpoint: Endpoint) -> HostPort | UnixEndpoint:
@@ -43,8 +46,29 @@ def transport_endpoint(endpoint: Endpoint) -> HostPort | UnixEndpoint:
     )
 
 
+def destined(endpoint: Endpoint, parameters: Parameters[P]) -> Parameters[P]:
+    """The parameters as they stand for this endpoint. Raises if they can never reach it, whatever the network does."""
+    last = parameters.kept(_Destination)
+    if last.endpoint is endpoint:
+        return parameters
+    standing = parameters.standing(endpoint)
+    require_reachable(endpoint, standing)
+    if standing is parameters and last.is_remembered:
+        last.endpoint = endpoint
+    return standing
+
+
+class _Destination:
+    """Where parameters have led before: to where they still lead, unless a program's own `ssl_context` says otherwise by now."""
+
+    __slots__ = ("endpoint", "is_remembered")
+
+    def __init__(self, parameters: Parameters[Any]) -> None:
+        self.endpoint: Endpoint | None = None
+        self.is_remembered = parameters.stack.find(SecurityOptions) is None
+
+
 def require_reachable(endpoint: Endpoint, parameters: Parameters[Any]) -> None:
-    """Raise for an endpoint that these parameters can never reach, whatever the network does."""
     target, stack = transport_endpoint(endpoint), parameters.stack
     layers = stack.layers
     if not isinstance(stack, (OneToOneProtocol, MultiplexProtocol)) or isinstance(layers[-1], (QUICStream, QUICDatagram)):

@@ -290,7 +290,8 @@ class StreamSending(Sending):
     def end(self) -> None:
         """End our direction once what was accepted has gone. Suspended calls have been failed before."""
         if not self.ended:
-            self.ended, self._end = True, End.DUE
+            nothing = self._flow.machine is None and not self._accepted and not self._writers
+            self.ended, self._end = True, End.DONE if nothing else End.DUE
         if not self.idle:
             self.pump()
 

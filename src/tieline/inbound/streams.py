@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tieline.connection import NetworkConnection
-from tieline.errors import NetworkError
-from tieline.establishment.attempt import StreamAttempt
+from tieline.errors import NetworkError, Phase
+from tieline.establishment.attempt import Attempt, StreamAttempt
 from tieline.establishment.stacks import server_pipeline
 from tieline.inbound.side import FATAL, Accepted, Failed, is_welcome, listening_failed, logger
+from tieline.protocols.tcp import TCP
 
 if TYPE_CHECKING:
-    from tieline.drivers.port import Address, Driver, StreamAcceptor, StreamSocket
+    from tieline.drivers.port import Address, Counted, Driver, StreamAcceptor, StreamSocket
     from tieline.establishment.binding import Spot
+    from tieline.flows.stream import StreamFlow
     from tieline.parameters import Parameters
 
 __all__ = ["StreamSide"]
@@ -71,17 +73,34 @@ class StreamSide:
             self.failed_handshakes += 1
             socket.abort()
             return
+        pipeline = server_pipeline(self._parameters.stack, remote)
+        if pipeline is None:
+            self._ready_at_once(socket, remote)
+            return
         attempt = StreamAttempt(
             self._driver,
             self._parameters,
             remote,
-            server_pipeline(self._parameters.stack, remote),
+            pipeline,
             succeeded=lambda: self._ready(attempt, remote),
             failed=lambda error: self._handshake_failed(attempt, remote, error),
         )
         self._handshakes[attempt] = None
         attempt.accept(socket)
         self._adjust()
+
+    def _ready_at_once(self, socket: StreamSocket, remote: Address | None) -> None:
+        """Without a handshake, that it was accepted is all there is to it."""
+        if self._budget == 0:
+            socket.abort()
+            return
+        try:
+            accepted = AcceptedSocket(self._driver.time(), socket)
+            connection = NetworkConnection.accepted(self._driver, self._parameters, remote, accepted.hand_over, accepted)
+            self._accepted(connection)
+        except Exception as error:
+            socket.abort()
+            self._not_handed_out(remote, error)
 
     def _ready(self, attempt: StreamAttempt, remote: Address | None) -> None:
         self._handshakes.pop(attempt, None)
@@ -93,12 +112,15 @@ class StreamSide:
 
     def _handshake_failed(self, attempt: StreamAttempt, remote: Address | None, error: Exception) -> None:
         self._handshakes.pop(attempt, None)
+        self._not_handed_out(remote, error)
+        self._adjust()
+
+    def _not_handed_out(self, remote: Address | None, error: Exception) -> None:
         self.failed_handshakes += 1
         if isinstance(error, (OSError, NetworkError)) and type(error) is not NetworkError:
             logger.debug("handshake with %s failed: %s", remote, error)
         else:
             logger.error("the handshake with %s ended in a mistake of the program", remote, exc_info=error)
-        self._adjust()
 
     def _accept_failed(self, error: OSError) -> None:
         if error.errno in FATAL:
@@ -126,3 +148,28 @@ class StreamSide:
     def abort(self) -> None:
         """The same: nothing is shared with the connections."""
         self.close()
+
+
+class AcceptedSocket(Attempt):
+    """A stream socket that a listener accepted, and on which nobody has to shake hands."""
+
+    phase = Phase.CONNECTING
+
+    def __init__(self, begun: float, socket: StreamSocket) -> None:
+        self.begun = begun
+        self._socket = socket
+        self._counted = socket.counters()
+        self.handshakes = ((TCP.name, 0.0, self._counted),)
+
+    def counters(self) -> Counted | None:
+        """What the transport has moved so far: nothing has moved since."""
+        return self._counted
+
+    def hand_over(self, flow: StreamFlow) -> StreamSocket:
+        """Give the socket to the flow that goes on with it."""
+        flow.attach(self._socket, None, b"", b"", 0)
+        return self._socket
+
+    def cancel(self) -> None:
+        """Give up, and tell nobody."""
+        self._socket.abort()

@@ -49,8 +49,8 @@ class QUICStreamSocket:
 
     __slots__ = (
         "_broken", "_closed", "_connection", "_done", "_end_sent", "_ended", "_failure", "_gathered", "_news", "_reading",
-        "_session", "_soon", "early", "error_code", "handler", "is_made", "is_ours", "may_receive", "may_send", "number", "priority",
-        "sink",
+        "_session", "_soon", "early", "error_code", "handler", "is_made", "is_ours", "may_receive", "may_send", "number",
+        "priority", "sink",
     )  # fmt: skip
 
     def __init__(self, session: Session, number: int) -> None:

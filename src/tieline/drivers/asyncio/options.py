@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -53,6 +53,10 @@ _LINUX_TCP = ("no_push", "retransmit_connection_drop_time", "ack_stretching_disa
 
 def require_supported(parameters: Parameters[Any]) -> None:
     """Raise for options that exist on this system only for everybody, or not at all."""
+    parameters.kept(_require_supported)
+
+
+def _require_supported(parameters: Parameters[Any]) -> None:
     tcp: TCP | None = parameters.stack.find(TCP)
     ip: IP | None = parameters.stack.find(IP)
     refused: list[str] = []
@@ -117,19 +121,16 @@ def apply_stream(sock: socket.socket, family: int, parameters: Parameters[Any], 
     if family == socket.AF_UNIX:
         return
     _bind_to_interface(sock, parameters.required_interface)
-    tcp: TCP | None = parameters.stack.find(TCP)
     try:
-        _set(sock, _common(family, parameters))
-        if tcp is None:
-            return
-        _set(sock, _tcp(family, tcp))
+        _set(sock, parameters.kept(_STREAM[family]))
     except OSError as error:
         if sock.proto == IPPROTO_MPTCP and error.errno in (errno.EOPNOTSUPP, errno.ENOPROTOOPT):
             raise _not_on_multipath(family, parameters) from error
         raise
     if listening:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if tcp.fast_open_allowed:
+        tcp: TCP | None = parameters.stack.find(TCP)
+        if tcp is not None and tcp.fast_open_allowed:
             sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN, parameters.backlog)
     elif on_syn:
         sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
@@ -155,13 +156,7 @@ def apply_accepted(sock: socket.socket, family: int, parameters: Parameters[Any]
     """Linux hands a listener's options down to what it accepts, but not the priority; elsewhere all are set again."""
     if family == socket.AF_UNIX:
         return
-    if LINUX:
-        _set(sock, _priority(parameters))
-        return
-    _set(sock, _common(family, parameters))
-    tcp: TCP | None = parameters.stack.find(TCP)
-    if tcp is not None:
-        _set(sock, _tcp(family, tcp))
+    _set(sock, parameters.kept(_stream_priority if LINUX else _STREAM[family]))
 
 
 def apply_datagram(sock: socket.socket, parameters: Parameters[Any]) -> None:
@@ -220,6 +215,29 @@ def _common(family: int, parameters: Parameters[Any]) -> Iterator[Option]:
     if parameters.service_class is not ServiceClass.BEST_EFFORT:
         yield _traffic_class(v6, traffic_class(None, parameters.service_class))
     yield from _priority(parameters)
+
+
+def _stream_v4(parameters: Parameters[Any]) -> tuple[Option, ...]:
+    return _stream(socket.AF_INET, parameters)
+
+
+def _stream_v6(parameters: Parameters[Any]) -> tuple[Option, ...]:
+    return _stream(socket.AF_INET6, parameters)
+
+
+_STREAM: dict[int, Callable[[Parameters[Any]], tuple[Option, ...]]] = {
+    socket.AF_INET: _stream_v4,
+    socket.AF_INET6: _stream_v6,
+}
+
+
+def _stream(family: int, parameters: Parameters[Any]) -> tuple[Option, ...]:
+    tcp: TCP | None = parameters.stack.find(TCP)
+    return (*_common(family, parameters), *(() if tcp is None else _tcp(family, tcp)))
+
+
+def _stream_priority(parameters: Parameters[Any]) -> tuple[Option, ...]:
+    return tuple(_priority(parameters))
 
 
 def _traffic_class(v6: bool, value: int) -> Option:

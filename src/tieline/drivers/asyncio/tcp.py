@@ -57,8 +57,8 @@ class TCPSocket(Descriptor):
     """One connected (or connecting) stream socket."""
 
     __slots__ = (
-        "_blocked", "_closed", "_ended", "_fd", "_forgetful", "_information", "_largest", "_loop", "_reading", "_sock", "_unix", "_watch",
-        "_writing", "early", "is_made", "local_address", "remote_address",
+        "_blocked", "_closed", "_ended", "_fd", "_forgetful", "_information", "_largest", "_loop", "_reading", "_sock",
+        "_unix", "_watch", "_writing", "early", "is_made", "local_address", "remote_address",
     )  # fmt: skip
 
     def __init__(
@@ -75,11 +75,9 @@ class TCPSocket(Descriptor):
         self.local_address: Address | None = None
         self.remote_address = remote
         self._reading = self._writing = self._blocked = self._ended = self._closed = False
-        self._largest = min(LARGEST_READ, max(parameters.receive_limit, FIRST_READ))
-        tcp: TCP | None = parameters.stack.find(TCP)
+        self._largest, quick = parameters.kept(reading)
         self._unix = family == socket.AF_UNIX
-        quick = tcp is not None and tcp.ack_stretching_disabled and not self._unix
-        self._open(self._fd, sock.recv, sock.send, FIRST_READ, quick)
+        self._open(self._fd, sock.recv, sock.send, FIRST_READ, quick and not self._unix)
         self._forgetful = forgets_at_error(loop)
         self._watch: Watch | None = None  # on such a loop: the reader that it holds
         self._information = b""  # of the kernel, until somebody asks what it has counted
@@ -278,6 +276,13 @@ class TCPSocket(Descriptor):
         (segment,) = struct.unpack_from("=I", information, 16)
         fast_open = bool(information[5] & 32)  # TCPI_OPT_SYN_DATA
         return TCPMetadata(*queued, segment, fast_open, options.is_multipath(self._sock))
+
+
+def reading(parameters: Parameters[Any]) -> tuple[int, bool]:
+    """How many bytes the largest read may have, and whether each is to be acknowledged at once."""
+    tcp: TCP | None = parameters.stack.find(TCP)
+    largest = min(LARGEST_READ, max(parameters.receive_limit, FIRST_READ))
+    return largest, tcp is not None and tcp.ack_stretching_disabled
 
 
 @cache
