@@ -53,6 +53,7 @@ class MemorySocket:
         self.remote_address = to
         self.sent = b""
         self.early = 0
+        self.is_made = False
         self.state = "connecting"
         network.sockets.append(self)
 

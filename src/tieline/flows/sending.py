@@ -290,7 +290,7 @@ class StreamSending(Sending):
     def end(self) -> None:
         """End our direction once what was accepted has gone. Suspended calls have been failed before."""
         if not self.ended:
-            nothing = self._flow.machine is None and not self._accepted and not self._writers
+            nothing = self._flow.pipeline is None and not self._accepted and not self._writers
             self.ended, self._end = True, End.DONE if nothing else End.DUE
         if not self.idle:
             self.pump()
