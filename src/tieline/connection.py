@@ -166,7 +166,7 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
             if self._state is not State.READY and self.accepted_early and not self._state.is_final:
                 await self._ready_to_drain()
             if self._state is State.READY:
-                self._reporting.freeze(self._flow, self.driver.time())
+                self._reporting.freeze(self._flow, self.driver)
                 await self._flow.finish()
             elif self._state is State.FAILED and self._flow.lost and self._error is not None:
                 raise raisable(self._error)
@@ -206,7 +206,7 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
         if self._retry_timer is not None:
             self._cancel_retry()
         if self._state is State.READY:
-            self._reporting.freeze(self._flow, self.driver.time())
+            self._reporting.freeze(self._flow, self.driver)
         self._flow.abort()
         if not self._state.is_final:
             if self._becoming_ready is not None:
@@ -350,7 +350,7 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
 
     def _broke(self, error: NetworkError | None) -> None:
         if self._state is State.READY and not self._closing:
-            self._reporting.freeze(self._flow, self.driver.time())
+            self._reporting.freeze(self._flow, self.driver)
             self._become(Event.CLOSE if error is None else Event.BROKEN, error)
 
     # Inspecting

@@ -85,10 +85,10 @@ class Reporting:
         self._handshakes = establishment.handshakes
         self._at_ready = Reading(now, flow, won)
 
-    def freeze(self, flow: Any, now: float) -> None:
+    def freeze(self, flow: Any, driver: Driver) -> None:
         """The socket goes: keep what it counted, so that a closed connection can still be asked."""
         if self._at_close is None:
-            self._at_close = Reading(now, flow)
+            self._at_close = Reading(driver.time(), flow)
 
     def establishment(self, driver: Driver) -> EstablishmentReport:
         """How establishment went. The connection is ready."""

@@ -290,8 +290,11 @@ class StreamSending(Sending):
     def end(self) -> None:
         """End our direction once what was accepted has gone. Suspended calls have been failed before."""
         if not self.ended:
-            nothing = self._flow.pipeline is None and not self._accepted and not self._writers
-            self.ended, self._end = True, End.DONE if nothing else End.DUE
+            self.ended = True
+            if self._flow.pipeline is None and self._flow.closed and self.idle:  # the flow ends its socket, and nobody waits
+                self._end = End.DONE
+                return
+            self._end = End.DUE
         if not self.idle:
             self.pump()
 

@@ -31,8 +31,7 @@ class AsyncioDriver(LoopDriver):
     """One event loop and the system's network as the rest of the library sees them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        # uvloop's own time counts whole milliseconds; asyncio's may be virtual.
-        super().__init__(loop, loop.time if isinstance(loop, asyncio.BaseEventLoop) else time.monotonic)
+        super().__init__(loop, clock(loop))
         self._buffer = memoryview(bytearray(LARGEST))  # one for all sockets: a datagram is copied out of it at once
         self._lingering: WeakSet[UDPPacketSocket] = WeakSet()
         self._network = SystemNetwork(loop)
@@ -91,6 +90,12 @@ class AsyncioDriver(LoopDriver):
 
     def watch_network(self, changed: Callable[[Network], object]) -> NetworkWatch:
         return self._network.watch(changed)
+
+
+def clock(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """What a loop's time is taken from: uvloop's own counts whole milliseconds, and a subclass of asyncio's may have virtual time."""
+    virtual = getattr(loop.time, "__func__", None) is not asyncio.BaseEventLoop.time
+    return loop.time if isinstance(loop, asyncio.BaseEventLoop) and virtual else time.monotonic
 
 
 _local = threading.local()  # a thread runs one loop at a time, so remembering the last one is enough

@@ -14,7 +14,7 @@ from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, to_sockaddr
 from tieline.drivers.asyncio.tcp import TCPSocket
 from tieline.drivers.port import Address
-from tieline.endpoints import UnixEndpoint
+from tieline.endpoints import HostPort, UnixEndpoint, ip_of
 
 if TYPE_CHECKING:
     from tieline.parameters import Parameters
@@ -66,6 +66,8 @@ class Acceptor:
             self._sock.close()
             raise
         self.local_address: Address = from_sockaddr(self._sock.getsockname()) or at
+        wildcard = isinstance(self.local_address, HostPort) and ip_of(self.local_address).is_unspecified
+        self._local = None if wildcard else self.local_address  # of what it accepts, too
 
     def resume(self) -> None:
         if not self._accepting and not self._closed and self._back_off is None:
@@ -92,7 +94,7 @@ class Acceptor:
                 self._failed(error)
                 return
             try:
-                stream = TCPSocket.accepted(self._loop, sock, self._family, remote, self._parameters)
+                stream = TCPSocket.accepted(self._loop, sock, self._family, self._local, remote, self._parameters)
             except OSError:  # reset before we came to it: nobody is there
                 sock.close()
                 continue

@@ -122,12 +122,19 @@ class TCPSocket(Descriptor):
 
     @classmethod
     def accepted(
-        cls, loop: asyncio.AbstractEventLoop, sock: socket.socket, family: int, remote: Any, parameters: Parameters[Any]
+        cls,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        family: int,
+        local: Address | None,
+        remote: Any,
+        parameters: Parameters[Any],
     ) -> TCPSocket:
+        """One that came in; `local` is None where only the socket knows by which address."""
         sock.setblocking(False)
         options.apply_accepted(sock, family, parameters)
         self = cls(loop, sock, family, from_sockaddr(remote), parameters)
-        self.local_address = own_address(sock.getsockname())
+        self.local_address = own_address(sock.getsockname()) if local is None else local
         return self
 
     def _connected(self) -> None:
