@@ -17,6 +17,7 @@ from tieline.establishment.attempt import Attempt
 from tieline.establishment.establishment import Establishment
 from tieline.establishment.failures import is_final
 from tieline.establishment.stacks import destined
+from tieline.flows.stream import StreamFlow
 from tieline.multiplexed import MultiplexedChannel
 from tieline.parameters import Parameters
 from tieline.protocols.roles import NetworkProtocol
@@ -227,6 +228,9 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
                 warnings.warn(f"unclosed {self!r}: use `async with` or aclose()", ResourceWarning, source=self, stacklevel=1)
             finally:
                 self.abort()
+        flow = getattr(self, "_flow", None)
+        if type(flow) is StreamFlow and flow.closed and flow.socket is None:
+            del flow.receiving, flow.sending  # nobody can ask for them any more, and with them it would wait for the collector
 
     # States
 

@@ -57,6 +57,11 @@ class End(enum.Enum):
     CLOSING = 2  # the pipeline's own end is on its way
     DONE = 3
 
+    is_under_way: bool
+
+    def __init__(self, number: int) -> None:
+        self.is_under_way = number in (1, 2)
+
 
 class MessageWriter(Writer):
     """One message that waits for its turn: `message` is its content and options until it is encoded."""
