@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import pickle
 import warnings
 import weakref
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from tieline import (
     TCP,
     TLS,
     UDP,
+    ChannelClosedError,
     ConnectError,
     HostPort,
     Identity,
@@ -224,3 +226,79 @@ async def test_a_closing_unix_listener_leaves_its_successor_alone(tmp_path: Path
     finally:
         await successor.__aexit__(None, None, None)
     assert not path.exists()
+
+
+async def test_what_was_closed_is_freed_without_the_collector() -> None:
+    flows: list[weakref.ref[Any]] = []
+
+    async def keep(connection: NetworkConnection[Any]) -> None:
+        flows.append(weakref.ref(connection._flow))
+        await echo(connection)
+
+    async def once(to: HostPort) -> None:
+        async with NetworkConnection(to, TCP()) as connection:
+            flows.append(weakref.ref(connection._flow))
+            await connection.send(b"hello")
+            assert (await connection.receive(exactly=5)).content == b"hello"
+
+    async with NetworkListener(TCP(), on="127.0.0.1:0").serving(keep) as listener:
+        assert isinstance(listener.endpoint, HostPort)
+        await once(listener.endpoint)  # what is made at the first time, such as tracebacks, may stay longer
+        flows.clear()
+        gc.collect()
+        gc.disable()
+        try:
+            await once(listener.endpoint)
+            async with asyncio.timeout(2):
+                while listener._tasks:
+                    await asyncio.wait(listener._tasks)  # type: ignore[type-var]
+                await asyncio.sleep(0)  # their callbacks
+            assert [flow() for flow in flows] == [None, None]
+        finally:
+            gc.enable()
+
+
+async def test_iterators_of_a_connection_that_is_gone_say_so() -> None:
+    async with NetworkListener(TCP(), on="127.0.0.1:0").serving(echo) as listener:
+        async with NetworkConnection(listener.endpoint, TCP()) as connection:
+            await connection.send(b"hello")
+            pieces = aiter(connection)
+        del connection
+        with pytest.raises(ChannelClosedError, match="closed by this side"):
+            await anext(pieces)
+
+
+@pytest.mark.parametrize("on", ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0"])
+async def test_both_sides_report_the_transport_and_their_addresses(on: str) -> None:
+    accepted: asyncio.Future[NetworkConnection[TCP]] = asyncio.get_running_loop().create_future()
+
+    async def take(connection: NetworkConnection[TCP]) -> None:
+        accepted.set_result(connection)
+        await echo(connection)
+
+    async with NetworkListener(TCP(), on=on).serving(take) as listener:  # noqa: SIM117
+        async with NetworkConnection(listener.endpoint, TCP()) as client:
+            await client.send(b"hello")
+            await client.receive(exactly=5)
+            server = await accepted
+            assert (server.local_endpoint, server.remote_endpoint) == (client.remote_endpoint, client.local_endpoint)
+            for one in (client, server):
+                (handshake,) = (await one.establishment_report()).handshakes
+                assert handshake.protocol == "TCP" and handshake.rtt is not None and 0 < handshake.rtt < 1
+                assert (await one.data_transfer_report()).aggregate.sent_transport_byte_count == 5
+
+
+async def test_parameters_are_worked_out_once() -> None:
+    stack = TCP()
+    parameters = Parameters.of(stack)
+    assert Parameters.of(stack) is parameters and Parameters.of(TCP()) == parameters
+    made: list[Parameters[Any]] = []
+
+    def make(one: Parameters[Any]) -> int:
+        made.append(one)
+        return len(made)
+
+    assert (parameters.kept(make), parameters.kept(make), Parameters(TCP()).kept(make)) == (1, 1, 2)
+    assert pickle.loads(pickle.dumps(parameters)) == parameters
+    with pytest.raises(ZeroDivisionError):
+        parameters.kept(lambda _: 1 // 0)

@@ -93,7 +93,7 @@ class AsyncioDriver(LoopDriver):
 
 
 def clock(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
-    """What a loop's time is taken from: uvloop's own counts whole milliseconds, and a subclass of asyncio's may have virtual time."""
+    """The time of a loop: uvloop's own counts whole milliseconds, and a subclass of asyncio's may have a virtual one."""
     virtual = getattr(loop.time, "__func__", None) is not asyncio.BaseEventLoop.time
     return loop.time if isinstance(loop, asyncio.BaseEventLoop) and virtual else time.monotonic
 
