@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar, overload
 
-from tieline._engine.stream import Forward
+from tieline._engine.stream import Forward, Receiving
 from tieline.engines.states import State
 from tieline.flows.content import MisuseError, misuse
 from tieline.flows.making import make_flow
-from tieline.flows.receiving import StreamReceiving
 from tieline.flows.stream import StreamFlow
 from tieline.parameters import Parameters
 from tieline.protocols.coder import Coder, CoderMetadata
@@ -49,13 +48,14 @@ class MessageIterator(Generic[C_co, M_co]):
     Cancelling: a cancelled step has consumed nothing.
     """
 
-    __slots__ = ("_next",)
+    __slots__ = ("_next", "_steps")
 
-    def __init__(self, next_piece: Any) -> None:
+    def __init__(self, next_piece: Any, steps: Any = None) -> None:
         self._next = next_piece
+        self._steps = steps or self  # what an `async for` may ask for them, with nothing of Python's in between
 
     def __aiter__(self) -> MessageIterator[C_co, M_co]:
-        return self
+        return self._steps
 
     def __anext__(self) -> Coroutine[Any, Any, Message[C_co, M_co]]:
         """The next message. Raises `StopAsyncIteration` at a clean end, and `NetworkError`.
@@ -90,7 +90,9 @@ class Messages:
         stack = channel.parameters.stack
         if not isinstance(stack, MessageProtocol):
             raise TypeError(f"{stack.name} has no messages: iterate the connection itself for its bytes")
-        messages: MessageIterator[Any, Any] = MessageIterator(channel._part("receive").next_piece)
+        receiving = channel._part("receive")
+        steps = receiving if isinstance(receiving, Receiving) else None
+        messages: MessageIterator[Any, Any] = MessageIterator(receiving.next_piece, steps)
         return messages
 
 
@@ -326,7 +328,7 @@ class NetworkChannel(WebSocketChannel[P_co]):
     def __aiter__(self: NetworkChannel[WebSocket]) -> AsyncIterator[Message[str | bytes, WebSocketMetadata]]: ...
     def __aiter__(self) -> AsyncIterator[Any]:
         """Pieces as they come, never an empty one from a stream; ends at a clean end."""
-        if type(self._receiving) is StreamReceiving:
+        if isinstance(self._receiving, Receiving):
             return self._receiving
         next_piece = getattr(self._part("receive"), "next_piece", None)
         if next_piece is None:

@@ -10,6 +10,7 @@ use tieline_engine::websocket::{
     Content, Decoder, Direction, Encoder, Event, Limits, Opcode, Role, Violation, close_payload,
 };
 
+use crate::stream::{MessageInbox, Received};
 use crate::tls::Input;
 
 #[pymodule(submodule)]
@@ -78,15 +79,15 @@ fn content<'py>(py: Python<'py>, content: Content<'_>) -> Bound<'py, PyAny> {
 
 /// What one call of `receive` has found.
 struct Found<'a, 'py> {
-    list: Bound<'py, PyList>,
-    /// Bytes of the messages in it; None as soon as there is anything else.
-    size: Option<usize>,
+    py: Python<'py>,
+    inbox: &'a MessageInbox,
+    /// From the first on that is no message.
+    others: Option<Bound<'py, PyList>>,
     metadata: &'a [Py<PyAny>; 2],
 }
 
 fn append(found: &mut Found<'_, '_>, event: Event<'_>) -> PyResult<()> {
-    let list = &found.list;
-    let py = list.py();
+    let py = found.py;
     let (opcode, what, code, last) = match event {
         Event::Message(message) => {
             let [text, binary] = found.metadata;
@@ -95,8 +96,17 @@ fn append(found: &mut Found<'_, '_>, event: Event<'_>) -> PyResult<()> {
                 Content::Binary(_) => binary,
             };
             let size = message.as_bytes().len();
-            found.size = found.size.map(|sum| sum + size);
-            return list.append((content(py, message), metadata, size));
+            let content = content(py, message);
+            if let Some(others) = &found.others {
+                return others.append((content, metadata, size));
+            }
+            let received = Received {
+                content: content.unbind(),
+                metadata: metadata.clone_ref(py),
+                size,
+            };
+            found.inbox.add(py, received);
+            return Ok(());
         }
         Event::Piece(piece, last) => (Opcode::Continuation, content(py, piece), None, last),
         Event::Ping(data) => (Opcode::Ping, PyBytes::new(py, data).into_any(), None, true),
@@ -106,8 +116,8 @@ fn append(found: &mut Found<'_, '_>, event: Event<'_>) -> PyResult<()> {
             (Opcode::Close, reason, code, true)
         }
     };
-    found.size = None;
-    list.append(WebSocketEvent {
+    let others = found.others.get_or_insert_with(|| PyList::empty(py));
+    others.append(WebSocketEvent {
         opcode: opcode as u8,
         content: what.unbind(),
         code,
@@ -168,33 +178,17 @@ impl WebSocketCodec {
         }
     }
 
-    /// Take what arrived; returns what it holds in order, messages with their metadata and size, and the sum of those sizes. It
-    /// is None if there is anything else in it, or more was received than one call gives.
-    #[pyo3(signature = (data, /))]
+    /// Take what arrived; messages go to the inbox, up to the first that is something else: that, and what comes behind it, is
+    /// returned, messages with their metadata and size. None if there is nothing else, nor more than one call gives.
+    #[pyo3(signature = (data, inbox, /))]
     fn receive<'py>(
         &self,
         py: Python<'py>,
         data: &Bound<'py, PyAny>,
-    ) -> PyResult<(Bound<'py, PyList>, Option<usize>)> {
+        inbox: &Bound<'py, MessageInbox>,
+    ) -> PyResult<Option<Bound<'py, PyList>>> {
         let data = Input::new(data)?;
-        let mut found = Found {
-            list: PyList::empty(py),
-            size: Some(0),
-            metadata: &self.metadata,
-        };
-        let mut halves = self.lock()?;
-        let mut outcome = Ok(());
-        let result = halves.decoder.receive(data.as_bytes(), &mut |event| {
-            if outcome.is_ok() {
-                outcome = append(&mut found, event);
-            }
-        });
-        outcome?;
-        match result {
-            Ok(()) if halves.decoder.has_more() => Ok((found.list, None)),
-            Ok(()) => Ok((found.list, found.size)),
-            Err(violation) => Err(raise(&found.list, violation)),
-        }
+        self.find(py, data.as_bytes(), inbox.get())
     }
 
     /// More was received than one call gives: the next call of `receive` gives more, whether or not more comes.
@@ -284,6 +278,40 @@ impl WebSocketCodec {
 }
 
 impl WebSocketCodec {
+    pub(crate) fn find<'py>(
+        &self,
+        py: Python<'py>,
+        data: &[u8],
+        inbox: &MessageInbox,
+    ) -> PyResult<Option<Bound<'py, PyList>>> {
+        let mut found = Found {
+            py,
+            inbox,
+            others: None,
+            metadata: &self.metadata,
+        };
+        let mut halves = self.lock()?;
+        let mut outcome = Ok(());
+        let result = halves.decoder.receive(data, &mut |event| {
+            if outcome.is_ok() {
+                outcome = append(&mut found, event);
+            }
+        });
+        outcome?;
+        let list = |others: Option<_>| others.unwrap_or_else(|| PyList::empty(py));
+        match result {
+            Ok(()) if halves.decoder.has_more() => Ok(Some(list(found.others))),
+            Ok(()) => Ok(found.others),
+            Err(violation) => Err(raise(&list(found.others), violation)),
+        }
+    }
+
+    /// The frame of a whole message.
+    pub(crate) fn frame<'py>(&self, content: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+        let mut halves = self.lock()?;
+        encode(content.py(), &mut halves.encoder, content, true, false)
+    }
+
     fn lock(&self) -> PyResult<MutexGuard<'_, Halves>> {
         match self.halves.try_lock() {
             Ok(halves) => Ok(halves),

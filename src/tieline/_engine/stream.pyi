@@ -7,8 +7,15 @@ from typing import Any, Self, final
 from typing_extensions import Buffer, disjoint_base
 
 from tieline._engine.tls import TlsEngine
+from tieline._engine.websocket import WebSocketCodec
 
-__all__ = ["ByteInbox", "Call", "Descriptor", "Forward", "Receiving", "Sending", "Waiter", "Waiters", "adopt_messages"]
+__all__ = [
+    "OVERHEAD", "ByteInbox", "Call", "Descriptor", "Forward", "MessageInbox", "Receiving", "Sending", "Waiter", "Waiters",
+    "adopt_messages",
+]  # fmt: skip
+
+OVERHEAD: int
+"""Bytes that a kept message or datagram costs beside its content, or a peer could send empty ones without end."""
 
 @final
 class ByteInbox:
@@ -37,6 +44,28 @@ class ByteInbox:
 
     def find(self, separator: bytes, start: int) -> int:
         """Where the separator begins, searching from `start`, or -1."""
+
+    def clear(self) -> None:
+        """Forget everything that was not taken."""
+
+@final
+class MessageInbox:
+    """A queue of messages.
+
+    `size` counts their bytes; `ended` says that no more will come, and `partial` holds what the peer's end left unfinished.
+    """
+
+    ended: bool
+    partial: bytes
+    def __new__(cls) -> Self: ...
+    def __len__(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    def append(self, content: Any, metadata: Any, size: int) -> None:
+        """Add a message whose content takes `size` bytes."""
+
+    def take(self) -> tuple[Any, Any, int]:
+        """Remove and return the first: content, metadata, and the bytes of its content. Raises IndexError."""
 
     def clear(self) -> None:
         """Forget everything that was not taken."""
@@ -92,7 +121,11 @@ class Forward:
 
 @disjoint_base
 class Receiving:
-    """Takes what arrives and hands it to the calls that wait. A subclass that has `_is_whole` finds messages."""
+    """Takes what arrives and hands it to the calls that wait.
+
+    A subclass that has `_is_whole` finds messages. Those of an inbox of messages need no `_answer` until that ends, unless it has
+    `_changed`.
+    """
 
     error: Any
     """The peer has broken this direction off."""
@@ -112,6 +145,11 @@ class Receiving:
         as_: Any = None,
         until: bytes | None = None,
     ) -> Coroutine[Any, Any, Any]: ...
+    def receive_message(
+        self, *, exactly: Any = None, at_least: Any = None, at_most: Any = None, as_: Any = None, until: Any = None
+    ) -> Coroutine[Any, Any, Any]:
+        """The options are those of streams."""
+
     def next_piece(self) -> Coroutine[Any, Any, Any]: ...
     def __aiter__(self) -> Self: ...
     def __anext__(self) -> Coroutine[Any, Any, Any]: ...
@@ -124,8 +162,27 @@ class Receiving:
     _flow: Any
     @property
     def _limit(self) -> int: ...
+    _by_turns: bool
+    """A call for a message is the coroutine `_whole` of the subclass."""
     @property
-    def inbox(self) -> ByteInbox: ...
+    def inbox(self) -> ByteInbox:
+        """Of messages after `_adopt`."""
+
+    _next: int | None
+    """Bytes of the first record in the inbox, as soon as that is known."""
+    def _decodes(self, codec: Any, layout: Any, decode: Any = None, metadata: Any = None) -> None:
+        """Messages are records: `decode` makes values of what is behind their heads, or the codec decodes each as a whole.
+
+        `_is_whole` and `_answer` are asked when something is wrong, and at the end.
+        """
+
+    @property
+    def silence(self) -> float | None:
+        """Seconds since the codec was given bytes, None if it never was."""
+
+    def _adopt(self, whole: MessageInbox, codec: WebSocketCodec | None = None) -> None:
+        """Messages are in this inbox; a codec finds them in what `arrived`, and the flow's `decoded` gets what else it finds."""
+
     @property
     def count(self) -> int:
         """Bytes that calls have taken."""
@@ -176,6 +233,19 @@ class Sending:
     ) -> Coroutine[Any, Any, None]:
         """The last three are other protocols'."""
 
+    def send_value(
+        self, content: Any, *, last_message: bool = False, end_of_stream: Any = None, metadata: Any = None, type: Any = None
+    ) -> Coroutine[Any, Any, None]:
+        """Those with no default but None are other protocols'."""
+
+    def send_message(
+        self, content: Any, *, end_of_stream: Any = None, last_message: Any = None, metadata: Any = None, type: Any = None
+    ) -> Coroutine[Any, Any, None]:
+        """The options are other protocols'."""
+
+    def _adopt(self, codec: WebSocketCodec) -> None:
+        """Messages leave in frames that this makes."""
+
     _flow: Any
     _accepted: list[Any]
     """Bytes that have left the pipeline and that the kernel did not take."""
@@ -184,6 +254,16 @@ class Sending:
     @property
     def _slice(self) -> int:
         """Bytes of plaintext that go through the pipeline at once."""
+
+    @property
+    def _gather(self) -> int:
+        """Bytes of records that wait for each other."""
+    _size: int
+    """Of what is accepted."""
+    _due: bool
+    """What has gathered leaves at the loop's next turn."""
+    def _encodes(self, codec: Any, encode: Any, limit: int) -> None:
+        """`send_value` puts what this makes of a value, up to that many bytes, behind its length of 32 bits."""
 
     def _rests(self) -> bool:
         """Count one more send that went at once. True when it is other tasks' turn."""

@@ -4,6 +4,8 @@ from typing import Any, TypeAlias, final
 
 from typing_extensions import Buffer
 
+from tieline._engine.stream import MessageInbox
+
 __all__ = ["WebSocketCodec", "WebSocketEvent", "WebSocketFailure", "frame"]
 
 _Item: TypeAlias = tuple[str | bytes, Any, int] | WebSocketEvent
@@ -13,7 +15,7 @@ class WebSocketFailure(Exception):
     """The peer broke a rule. The close frame that says so is the caller's to send."""
 
     received: list[_Item]
-    """What came before it."""
+    """What came before it, behind the messages that went to the inbox."""
     code: int
     """For the close frame: 1002, 1007 or 1009."""
     expected: str
@@ -62,11 +64,11 @@ class WebSocketCodec:
         level: int = 6,  # 1 to 9
         threshold: int = 0,  # messages of fewer bytes are sent as they are
     ) -> WebSocketCodec: ...
-    def receive(self, data: Buffer, /) -> tuple[list[_Item], int | None]:
-        """Take what arrived; returns what it holds, in order, and the sum of the messages' sizes.
+    def receive(self, data: Buffer, inbox: MessageInbox, /) -> list[_Item] | None:
+        """Take what arrived. Messages go to the inbox, up to the first that is something else.
 
-        There is no sum if anything but messages has come, or more was received than one call gives (`has_more`). Raises
-        WebSocketFailure, and from then on each time.
+        That, and what comes behind it, is returned; None if there is nothing else, nor more was received than one call gives
+        (`has_more`). Raises WebSocketFailure, and from then on each time.
         """
 
     @property

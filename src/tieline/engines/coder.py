@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from tieline._engine.stream import ByteInbox
-from tieline.engines.framing import CONSUMED, outsized, too_large
+from tieline.engines.framing import CONSUMED, Layout, outsized, too_large
 from tieline.engines.tlv import TLVCodec
 from tieline.errors import DecodingError, EncodingError, Phase
 from tieline.protocols.coder import Coder, CoderMetadata
@@ -16,33 +16,50 @@ from tieline.protocols.coder import Coder, CoderMetadata
 __all__ = ["CoderCodec", "CoderOnTLVCodec"]
 
 LENGTH = struct.Struct("!I")
+LARGEST = 2**32 - 1
 METADATA = CoderMetadata()
 
 
 class CoderCodec:
     """One direction each: `encode` what is sent, `size` and `decode` what is received."""
 
-    __slots__ = ("_decode", "_encode", "_endpoint", "_limit", "_receiving")
+    __slots__ = ("_decode", "_encode", "_endpoint", "_limit", "_receiving", "decoder", "encoder", "layout")
 
     def __init__(self, options: Coder[Any, Any], endpoint: object) -> None:
         self._endpoint = endpoint
         self._limit = options.maximum_message_size
         self._receiving = options.receiving
         self._encode, self._decode = _functions(options.using, options.receiving)
+        limit = min(self._limit, LARGEST)
+        self.layout = Layout(LENGTH.size, 0, LENGTH.size, False, limit)
+        self.decoder: tuple[Callable[[Any], Any], CoderMetadata] | tuple[()] = (self._decode, METADATA)
+        self.encoder: tuple[Callable[[Any], Any], int] | None = (self._encode, limit)
 
     def encode(self, content: Any) -> bytes:
         """The record of a value. Raises EncodingError, MessageTooLargeError."""
-        data = self.pack(content)
-        return LENGTH.pack(len(data)) + data
+        return self.framed(self._encoded(content))
+
+    def framed(self, data: bytes) -> bytes:
+        """The record of a value's bytes. Raises MessageTooLargeError."""
+        return LENGTH.pack(len(self._fitting(data))) + data
 
     def pack(self, content: Any) -> bytes:
         """The bytes of a value. Raises EncodingError, MessageTooLargeError."""
+        return self._fitting(self._encoded(content))
+
+    def _encoded(self, content: Any) -> bytes:
         try:
-            data = self._encode(content)
+            return self._encode(content)
         except Exception as error:
-            raise EncodingError(
-                f"a {type(content).__name__} could not be encoded: {error}", endpoint=self._endpoint, phase=Phase.TRANSFER
-            ) from error
+            raise self.unencodable(content, error) from error
+
+    def unencodable(self, content: Any, error: Exception) -> EncodingError:
+        """Why a value has no bytes."""
+        return EncodingError(
+            f"a {type(content).__name__} could not be encoded: {error}", endpoint=self._endpoint, phase=Phase.TRANSFER
+        )
+
+    def _fitting(self, data: bytes) -> bytes:
         if len(data) > self._limit:
             raise too_large("the message", len(data), self._limit, "maximum_message_size", self._endpoint)
         return data
@@ -71,12 +88,13 @@ class CoderCodec:
         try:
             return self._decode(data)
         except Exception as error:
-            raise DecodingError(
-                f"the message is no {_name(self._receiving)}: {error}",
-                endpoint=self._endpoint,
-                phase=Phase.TRANSFER,
-                hint=CONSUMED,
-            ) from error
+            raise self.undecodable(error) from error
+
+    def undecodable(self, error: Exception) -> DecodingError:
+        """Why bytes are no value."""
+        return DecodingError(
+            f"the message is no {_name(self._receiving)}: {error}", endpoint=self._endpoint, phase=Phase.TRANSFER, hint=CONSUMED
+        )
 
 
 class CoderOnTLVCodec(CoderCodec):
@@ -87,6 +105,7 @@ class CoderOnTLVCodec(CoderCodec):
     def __init__(self, options: Coder[Any, Any], records: TLVCodec, endpoint: object) -> None:
         super().__init__(options, endpoint)
         self._records = records
+        self.layout, self.decoder, self.encoder = records.layout, (), None
 
     def encode(self, content: Any) -> bytes:
         return self._records.encode(self.pack(content))

@@ -15,11 +15,10 @@ and `deadline` read after it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from tieline._engine.stream import ByteInbox
+from tieline._engine.stream import OVERHEAD, ByteInbox, MessageInbox
 from tieline.errors import MessageTooLargeError, Phase, ProtocolViolationError
 
 if TYPE_CHECKING:
@@ -28,11 +27,10 @@ if TYPE_CHECKING:
     from tieline.errors import NetworkError
 
 __all__ = [
-    "OVERHEAD", "CarrierLayer", "MessageCodec", "MessageInbox", "MessageLayer", "RecordLayer", "UnitCodec", "outsized",
+    "OVERHEAD", "CarrierLayer", "Layout", "MessageCodec", "MessageInbox", "MessageLayer", "RecordLayer", "UnitCodec", "outsized",
     "too_large",
 ]  # fmt: skip
 
-OVERHEAD = 64  # bytes that a kept message or datagram costs beside its content, or a peer could send empty ones without end
 CONSUMED = "It was consumed; the next one can be received."
 
 
@@ -61,46 +59,6 @@ def outsized(
         got=f"{size:,}",
         hint=hint,
     )
-
-
-class MessageInbox:
-    """Whole messages that nobody has taken yet.
-
-    `size` counts their bytes. `ended` says that no more will come, and `partial` holds what the peer's end left unfinished.
-    """
-
-    __slots__ = ("ended", "messages", "partial", "size")
-
-    def __init__(self) -> None:
-        self.messages: deque[tuple[Any, Any, int]] = deque()
-        self.size = 0
-        self.ended = False
-        self.partial = b""
-
-    def __len__(self) -> int:
-        return len(self.messages)
-
-    def append(self, content: Any, metadata: Any, size: int) -> None:
-        """Add a message whose content takes `size` bytes."""
-        self.messages.append((content, metadata, size))
-        self.size += size + OVERHEAD
-
-    def extend(self, messages: list[tuple[Any, Any, int]], size: int) -> None:
-        """Add several whose contents take `size` bytes together."""
-        self.messages += messages
-        self.size += size + len(messages) * OVERHEAD
-
-    def take(self) -> tuple[Any, Any, int]:
-        """Remove and return the first: content, metadata, and the bytes of its content."""
-        first = self.messages.popleft()
-        self.size -= first[2] + OVERHEAD
-        return first
-
-    def clear(self) -> None:
-        """Forget everything that was not taken."""
-        self.messages.clear()
-        self.partial = b""
-        self.size = 0
 
 
 class MessageLayer(ABC):
@@ -247,8 +205,30 @@ class CarrierLayer:
         return self.messages.metadata()
 
 
+class Layout(NamedTuple):
+    """Where a record says how many bytes follow its head: in `width` bytes from `offset`. More than `limit` are a fault."""
+
+    head: int
+    offset: int
+    width: int
+    little: bool
+    limit: int
+
+
 class MessageCodec(Protocol):
     """Between messages and records of a byte stream."""
+
+    @property
+    def layout(self) -> Layout: ...
+    @property
+    def decoder(self) -> tuple[Callable[[Any], Any], Any] | tuple[()]:
+        """What makes a value of the bytes behind a head, and its metadata; nothing if only `decode` can."""
+        ...
+
+    @property
+    def encoder(self) -> tuple[Callable[[Any], Any], int] | None:
+        """What makes the bytes of a value behind a length of 32 bits, and how many there may be; None if only `encode` can."""
+        ...
 
     def encode(self, content: Any, /) -> bytes: ...
     def size(self, inbox: ByteInbox, /) -> int | None:

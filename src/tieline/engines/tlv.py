@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from tieline.engines.framing import CONSUMED, outsized, too_large
+from tieline.engines.framing import CONSUMED, Layout, outsized, too_large
 from tieline.errors import DecodingError, EncodingError, Phase
 from tieline.protocols.tlv import TLV, TLVMetadata
 
@@ -21,7 +21,10 @@ FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 class TLVCodec:
     """One direction each: `encode` what is sent, `size` and `decode` what is received."""
 
-    __slots__ = ("_endpoint", "_head", "_largest_type", "_limit", "_options")
+    __slots__ = ("_endpoint", "_head", "_largest_type", "_limit", "_options", "layout")
+
+    decoder = ()
+    encoder = None
 
     def __init__(self, options: TLV, endpoint: object) -> None:
         self._options = options
@@ -30,6 +33,8 @@ class TLVCodec:
         self._head = struct.Struct(order + FORMATS[options.type_.width] + FORMATS[options.length.width])
         self._largest_type = (1 << 8 * options.type_.width) - 1
         self._limit = min(options.maximum_message_size, (1 << 8 * options.length.width) - 1)
+        kind, length = options.type_.width, options.length.width
+        self.layout = Layout(kind + length, kind, length, options.byte_order == "little", self._limit)
 
     def encode(self, value: bytes | memoryview, type: int = 0) -> bytes:
         """The record of a value. Raises EncodingError for a type that does not fit, MessageTooLargeError, and TypeError."""

@@ -25,8 +25,6 @@ from tieline.errors import (
 from tieline.protocols.websocket import CLEAN, CloseCode, Deflate, Opcode, WebSocket, WebSocketMetadata, WebSocketSession
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from typing_extensions import Buffer
 
     from tieline.engines.upgrade import Agreed, ClientUpgrade, ServerUpgrade
@@ -58,8 +56,7 @@ class WebSocketLayer(MessageLayer):
         self.is_client = client
         self._upgrade = upgrade
         self._agreed: Agreed | None = None
-        self._codec: WebSocketCodec | None = None
-        self.frame: Callable[[str | Buffer], bytes]  # of a whole message, by the codec itself: most that is sent is one
+        self.codec: WebSocketCodec | None = None  # which the flow may use, to send whole messages and to receive
         self._rest = b""  # frames that came with the handshake
         self._said: list[bytes] = []
         self._unsaid = 0
@@ -84,7 +81,7 @@ class WebSocketLayer(MessageLayer):
         compression = None if agreed is None else agreed.compression
         deflate = options.compression or Deflate()
         largest = options.maximum_message_size
-        self._codec = WebSocketCodec(
+        self.codec = WebSocketCodec(
             TEXT,
             BINARY,
             client=self.is_client,
@@ -96,7 +93,6 @@ class WebSocketLayer(MessageLayer):
             level=deflate.level,
             threshold=deflate.threshold,
         )
-        self.frame = self._codec.send
         self._agreed = agreed
         self.ready = True
         self.deadline = self._keepalive.begin(self.now)
@@ -119,7 +115,7 @@ class WebSocketLayer(MessageLayer):
     def receive(self, data: Buffer, /) -> bytes:
         if data != b"":
             self._keepalive.heard = self.now
-        codec = self._codec
+        codec = self.codec
         if codec is None:
             self._shake(data)
             return b""
@@ -131,20 +127,30 @@ class WebSocketLayer(MessageLayer):
         return b""
 
     def _read(self, codec: WebSocketCodec, data: Buffer) -> None:
+        failure = None
         try:
-            found, size = codec.receive(data)
-        except WebSocketFailure as failure:
-            self.held = False
-            for item in failure.received:
-                self._take(item)
-            raise self._violated(failure) from None
-        if size is not None:
-            self.inbox.extend(found, size)  # type: ignore[arg-type]  # they are all messages then
-            self.held = False
-            return
-        for item in found:
+            others = codec.receive(data, self.inbox) or []
+        except WebSocketFailure as error:
+            others, failure = error.received, error
+        self._found(others, failure)
+
+    def decoded(self, others: list[Any], failure: WebSocketFailure | None) -> None:
+        """Take what the codec has found in bytes that came, behind messages that are in the inbox."""
+        self.was_heard(self.now)
+        self._found(others, failure)
+
+    def was_heard(self, when: float) -> None:
+        """The codec was given bytes then."""
+        self._keepalive.heard = max(self._keepalive.heard, when)
+
+    def _found(self, others: list[Any], failure: WebSocketFailure | None) -> None:
+        self.held = False
+        for item in others:
             self._take(item)
-        self.held = codec.has_more
+        if failure is not None:
+            raise self._violated(failure) from None
+        assert self.codec is not None  # it found these
+        self.held = self.codec.has_more
 
     def _take(self, item: tuple[str | bytes, Any, int] | WebSocketEvent) -> None:
         if isinstance(item, tuple):
@@ -158,7 +164,7 @@ class WebSocketLayer(MessageLayer):
             self._closed_by_peer(item.code, item.content)
 
     def _controlled(self, opcode: int, payload: bytes) -> None:
-        codec = self._codec
+        codec = self.codec
         assert codec is not None  # it found this
         if opcode == Opcode.PONG:
             self._pings.answered(payload, self.now)
@@ -250,7 +256,7 @@ class WebSocketLayer(MessageLayer):
     def encode(  # type: ignore[override]  # the options of WebSocket
         self, content: Any, /, *, opcode: int | None = None, last: bool = True, text: bool = False, trip: RoundTrip | None = None
     ) -> bytes:
-        codec = self._codec
+        codec = self.codec
         assert codec is not None  # nothing is sent before ready
         try:
             if opcode is None:
@@ -277,7 +283,7 @@ class WebSocketLayer(MessageLayer):
     def timeout(self, *, reading: bool) -> None:
         """The keepalive looks whether anything was heard."""
         self.deadline = None
-        if self._over or self._close_sent or self._codec is None:
+        if self._over or self._close_sent or self.codec is None:
             return
         try:
             asks, self.deadline = self._keepalive.look(self.now, reading=reading)
@@ -290,7 +296,7 @@ class WebSocketLayer(MessageLayer):
                 got=f"nothing for {self.now - self._keepalive.heard:.1f} s",
             ) from None
         if asks:
-            self._say(self._codec.control(Opcode.PING, b"keepalive"))
+            self._say(self.codec.control(Opcode.PING, b"keepalive"))
 
     # Closing
 
@@ -299,13 +305,13 @@ class WebSocketLayer(MessageLayer):
         self._closing = (code, reason)
 
     def _close(self, code: int | None, reason: str) -> None:
-        if self._close_sent or self._codec is None:
+        if self._close_sent or self.codec is None:
             return
         self._close_sent = True
-        self._say(self._codec.close(code, reason))
+        self._say(self.codec.close(code, reason))
 
     def end(self) -> bytes:
-        if self._codec is not None and not self._close_sent:
+        if self.codec is not None and not self._close_sent:
             code, reason = self._closing
             if self._close_code is None:
                 self._close_code = CloseCode.NO_STATUS_RECEIVED if code is None else code
@@ -328,15 +334,15 @@ class WebSocketLayer(MessageLayer):
 
     def stream(self, streaming: bool) -> None:
         """Give messages to the inbox in pieces, or whole: first what has come of the next."""
-        if self._codec is not None and not self._over:
-            self._codec.set_streaming(streaming)
+        if self.codec is not None and not self._over:
+            self.codec.set_streaming(streaming)
             if streaming:
                 self.receive(b"")
 
     @property
     def is_within_message(self) -> bool:
         """Whether a message was begun in parts, and its last has not been made."""
-        return self._codec is not None and self._codec.unfinished
+        return self.codec is not None and self.codec.unfinished
 
     def metadata(self) -> WebSocketSession:
         agreed = self._agreed

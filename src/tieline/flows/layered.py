@@ -12,6 +12,7 @@ layer says by itself goes between messages.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,26 +39,26 @@ UNSAID = 64 * 1024  # bytes that a layer may have to say while the peer takes no
 class LayeredReceiving(MessageReceiving):
     """The inbound half: messages wait in the layer's inbox, which comes and goes with the socket."""
 
-    __slots__ = ("inbox",)
+    __slots__ = ()
 
     _flow: LayeredFlow  # pyright: ignore[reportIncompatibleVariableOverride]
     inbox: MessageInbox  # type: ignore[assignment]  # what the base does with one of bytes, a layer does here
 
     def __init__(self, flow: LayeredFlow, limit: int) -> None:
         super().__init__()
-        self.inbox = MessageInbox()  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._adopt(MessageInbox())
 
     def _answer(self, iterating: bool) -> Message[Any, Any]:
         """The next message: what to raise at the end is all that an iteration has of its own."""
         inbox = self.inbox  # of another socket, perhaps
-        if not inbox.messages:
+        if not len(inbox):
             self._taken(0)
             error = self._nothing(inbox)
             if iterating and type(error) is EndOfStreamError:
                 raise StopAsyncIteration
             raise error
         content, metadata, size = inbox.take()
-        if inbox.ended and not inbox.messages:
+        if inbox.ended and not len(inbox):
             metadata = replace(metadata, last_message=True)
         self._taken(size)
         return message(Message, (content, metadata))
@@ -78,9 +79,6 @@ class LayeredReceiving(MessageReceiving):
                 got=f"{len(partial):,} bytes of one",
             )
         return EndOfStreamError("the peer has sent its last message", endpoint=self._flow.endpoint, phase=Phase.TRANSFER)
-
-    def _is_whole(self) -> bool:
-        return len(self.inbox) > 0
 
     def _room(self) -> int:
         """A message that is not whole yet is the layer's, which has a limit of its own for it."""
@@ -110,7 +108,7 @@ class LayeredReceiving(MessageReceiving):
     def found(self) -> None:
         """The layer may have found messages: the last thing that is done with what came, as the program may run in here."""
         inbox = self.inbox
-        if inbox.messages:
+        if len(inbox):
             self._wake()
         if self._paused or inbox.size > self._limit or self._flow.layer.unsaid > UNSAID:
             self._adjust()
@@ -248,7 +246,7 @@ class LayeredFlow(StreamFlow):
         layer = pipeline.layers[-1]
         assert isinstance(layer, MessageLayer)
         self.layer = layer
-        self.receiving.inbox = layer.inbox
+        self.receiving._adopt(layer.inbox)
         super().attach(socket, pipeline, plaintext, wire, early)
         self.looked()
         if layer.held:
@@ -325,23 +323,39 @@ class LayeredFlow(StreamFlow):
 
     def received(self, data: Buffer) -> None:
         layer, machine = self.layer, self.machine
+        if machine is None:
+            self._taken_in(layer.receive, data)
+        else:
+            self._taken_in(self._through, data)
+
+    def opened(self, piece: bytes) -> None:
+        self._taken_in(self._passed, piece)
+
+    def _through(self, data: Buffer) -> None:
+        """Give it to the layer by way of those below."""
+        assert self.machine is not None
+        self._passed(self.machine.receive(data))
+
+    def _passed(self, piece: bytes) -> None:
+        layer, machine = self.layer, self.machine
+        was_ended = layer.inbox.ended
+        if piece:
+            layer.receive(piece)
+        if machine is not None and machine.ended and not was_ended:
+            layer.receive_end()
+
+    def _taken_in(self, receive: Callable[..., object], *received: Any) -> None:
+        """Have something received by the layer, and do what follows from it."""
+        layer, socket = self.layer, self.socket
+        was_ended = layer.inbox.ended
         if self._alarm is not None:
             self._alarm.tell()
-        was_ended = layer.inbox.ended
-        socket = self.socket
         try:
-            if machine is None:
-                layer.receive(data)
-            else:
-                piece = machine.receive(data)
-                if piece:
-                    layer.receive(piece)
-                if machine.ended and not was_ended:
-                    layer.receive_end()
+            receive(*received)
         except NetworkError as error:
             self._fault(error)
             return
-        if machine is None and layer.is_quiet and not (self.sending.ended or self.closed):
+        if self.machine is None and layer.is_quiet and not (self.sending.ended or self.closed):
             self.receiving.found()  # messages and nothing else, as most often
             return
         self._after()

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from tieline._engine.stream import Receiving, Sending
 from tieline.engines.framing import MessageCodec
 from tieline.engines.tlv import TLVCodec
 from tieline.errors import EndOfStreamError, NetworkError, Phase, raisable
-from tieline.flows.content import octets
+from tieline.flows.content import misuse, octets
 from tieline.flows.receiving import StreamReceiving, message
 from tieline.flows.sending import StreamSending
 from tieline.flows.stream import StreamFlow
@@ -20,14 +21,10 @@ from tieline.flows.writer import Writer
 from tieline.protocols.message import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from tieline.flows.owner import FlowOwner
     from tieline.parameters import Parameters
 
 __all__ = ["MessageFlow", "MessageReceiving", "MessageSending", "TLVFlow"]
-
-GATHER = 1200  # bytes of records that wait for each other, about a packet: with more the peer would wait for the last of them
 
 
 class MessageReceiving(StreamReceiving):
@@ -35,11 +32,10 @@ class MessageReceiving(StreamReceiving):
 
     __slots__ = ()
 
-    def receive(self) -> Coroutine[Any, Any, Message[Any, Any]]:  # type: ignore[override]  # a stream's has other forms
-        return self._message(False)
+    def _unexpected(self, option: str) -> None:
+        raise misuse(self._flow, f"receive() has no {option}=")
 
-    def next_piece(self) -> Coroutine[Any, Any, Message[Any, Any]]:
-        return self._message(True)
+    receive = Receiving.receive_message  # a stream's has other forms
 
     def receive_into(self, *_: Any, **__: Any) -> Any:
         raise TypeError("it has no receive_into()")
@@ -60,12 +56,12 @@ class MessageReceiving(StreamReceiving):
 class RecordReceiving(MessageReceiving):
     """The inbound half of records: they stay bytes until a call takes one."""
 
-    __slots__ = ("_codec", "_next")
+    __slots__ = ("_codec",)
 
     def __init__(self, flow: StreamFlow, limit: int, codec: MessageCodec) -> None:
         super().__init__()
         self._codec = codec
-        self._next: int | None = None  # bytes of the first record in the inbox, as soon as that is known
+        self._decodes(codec, codec.layout, *codec.decoder)
 
     def _answer(self, iterating: bool) -> Message[Any, Any]:
         if not self._is_whole():
@@ -116,22 +112,24 @@ class MessageSending(StreamSending):
     when nothing is left, or when many bytes have come together, or else at the loop's next turn.
     """
 
-    __slots__ = ("_due", "_gather")
-
-    def __init__(self, flow: StreamFlow, limit: int) -> None:
-        super().__init__(flow, limit)
-        self._gather = min(GATHER, limit)
-        self._due = False  # what has gathered leaves at the next turn
+    __slots__ = ()
 
     def _may_begin(self) -> bool:
         """Whether nobody is before a record that is sent now."""
         return not (self._writers or self.ended or self._full or self._flow.socket is None)
 
+    async def _keep(self, wire: bytes, taken: int) -> None:
+        self._full = True
+        self._accept(memoryview(wire)[taken:])  # less than a slice
+
     def _begin(self, record: bytes) -> None:
         """Give a record of at most a slice to the kernel, or gather it; nobody is before it."""
-        flow = self._flow
-        socket, machine = flow.socket, flow.machine
-        wire = record if machine is None else machine.send(record)
+        machine = self._flow.machine
+        self._give_on(record if machine is None else machine.send(record))
+        self.count += len(record)
+
+    def _give_on(self, wire: bytes) -> None:
+        flow, socket = self._flow, self._flow.socket
         if flow.receiving.inbox.size and self._size + len(wire) <= self._gather:
             self._accept(wire)
             if not self._due:
@@ -149,7 +147,6 @@ class MessageSending(StreamSending):
             if taken < len(wire):  # less than a slice is left
                 self._full = True
                 self._accept(memoryview(wire)[taken:])
-        self.count += len(record)
 
     def _leave(self) -> None:
         self._due = False
@@ -170,8 +167,13 @@ class RecordSending(MessageSending):
     def __init__(self, flow: StreamFlow, limit: int, codec: MessageCodec) -> None:
         super().__init__(flow, limit)
         self._codec = codec
+        if codec.encoder is not None:
+            self._encodes(codec, *codec.encoder)
 
-    async def send(self, content: Any, *, last_message: bool = False) -> None:  # type: ignore[override]
+    send = Sending.send_value
+
+    async def _send_value(self, content: Any, last_message: bool) -> None:
+        """What is in no plain record."""
         await self._record(self._codec.encode(content), last_message)
 
     async def _record(self, record: bytes, last_message: bool) -> None:

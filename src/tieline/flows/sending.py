@@ -31,7 +31,7 @@ NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO
 class StreamSending(Sending):
     """Gives bytes to the pipeline and the socket."""
 
-    __slots__ = ("_end", "_limit", "_size", "error", "first", "lost")
+    __slots__ = ("_end", "_limit", "error", "first", "lost")
 
     _flow: StreamFlow
     _accepted: list[Buffer]
@@ -39,7 +39,6 @@ class StreamSending(Sending):
 
     def __init__(self, flow: StreamFlow, limit: int) -> None:
         self._limit = limit
-        self._size = 0  # of what is accepted
         self._end = End.NONE
         self.error: NetworkError | None = None  # the peer takes nothing any more
         self.lost = False  # and did not take what was accepted

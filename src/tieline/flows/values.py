@@ -26,7 +26,10 @@ class ValueReceiving(LayeredReceiving):
         self._values = values
 
     def _answer(self, iterating: bool) -> Message[Any, Any]:
-        content, metadata = super()._answer(iterating)
+        return self._changed(super()._answer(iterating))
+
+    def _changed(self, received: Message[Any, Any]) -> Message[Any, Any]:
+        content, metadata = received
         data = content.encode() if isinstance(content, str) else content
         return Message(self._values.decode_value(data), CoderMetadata((metadata,), last_message=metadata.last_message))
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
+from tieline._engine.stream import Descriptor, Sending
 from tieline.engines.framing import too_large
-from tieline.engines.websocket import WebSocketLayer, no_text
+from tieline.engines.websocket import WebSocketLayer
 from tieline.errors import (
     ChannelClosedError,
     DecodingError,
@@ -18,6 +19,7 @@ from tieline.errors import (
 )
 from tieline.flows.content import misuse, octets
 from tieline.flows.layered import LayeredFlow, LayeredReceiving, LayeredSending
+from tieline.flows.owner import FlowOwner, present
 from tieline.flows.receiving import message
 from tieline.flows.turns import RoundTrip, Turn
 from tieline.flows.writer import MessageWriter, Writer
@@ -25,11 +27,9 @@ from tieline.protocols.message import Message
 from tieline.protocols.websocket import CloseCode, Opcode, WebSocket, WebSocketMetadata, require_close
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
+    from tieline._engine.websocket import WebSocketFailure
     from tieline.drivers.port import StreamSocket
     from tieline.engines.pipeline import Pipeline
-    from tieline.flows.owner import FlowOwner
     from tieline.parameters import Parameters
 
 __all__ = ["WebSocketFlow", "WebSocketReceiving", "WebSocketSending"]
@@ -41,13 +41,12 @@ LARGEST_PAYLOAD = 125  # of a control frame (RFC 6455 section 5.5)
 class WebSocketReceiving(LayeredReceiving):
     """The inbound half. Once messages are received in parts, one call after the other has its turn."""
 
-    __slots__ = ("_complete", "_metadata", "_offset", "_pieces", "_ping", "_size", "_skips", "_streamed", "streams", "turn")
+    __slots__ = ("_complete", "_metadata", "_offset", "_pieces", "_ping", "_size", "_skips", "streams", "turn")
 
     def __init__(self, flow: WebSocketFlow, limit: int) -> None:
         super().__init__(flow, limit)
         self.turn = Turn(flow)
         self.streams = False  # a call wants pieces as they come
-        self._streamed = False  # one has been made: from then on there may be pieces in the inbox
         self._pieces: list[Any] = []  # of a message of which no call has had everything yet
         self._size = 0  # of these, without what was handed out
         self._offset = 0  # of the first: what was handed out of it
@@ -55,12 +54,6 @@ class WebSocketReceiving(LayeredReceiving):
         self._complete = False  # they have the message's end
         self._skips = False  # what is left of a message whose reader has gone
         self._ping: Message[Any, Any] | None = None  # that came between the pieces
-
-    def receive(self) -> Coroutine[Any, Any, Message[Any, Any]]:  # type: ignore[override]
-        return self._whole(False) if self._streamed else self._message(False)
-
-    def next_piece(self) -> Coroutine[Any, Any, Message[Any, Any]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self._whole(True) if self._streamed else self._message(True)
 
     async def _whole(self, iterating: bool) -> Message[Any, Any]:
         """A whole message, or a ping. What was gathered before a cancellation is kept for the next call."""
@@ -78,7 +71,7 @@ class WebSocketReceiving(LayeredReceiving):
     async def part(self, kind: type, at_least: int, at_most: int) -> Message[Any, WebSocketMetadata]:
         """The next part of a message, for the call whose turn it is."""
         while not self._complete and self._size < at_least:
-            if not self.has_calls and not self.inbox.messages and not self.inbox.ended:
+            if not self.has_calls and not len(self.inbox) and not self.inbox.ended:
                 self._stream(True)
             await self._gather(False)
             if self._pieces and not isinstance(self._pieces[0], kind):
@@ -140,7 +133,7 @@ class WebSocketReceiving(LayeredReceiving):
         self._complete = False
 
     def begins_parts(self) -> None:
-        self._streamed = True
+        self._by_turns = True  # from now on there may be pieces in the inbox
 
     def skip(self) -> None:
         """The reader of a message in parts has gone before its end."""
@@ -171,27 +164,24 @@ class WebSocketSending(LayeredSending):
         self._closing: tuple[int | None, str] | None = None
         self._pings = 0
 
-    async def send(self, content: Any) -> None:  # type: ignore[override]
-        flow = self._flow
+    send = Sending.send_message
+
+    async def _send_message(self, content: Any) -> None:
+        """What is not simply given to the kernel."""
         if type(content) is not bytes and type(content) is not str:
             content = self._checked(content)
-        if self.turn.is_taken or not self._may_begin():
-            await self.turn.take()
-            try:
-                await self.message(content, {})
-            finally:
-                self.turn.give()
+        if not self.turn.is_taken and self._may_begin():
+            await self.message(content, {})
             return
+        await self.turn.take()
         try:
-            record = flow.layer.frame(content)
-        except UnicodeEncodeError as error:
-            raise no_text(error, flow.endpoint) from error
-        if len(record) > self._slice:
-            await self._queue(MessageWriter(content, {}, False).begun(record))
-            return
-        self._begin(record)
-        if self._rests():
-            await self._flow.next_turn()
+            await self.message(content, {})
+        finally:
+            self.turn.give()
+
+    async def _begun(self, content: Any, record: bytes) -> None:
+        """A frame was made that is too large to leave at once."""
+        await self._queue(MessageWriter(content, {}, False).begun(record))
 
     def _checked(self, content: Any) -> Any:
         if isinstance(content, str):
@@ -282,6 +272,33 @@ class WebSocketFlow(LayeredFlow):
         super().attach(socket, pipeline, plaintext, wire, early)
         if self.receiving.streams:
             self.stream(True)
+        self._shorten()
+
+    def _shorten(self) -> None:
+        """Have frames decoded and encoded where bytes come and go, if the socket can do that."""
+        codec, socket, machine = self.layer.codec, self.socket, self.machine
+        if codec is None or socket is None:
+            return
+        cipher = self.receiving.cipher = self.sending.cipher = getattr(machine, "cipher", None)
+        self.sending._adopt(codec)
+        passes = machine is None or cipher is not None
+        if passes and isinstance(socket, Descriptor) and not self.layer.held and not self.closed:
+            self.receiving._adopt(self.layer.inbox, codec)
+            socket.sink = self.receiving
+
+    def find_more(self) -> None:
+        super().find_more()
+        self._shorten()
+
+    def decoded(self, others: list[Any], failure: WebSocketFailure | None) -> None:
+        """More than messages came: `others`, or the peer has broken a rule."""
+        self._taken_in(self.layer.decoded, others, failure)
+
+    def _rung(self) -> None:
+        silence = self.receiving.silence
+        if silence is not None:
+            self.layer.was_heard(present(self._owner).driver.time() - silence)
+        super()._rung()
 
     def stream(self, streams: bool) -> None:
         """Have messages given in parts, or whole."""

@@ -7,12 +7,18 @@ mod forward;
 mod held;
 mod inbox;
 mod invoke;
+mod messages;
 mod native;
+mod outgoing;
+mod queue;
 mod receive;
 mod receiving;
+mod records;
 mod sending;
 mod waiter;
+mod whole;
 
+pub(crate) use messages::{MessageInbox, Received};
 use pyo3::prelude::*;
 
 #[pymodule(submodule)]
@@ -23,6 +29,8 @@ pub(crate) mod stream {
     use super::forward::Forward;
     #[pymodule_export]
     use super::inbox::ByteInbox;
+    #[pymodule_export]
+    use super::messages::MessageInbox;
     #[pymodule_export]
     use super::receive::adopt_messages;
     #[pymodule_export]
@@ -37,6 +45,7 @@ pub(crate) mod stream {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
         module.setattr("__name__", "tieline._engine.stream")?;
+        module.add("OVERHEAD", messages::OVERHEAD)?;
         module.add("Call", native::class::<call::Call>(py)?)?;
         module.add("Waiter", native::class::<waiter::Waiter>(py)?)
     }

@@ -81,14 +81,22 @@ pub(crate) fn adopt_messages(
     Ok(())
 }
 
+fn adopted(py: Python<'_>) -> PyResult<&(Py<PyType>, Py<PyAny>, Py<PyAny>)> {
+    MESSAGE
+        .get(py)
+        .ok_or_else(|| PyRuntimeError::new_err("adopt_messages() comes first"))
+}
+
+fn message_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    Ok(adopted(py)?.0.bind(py))
+}
+
 fn message<'py>(
     py: Python<'py>,
     content: Bound<'py, PyAny>,
     ended: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let Some((class, more, end)) = MESSAGE.get(py) else {
-        return Err(PyRuntimeError::new_err("adopt_messages() comes first"));
-    };
+    let (class, more, end) = adopted(py)?;
     let metadata = if ended { end } else { more };
     pair(class.bind(py), content, metadata.bind(py).clone())
 }
@@ -100,9 +108,7 @@ impl Receive {
         let minimum = self.form.minimum();
         if !this.has_calls(py) && self.form.separator().is_none() {
             let enough = if this.messages {
-                receiving
-                    .call_method0(intern!(py, "_is_whole"))?
-                    .is_truthy()?
+                this.is_whole(receiving)?
             } else {
                 this.inbox.get().size(py) >= minimum
             };
@@ -181,6 +187,18 @@ impl Receive {
                 message(py, piece.into_any(), false)
             }
             Form::Message { iterating } => {
+                if let Some(received) = this.next_message(py) {
+                    this.taken(receiving, received.size)?;
+                    let (content, metadata) = (received.content, received.metadata);
+                    return pair(
+                        message_class(py)?,
+                        content.into_bound(py),
+                        metadata.into_bound(py),
+                    );
+                }
+                if let Some((content, metadata)) = this.next_record(receiving)? {
+                    return pair(message_class(py)?, content, metadata);
+                }
                 receiving.call_method1(intern!(py, "_answer"), (*iterating,))
             }
         }

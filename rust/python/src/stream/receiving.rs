@@ -1,8 +1,11 @@
 //! The inbound half of a stream: calls are answered in the order in which they were made.
 
 use std::collections::VecDeque;
+use std::sync::OnceLock;
+use std::time::Instant;
 
 use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit, intern};
@@ -10,27 +13,40 @@ use pyo3::{PyTraverseError, PyVisit, intern};
 use super::call::{Call, Work};
 use super::held::Held;
 use super::inbox::ByteInbox;
+use super::messages::MessageInbox;
 use super::native::Handle;
 use super::receive::{Form, Receive};
-use super::waiter::{Waiter, Waiters};
+use super::records::{Layout, Records};
+use super::waiter::Waiter;
 use crate::tls::{Opened, TlsEngine};
+use crate::websocket::WebSocketCodec;
 
 /// A call in the queue.
-struct Entry {
-    waiter: Handle<Waiter>,
-    minimum: usize,
-    separator: Option<Py<PyBytes>>,
+pub(super) struct Entry {
+    pub(super) waiter: Handle<Waiter>,
+    pub(super) minimum: usize,
+    pub(super) separator: Option<Py<PyBytes>>,
 }
 
-struct State {
-    calls: VecDeque<Entry>,
+pub(super) struct State {
+    pub(super) calls: VecDeque<Entry>,
     /// The peer is being pushed back.
-    paused: bool,
+    pub(super) paused: bool,
     /// Of the inbox: where the first call's separator cannot begin.
-    scanned: usize,
-    count: u64,
+    pub(super) scanned: usize,
+    pub(super) count: u64,
     /// The peer has broken this direction off.
-    error: Option<Py<PyAny>>,
+    pub(super) error: Option<Py<PyAny>>,
+    /// Messages that are whole, where something below finds them.
+    pub(super) whole: Option<Py<MessageInbox>>,
+    /// What finds them in the bytes of a socket.
+    codec: Option<Py<WebSocketCodec>>,
+    /// Calls have turns, as some are for parts of a message.
+    by_turns: bool,
+    /// Bytes of the first record in the inbox, as soon as that is known.
+    pub(super) next: Option<usize>,
+    /// When the codec was last given bytes.
+    pub(super) heard: Option<Instant>,
     /// Where what the socket gives is ciphertext, and this is all that is between.
     cipher: Option<Py<TlsEngine>>,
 }
@@ -38,205 +54,35 @@ struct State {
 /// Takes what arrives and hands it to the calls that wait.
 #[pyclass(frozen, subclass, module = "tieline._engine.stream")]
 pub(crate) struct Receiving {
-    flow: Py<PyAny>,
+    pub(super) flow: Py<PyAny>,
     pub(super) inbox: Py<ByteInbox>,
-    limit: usize,
+    pub(super) limit: usize,
     /// A subclass finds whole messages: what is enough, and what is taken, is its to say.
     pub(super) messages: bool,
+    /// Messages are given as they are in the inbox.
+    pub(super) unchanged: bool,
     /// No subclass has a `receive` of its own.
     plain: bool,
-    state: Held<State>,
+    /// How records are, where those are the messages.
+    pub(super) records: OnceLock<Records>,
+    pub(super) state: Held<State>,
 }
 
 impl Receiving {
-    /// Queue a call. Its waiter is done when those before it are and it can be answered; None if that is at once.
-    pub(super) fn enter(
-        &self,
-        slf: &Bound<'_, Self>,
-        minimum: usize,
-        separator: Option<&Py<PyBytes>>,
-    ) -> PyResult<Option<Handle<Waiter>>> {
-        let py = slf.py();
-        let flow = self.flow.bind(py);
-        let error = self
-            .state
-            .borrow(py)
-            .error
-            .as_ref()
-            .map(|error| error.clone_ref(py));
-        if let Some(error) = error
-            && !self.answerable(slf, minimum, separator)?
-        {
-            let error = slf.call_method1(intern!(py, "_raisable"), (error,))?;
-            return Err(PyErr::from_value(error));
-        }
-        if !flow.getattr(intern!(py, "usable"))?.is_truthy()?
-            && (flow.getattr(intern!(py, "closed"))?.is_truthy()?
-                || !self.state.borrow(py).calls.is_empty()
-                || !self.answerable(slf, minimum, separator)?)
-        {
-            flow.call_method0(intern!(py, "need"))?; // raises, unless a socket may still come
-        }
-        let waiters = flow
-            .getattr(intern!(py, "waiter"))?
-            .cast_into::<Waiters>()?; // every driver's are made by these
-        let waiter = waiters.get().make(py)?;
-        let first = {
-            let mut state = self.state.borrow(py);
-            state.calls.push_back(Entry {
-                waiter: waiter.clone_ref(py),
-                minimum,
-                separator: separator.map(|separator| separator.clone_ref(py)),
-            });
-            state.calls.len() == 1
-        };
-        if first {
-            self.state.borrow(py).scanned = 0;
-            // One that can be answered without a separator enters only if it is not the first, or at the end.
-            let now = match (self.messages, separator) {
-                (true, _) | (false, Some(_)) => self.answerable(slf, minimum, separator)?,
-                (false, None) => self.inbox.get().ended(py),
-            };
-            if now {
-                return Ok(None);
-            }
-            if self.state.borrow(py).paused {
-                self.adjust(slf)?;
-            }
-        }
-        Ok(Some(waiter))
-    }
-
-    pub(super) fn remove(&self, py: Python<'_>, waiter: &Handle<Waiter>) {
-        let left = {
-            let mut state = self.state.borrow(py);
-            let place = state
-                .calls
-                .iter()
-                .position(|entry| entry.waiter.as_ptr() == waiter.as_ptr());
-            place.and_then(|place| state.calls.remove(place))
-        };
-        drop(left);
-    }
-
-    fn answerable(
-        &self,
-        slf: &Bound<'_, Self>,
-        minimum: usize,
-        separator: Option<&Py<PyBytes>>,
-    ) -> PyResult<bool> {
-        let py = slf.py();
-        if self.messages {
-            return slf.call_method0(intern!(py, "_answerable"))?.is_truthy();
-        }
-        let held = self.inbox.get().held.borrow(py);
-        if held.inbox.size() >= minimum || held.ended {
-            return Ok(true);
-        }
-        let Some(separator) = separator else {
-            return Ok(false);
-        };
-        let mut state = self.state.borrow(py);
-        let separator = separator.as_bytes(py);
-        match held.inbox.find(separator, state.scanned) {
-            Some(found) => {
-                state.scanned = found;
-                Ok(true)
-            }
-            None => {
-                state.scanned = (held.inbox.size() + 1).saturating_sub(separator.len());
-                Ok(false)
-            }
-        }
-    }
-
-    /// It is this call's turn: how many bytes the first separator ends. Raises if it is not there in time.
-    pub(super) fn separated(
-        &self,
-        slf: &Bound<'_, Self>,
-        separator: &Bound<'_, PyBytes>,
-        at_most: usize,
-    ) -> PyResult<usize> {
-        let py = slf.py();
-        let (end, size) = {
-            let held = self.inbox.get().held.borrow(py);
-            let bytes = separator.as_bytes();
-            let found = held.inbox.find(bytes, self.state.borrow(py).scanned);
-            (found.map(|found| found + bytes.len()), held.inbox.size())
-        };
-        match end {
-            Some(end) if end <= at_most => Ok(end),
-            None if size < at_most => {
-                let error = slf.call_method1(intern!(py, "_incomplete"), (py.None(),))?;
-                Err(PyErr::from_value(error))
-            }
-            end => {
-                let error =
-                    slf.call_method1(intern!(py, "_too_late"), (separator, at_most, end))?;
-                Err(PyErr::from_value(error))
-            }
-        }
-    }
-
-    /// The call whose turn it was is done: it is the next one's.
-    pub(super) fn taken(&self, slf: &Bound<'_, Self>, count: usize) -> PyResult<()> {
-        let py = slf.py();
-        let (gone, more, paused) = {
-            let mut state = self.state.borrow(py);
-            state.count += count as u64;
-            let gone = state.calls.pop_front();
-            (gone, !state.calls.is_empty(), state.paused)
-        };
-        drop(gone);
-        if more {
-            self.turn(slf)
-        } else if paused {
-            self.adjust(slf)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Another call may be the first now: wake it if it can be answered, and read on if it needs more.
-    pub(super) fn turn(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        self.state.borrow(py).scanned = 0;
-        if let Some(waiter) = self.first_answerable(slf)? {
-            waiter.get(py).complete(waiter.bind(py), None)?;
-        }
-        if self.state.borrow(py).paused {
-            self.adjust(slf)?;
-        }
-        Ok(())
-    }
-
-    /// The waiter of the first call, if that has not been woken and can be answered.
-    fn first_answerable(&self, slf: &Bound<'_, Self>) -> PyResult<Option<Handle<Waiter>>> {
-        let py = slf.py();
-        let (waiter, minimum, separator) = {
-            let state = self.state.borrow(py);
-            let Some(first) = state.calls.front() else {
-                return Ok(None);
-            };
-            let separator = first
-                .separator
-                .as_ref()
-                .map(|separator| separator.clone_ref(py));
-            (first.waiter.clone_ref(py), first.minimum, separator)
-        };
-        if !waiter.get(py).is_done(py) && self.answerable(slf, minimum, separator.as_ref())? {
-            return Ok(Some(waiter));
-        }
-        Ok(None)
-    }
-
     /// Read or push back, as the room says.
-    fn adjust(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub(super) fn adjust(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
         slf.call_method0(intern!(slf.py(), "_adjust")).map(drop)
     }
 
     pub(crate) fn take_in(&self, slf: &Bound<'_, Self>, piece: Bound<'_, PyBytes>) -> PyResult<()> {
         let py = slf.py();
+        let codec = {
+            let state = self.state.borrow(py);
+            state.codec.as_ref().map(|codec| codec.clone_ref(py))
+        };
+        if let Some(codec) = codec {
+            return self.decode(slf, codec.get(), &piece);
+        }
         let inbox = self.inbox.get();
         inbox.add(piece);
         if let Some(waiter) = self.first_answerable(slf)? {
@@ -291,6 +137,13 @@ impl Receiving {
         let receiving = slf.clone().unbind();
         Call::make(slf.py(), Work::Receive(Receive { receiving, form }))
     }
+
+    fn message<'py>(slf: &Bound<'py, Self>, iterating: bool) -> PyResult<Bound<'py, PyAny>> {
+        if slf.get().state.borrow(slf.py()).by_turns {
+            return slf.call_method1(intern!(slf.py(), "_whole"), (iterating,));
+        }
+        Self::call(slf, Form::Message { iterating })
+    }
 }
 
 #[pymethods]
@@ -308,15 +161,16 @@ impl Receiving {
         let flow = arguments.get_item(0)?.unbind();
         let limit = arguments.get_item(1)?.extract()?;
         let messages = cls.hasattr(intern!(py, "_is_whole"))?;
-        let receive = intern!(py, "receive");
+        let (own, receive) = (py.get_type::<Self>(), cls.getattr(intern!(py, "receive"))?);
         Ok(Receiving {
-            plain: cls
-                .getattr(receive)?
-                .is(py.get_type::<Self>().getattr(receive)?),
+            plain: receive.is(own.getattr(intern!(py, "receive"))?)
+                || receive.is(own.getattr(intern!(py, "receive_message"))?),
+            unchanged: !cls.hasattr(intern!(py, "_changed"))?,
             flow,
             inbox: Py::new(py, ByteInbox::new())?,
             limit,
             messages,
+            records: OnceLock::new(),
             state: Held::new(State {
                 calls: VecDeque::new(),
                 paused: false,
@@ -324,6 +178,11 @@ impl Receiving {
                 count: 0,
                 error: None,
                 cipher: None,
+                whole: None,
+                codec: None,
+                by_turns: false,
+                next: None,
+                heard: None,
             }),
         })
     }
@@ -383,8 +242,35 @@ impl Receiving {
         Self::call(slf, Form::Into { buffer, strict })
     }
 
+    #[pyo3(signature = (*, exactly=None, at_least=None, at_most=None, as_=None, until=None))]
+    fn receive_message<'py>(
+        slf: &Bound<'py, Self>,
+        exactly: Option<Bound<'py, PyAny>>,
+        at_least: Option<Bound<'py, PyAny>>,
+        at_most: Option<Bound<'py, PyAny>>,
+        as_: Option<Bound<'py, PyAny>>,
+        until: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        // What only streams have is told apart from what is nonsense.
+        for (name, value) in [
+            ("exactly", &exactly),
+            ("at_least", &at_least),
+            ("at_most", &at_most),
+            ("as_", &as_),
+            ("until", &until),
+        ] {
+            if value.is_some() {
+                return slf.call_method1(intern!(slf.py(), "_unexpected"), (name,));
+            }
+        }
+        Self::message(slf, false)
+    }
+
     fn next_piece<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        Self::call(slf, Form::Piece)
+        match slf.get().messages {
+            true => Self::message(slf, true),
+            false => Self::call(slf, Form::Piece),
+        }
     }
 
     fn __aiter__<'py>(slf: &Bound<'py, Self>) -> Bound<'py, Self> {
@@ -392,7 +278,7 @@ impl Receiving {
     }
 
     fn __anext__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        Self::call(slf, Form::Piece)
+        Self::next_piece(slf)
     }
 
     fn _message<'py>(slf: &Bound<'py, Self>, iterating: bool) -> PyResult<Bound<'py, PyAny>> {
@@ -421,9 +307,67 @@ impl Receiving {
         self.state.borrow(py).paused = value;
     }
 
+    /// Of bytes, or of messages if there is one.
     #[getter]
-    fn inbox(&self, py: Python<'_>) -> Py<ByteInbox> {
-        self.inbox.clone_ref(py)
+    fn inbox(&self, py: Python<'_>) -> Py<PyAny> {
+        match self.whole(py) {
+            Some(whole) => whole.into_any(),
+            None => self.inbox.clone_ref(py).into_any(),
+        }
+    }
+
+    /// Of the next socket: where its messages are, and what finds them if bytes come straight from it.
+    #[pyo3(signature = (whole, codec=None))]
+    fn _adopt(&self, py: Python<'_>, whole: Py<MessageInbox>, codec: Option<Py<WebSocketCodec>>) {
+        let before = {
+            let mut state = self.state.borrow(py);
+            state.heard = None;
+            let before = state.whole.replace(whole);
+            (before, std::mem::replace(&mut state.codec, codec))
+        };
+        drop(before);
+    }
+
+    /// Messages are records, which a codec decodes.
+    #[pyo3(signature = (codec, layout, decode=None, metadata=None))]
+    fn _decodes(
+        &self,
+        codec: Py<PyAny>,
+        layout: Layout,
+        decode: Option<Py<PyAny>>,
+        metadata: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        let values = decode.zip(metadata);
+        let records = Records::new(codec, layout, values)?;
+        let before = self.records.set(records);
+        before.map_err(|_| PyRuntimeError::new_err("there is a codec already"))
+    }
+
+    #[getter]
+    fn _next(&self, py: Python<'_>) -> Option<usize> {
+        self.state.borrow(py).next
+    }
+
+    #[setter(_next)]
+    fn set_next(&self, py: Python<'_>, value: Option<usize>) {
+        self.state.borrow(py).next = value;
+    }
+
+    /// Seconds since the codec was given bytes; None if it never was.
+    #[getter]
+    fn silence(&self, py: Python<'_>) -> Option<f64> {
+        let heard = self.state.borrow(py).heard?;
+        Some(heard.elapsed().as_secs_f64())
+    }
+
+    #[getter]
+    fn _by_turns(&self, py: Python<'_>) -> bool {
+        self.state.borrow(py).by_turns
+    }
+
+    #[setter(_by_turns)]
+    fn set_by_turns(&self, py: Python<'_>, value: bool) {
+        self.state.borrow(py).by_turns = value;
     }
 
     #[getter]
@@ -526,9 +470,15 @@ impl Receiving {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.flow)?;
+        if let Some(records) = self.records.get() {
+            records.visit(&visit)?;
+        }
         self.state
             .inspect(|state| {
                 visit.call(&state.error)?;
+                visit.call(&state.whole)?;
+                visit.call(&state.codec)?;
+                visit.call(&state.cipher)?;
                 state
                     .calls
                     .iter()

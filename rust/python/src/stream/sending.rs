@@ -1,7 +1,9 @@
 //! The outbound half of a stream: what nobody is before and the kernel takes goes there at once.
 
 use std::ffi::c_int;
+use std::sync::OnceLock;
 
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit, intern};
@@ -11,58 +13,93 @@ use super::descriptor::Descriptor;
 use super::held::Held;
 use super::invoke::{invoke, invoke_two};
 use super::native::Visit;
+use super::outgoing::Values;
 use crate::tls::TlsEngine;
+use crate::websocket::WebSocketCodec;
 
 /// Sends in a row that the kernel took at once, before other tasks have their turn.
-const STREAK: u32 = 64;
+pub(super) const STREAK: u32 = 64;
 
-struct State {
+/// Records of so many bytes wait for each other, about a packet: with more the peer would wait for the last of them.
+const GATHER: usize = 1200;
+
+pub(super) struct State {
     /// Our direction: nothing more may be sent.
-    ended: bool,
+    pub(super) ended: bool,
     /// The kernel is: `writable` follows.
-    full: bool,
-    streak: u32,
-    count: u64,
+    pub(super) full: bool,
+    pub(super) streak: u32,
+    pub(super) count: u64,
+    /// Of what is accepted.
+    pub(super) size: usize,
+    /// What has gathered leaves at the loop's next turn.
+    pub(super) due: bool,
+    /// What makes the frames of messages, where those are a WebSocket's.
+    pub(super) codec: Option<Py<WebSocketCodec>>,
     /// Where the socket takes ciphertext, and this is all that is between.
-    cipher: Option<Py<TlsEngine>>,
+    pub(super) cipher: Option<Py<TlsEngine>>,
 }
 
 /// Gives bytes to the pipeline and the socket.
 #[pyclass(frozen, subclass, module = "tieline._engine.stream")]
 pub(crate) struct Sending {
     #[pyo3(get, name = "_flow")]
-    flow: Py<PyAny>,
+    pub(super) flow: Py<PyAny>,
     /// Bytes that have left the pipeline and that the kernel did not take.
     #[pyo3(get, name = "_accepted")]
-    accepted: Py<PyList>,
+    pub(super) accepted: Py<PyList>,
     /// Suspended calls.
     #[pyo3(get, name = "_writers")]
-    writers: Py<PyList>,
+    pub(super) writers: Py<PyList>,
     /// Of plaintext that goes through the pipeline at once.
-    slice: usize,
+    pub(super) slice: usize,
+    /// Bytes of records that wait for each other.
+    pub(super) gather: usize,
+    /// What makes the bytes of values, with the codec and the most bytes that they may have.
+    pub(super) values: OnceLock<Values>,
     /// No subclass has a `send` of its own.
     plain: bool,
-    state: Held<State>,
+    pub(super) state: Held<State>,
 }
 
 /// One send.
 pub(crate) struct Send {
     sending: Py<Sending>,
     content: Py<PyAny>,
-    end_of_stream: bool,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Bytes { end_of_stream: bool },
+    Message,
+    Value { last_message: bool },
 }
 
 impl Send {
     pub(crate) fn begin<'py>(&self, py: Python<'py>) -> PyResult<Step<'py>> {
         let sending = self.sending.bind(py);
         let content = self.content.bind(py);
-        if let Ok(content) = content.cast_exact::<PyBytes>()
-            && !self.end_of_stream
-            && let Some(step) = sending.get().direct(sending, content)?
-        {
-            return Ok(step);
-        }
-        let general = sending.call_method1(intern!(py, "_send"), (content, self.end_of_stream))?;
+        let general = match self.kind {
+            Kind::Message => {
+                if let Some(step) = sending.get().message(sending, content)? {
+                    return Ok(step);
+                }
+                invoke(sending, intern!(py, "_send_message"), content)?
+            }
+            Kind::Value { last_message } => {
+                return sending.get().value(sending, content, last_message);
+            }
+            Kind::Bytes { end_of_stream } => {
+                if let Ok(content) = content.cast_exact::<PyBytes>()
+                    && !end_of_stream
+                    && let Some(step) = sending.get().direct(sending, content)?
+                {
+                    return Ok(step);
+                }
+                sending.call_method1(intern!(py, "_send"), (content, end_of_stream))?
+            }
+        };
         Ok(Step::Hand(general))
     }
 
@@ -75,6 +112,32 @@ impl Send {
 }
 
 impl Sending {
+    fn call<'py>(
+        slf: &Bound<'py, Self>,
+        content: Bound<'py, PyAny>,
+        kind: Kind,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let send = Send {
+            sending: slf.clone().unbind(),
+            content: content.unbind(),
+            kind,
+        };
+        Call::make(slf.py(), Work::Send(send))
+    }
+
+    /// What only other protocols have is told apart from what is nonsense.
+    fn require_none(
+        slf: &Bound<'_, Self>,
+        others: &[(&str, Option<Bound<'_, PyAny>>)],
+    ) -> PyResult<()> {
+        match others.iter().find(|(_, value)| value.is_some()) {
+            None => Ok(()),
+            Some((name, _)) => slf
+                .call_method1(intern!(slf.py(), "_unexpected"), (name,))
+                .map(drop),
+        }
+    }
+
     /// Whether `send` is what is here.
     pub(crate) fn is_plain(&self) -> bool {
         self.plain
@@ -108,18 +171,38 @@ impl Sending {
         } else if size > self.slice {
             return Ok(None);
         } else {
-            let cipher = self
-                .state
-                .borrow(py)
-                .cipher
-                .as_ref()
-                .map(|cipher| cipher.clone_ref(py));
-            match cipher.and_then(|cipher| cipher.get().seal(py, content)) {
-                Some(wire) => wire,
-                None => invoke(&machine, intern!(py, "send"), content)?.cast_into::<PyBytes>()?,
-            }
+            self.through(&machine, content)?
         };
-        let taken = match give(&socket, &wire) {
+        self.deliver(slf, &socket, &wire, size).map(Some)
+    }
+
+    /// What the machine makes of it.
+    pub(super) fn through<'py>(
+        &self,
+        machine: &Bound<'py, PyAny>,
+        content: &Bound<'py, PyBytes>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let py = machine.py();
+        let cipher = {
+            let state = self.state.borrow(py);
+            state.cipher.as_ref().map(|cipher| cipher.clone_ref(py))
+        };
+        match cipher.and_then(|cipher| cipher.get().seal(py, content)) {
+            Some(wire) => Ok(wire),
+            None => Ok(invoke(machine, intern!(py, "send"), content)?.cast_into::<PyBytes>()?),
+        }
+    }
+
+    /// Give it to the kernel: it stands for `size` bytes.
+    pub(super) fn deliver<'py>(
+        &self,
+        slf: &Bound<'py, Self>,
+        socket: &Bound<'py, PyAny>,
+        wire: &Bound<'py, PyBytes>,
+        size: usize,
+    ) -> PyResult<Step<'py>> {
+        let py = slf.py();
+        let taken = match give(socket, wire) {
             Ok(taken) => taken,
             Err(error) => {
                 let told = slf.call_method1(intern!(py, "_refused"), (error.value(py),))?;
@@ -133,10 +216,10 @@ impl Sending {
         }
         if taken < wire.as_bytes().len() {
             let taken = taken.into_pyobject(py)?;
-            let rest = invoke_two(slf, intern!(py, "_keep"), &wire, &taken)?;
-            return Ok(Some(Step::Hand(rest)));
+            let rest = invoke_two(slf, intern!(py, "_keep"), wire, &taken)?;
+            return Ok(Step::Hand(rest));
         }
-        Ok(Some(Step::Done(py.None().into_bound(py))))
+        Ok(Step::Done(py.None().into_bound(py)))
     }
 }
 
@@ -162,19 +245,26 @@ impl Sending {
         let py = cls.py();
         let flow = arguments.get_item(0)?.unbind();
         let limit: usize = arguments.get_item(1)?.extract()?;
-        let send = intern!(py, "send");
+        let (own, send) = (py.get_type::<Self>(), cls.getattr(intern!(py, "send"))?);
         Ok(Sending {
-            plain: cls.getattr(send)?.is(py.get_type::<Self>().getattr(send)?),
+            plain: send.is(own.getattr(intern!(py, "send"))?)
+                || send.is(own.getattr(intern!(py, "send_message"))?)
+                || send.is(own.getattr(intern!(py, "send_value"))?),
             flow,
             accepted: PyList::empty(py).unbind(),
             writers: PyList::empty(py).unbind(),
             slice: limit.min(SLICE),
+            gather: limit.min(GATHER),
+            values: OnceLock::new(),
             state: Held::new(State {
                 ended: false,
                 full: false,
                 streak: 0,
                 count: 0,
                 cipher: None,
+                size: 0,
+                due: false,
+                codec: None,
             }),
         })
     }
@@ -188,22 +278,92 @@ impl Sending {
         metadata: Option<Bound<'py, PyAny>>,
         r#type: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        // What only other protocols have is told apart from what is nonsense.
-        for (name, value) in [
-            ("last_message", &last_message),
-            ("metadata", &metadata),
-            ("type", &r#type),
-        ] {
-            if value.is_some() {
-                return slf.call_method1(intern!(slf.py(), "_unexpected"), (name,));
-            }
-        }
-        let send = Send {
-            sending: slf.clone().unbind(),
-            content: content.unbind(),
-            end_of_stream,
+        let others = [
+            ("last_message", last_message),
+            ("metadata", metadata),
+            ("type", r#type),
+        ];
+        Self::require_none(slf, &others)?;
+        Self::call(slf, content, Kind::Bytes { end_of_stream })
+    }
+
+    #[pyo3(signature = (content, *, end_of_stream=None, last_message=None, metadata=None, r#type=None))]
+    fn send_message<'py>(
+        slf: &Bound<'py, Self>,
+        content: Bound<'py, PyAny>,
+        end_of_stream: Option<Bound<'py, PyAny>>,
+        last_message: Option<Bound<'py, PyAny>>,
+        metadata: Option<Bound<'py, PyAny>>,
+        r#type: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let others = [
+            ("end_of_stream", end_of_stream),
+            ("last_message", last_message),
+            ("metadata", metadata),
+            ("type", r#type),
+        ];
+        Self::require_none(slf, &others)?;
+        Self::call(slf, content, Kind::Message)
+    }
+
+    #[pyo3(signature = (content, *, last_message=false, end_of_stream=None, metadata=None, r#type=None))]
+    fn send_value<'py>(
+        slf: &Bound<'py, Self>,
+        content: Bound<'py, PyAny>,
+        last_message: bool,
+        end_of_stream: Option<Bound<'py, PyAny>>,
+        metadata: Option<Bound<'py, PyAny>>,
+        r#type: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let others = [
+            ("end_of_stream", end_of_stream),
+            ("metadata", metadata),
+            ("type", r#type),
+        ];
+        Self::require_none(slf, &others)?;
+        Self::call(slf, content, Kind::Value { last_message })
+    }
+
+    /// Values are encoded by this function, and sent behind their lengths of 32 bits.
+    fn _encodes(&self, codec: Py<PyAny>, encode: Py<PyAny>, limit: usize) -> PyResult<()> {
+        let values = Values {
+            codec,
+            encode,
+            limit,
         };
-        Call::make(slf.py(), Work::Send(send))
+        let before = self.values.set(values);
+        before.map_err(|_| PyRuntimeError::new_err("there is a codec already"))
+    }
+
+    #[getter]
+    fn _gather(&self) -> usize {
+        self.gather
+    }
+
+    #[getter]
+    fn _size(&self, py: Python<'_>) -> usize {
+        self.state.borrow(py).size
+    }
+
+    #[setter(_size)]
+    fn set_size(&self, py: Python<'_>, value: usize) {
+        self.state.borrow(py).size = value;
+    }
+
+    #[getter]
+    fn _due(&self, py: Python<'_>) -> bool {
+        self.state.borrow(py).due
+    }
+
+    #[setter(_due)]
+    fn set_due(&self, py: Python<'_>, value: bool) {
+        self.state.borrow(py).due = value;
+    }
+
+    /// What makes the frames of messages on the next socket.
+    fn _adopt(&self, py: Python<'_>, codec: Py<WebSocketCodec>) {
+        let before = self.state.borrow(py).codec.replace(codec);
+        drop(before);
     }
 
     #[getter]
@@ -270,6 +430,16 @@ impl Sending {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.flow)?;
         visit.call(&self.accepted)?;
-        visit.call(&self.writers)
+        visit.call(&self.writers)?;
+        if let Some(values) = self.values.get() {
+            visit.call(&values.codec)?;
+            visit.call(&values.encode)?;
+        }
+        self.state
+            .inspect(|state| {
+                visit.call(&state.codec)?;
+                visit.call(&state.cipher)
+            })
+            .unwrap_or(Ok(()))
     }
 }

@@ -1,0 +1,174 @@
+//! Messages that are sent: each is made when its turn has come, and leaves whole.
+
+use pyo3::exceptions::PyException;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyBytes, PyString};
+
+use super::call::Step;
+use super::invoke::{invoke, invoke_two};
+use super::receiving::Receiving;
+use super::sending::{STREAK, Sending};
+
+/// A frame is that much larger than its content.
+const HEAD: usize = 14;
+
+/// What makes the bytes of values; behind their lengths they are records.
+pub(super) struct Values {
+    pub(super) codec: Py<PyAny>,
+    pub(super) encode: Py<PyAny>,
+    pub(super) limit: usize,
+}
+
+impl Values {
+    fn record<'py>(&self, content: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+        let py = content.py();
+        let codec = self.codec.bind(py);
+        let data = match self.encode.bind(py).call1((content,)) {
+            Ok(data) => data,
+            Err(error) if error.is_instance_of::<PyException>(py) => {
+                let told =
+                    codec.call_method1(intern!(py, "unencodable"), (content, error.value(py)))?;
+                let told = PyErr::from_value(told);
+                told.set_cause(py, Some(error));
+                return Err(told);
+            }
+            Err(error) => return Err(error),
+        };
+        if let Ok(bytes) = data.cast_exact::<PyBytes>()
+            && let bytes = bytes.as_bytes()
+            && bytes.len() <= self.limit
+            && let Ok(length) = u32::try_from(bytes.len())
+        {
+            return PyBytes::new_with(py, 4 + bytes.len(), |record| {
+                record[..4].copy_from_slice(&length.to_be_bytes());
+                record[4..].copy_from_slice(bytes);
+                Ok(())
+            });
+        }
+        Ok(invoke(codec, intern!(py, "framed"), &data)?.cast_into::<PyBytes>()?)
+    }
+}
+
+impl Sending {
+    /// A message of a WebSocket, if nobody is before it.
+    pub(super) fn message<'py>(
+        &self,
+        slf: &Bound<'py, Self>,
+        content: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Step<'py>>> {
+        let py = slf.py();
+        let size = if let Ok(bytes) = content.cast_exact::<PyBytes>() {
+            bytes.as_bytes().len()
+        } else if let Ok(text) = content.cast_exact::<PyString>()
+            && let Ok(text) = text.to_str()
+        {
+            text.len()
+        } else {
+            return Ok(None);
+        };
+        let codec = {
+            let state = self.state.borrow(py);
+            state.codec.as_ref().map(|codec| codec.clone_ref(py))
+        };
+        let Some(codec) = codec else {
+            return Ok(None);
+        };
+        let turn = slf.getattr(intern!(py, "turn"))?;
+        if size + HEAD > self.slice || turn.getattr(intern!(py, "is_taken"))?.is_truthy()? {
+            return Ok(None);
+        }
+        let Some(socket) = self.may_begin(slf)? else {
+            return Ok(None);
+        };
+        let record = codec.get().frame(content)?;
+        if record.as_bytes().len() > self.slice {
+            let rest = invoke_two(slf, intern!(py, "_begun"), content, &record)?;
+            return Ok(Some(Step::Hand(rest)));
+        }
+        self.record(slf, &socket, &record).map(Some)
+    }
+
+    /// The socket, if nobody is before a record that is sent now and it is not other tasks' turn.
+    fn may_begin<'py>(&self, slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = slf.py();
+        {
+            let state = self.state.borrow(py);
+            if state.ended || state.full || state.streak + 1 >= STREAK {
+                return Ok(None);
+            }
+        }
+        if !self.writers.bind(py).is_empty() {
+            return Ok(None);
+        }
+        let socket = self.flow.bind(py).getattr(intern!(py, "socket"))?;
+        Ok((!socket.is_none()).then_some(socket))
+    }
+
+    /// A value, in a record of its own.
+    pub(super) fn value<'py>(
+        &self,
+        slf: &Bound<'py, Self>,
+        content: &Bound<'py, PyAny>,
+        last_message: bool,
+    ) -> PyResult<Step<'py>> {
+        let py = slf.py();
+        let Some(values) = self.values.get() else {
+            let last_message = PyBool::new(py, last_message);
+            let general = invoke_two(slf, intern!(py, "_send_value"), content, &last_message)?;
+            return Ok(Step::Hand(general));
+        };
+        let record = values.record(content)?;
+        if !last_message
+            && record.as_bytes().len() <= self.slice
+            && let Some(socket) = self.may_begin(slf)?
+        {
+            return self.record(slf, &socket, &record);
+        }
+        let last_message = PyBool::new(py, last_message);
+        let general = invoke_two(slf, intern!(py, "_record"), &record, &last_message)?;
+        Ok(Step::Hand(general))
+    }
+
+    /// Give a record of at most a slice to the kernel, or gather it; nobody is before it.
+    fn record<'py>(
+        &self,
+        slf: &Bound<'py, Self>,
+        socket: &Bound<'py, PyAny>,
+        record: &Bound<'py, PyBytes>,
+    ) -> PyResult<Step<'py>> {
+        let py = slf.py();
+        let flow = self.flow.bind(py);
+        let receiving = flow
+            .getattr(intern!(py, "receiving"))?
+            .cast_into::<Receiving>()?; // of every flow that has this half
+        let machine = flow.getattr(intern!(py, "machine"))?;
+        let wire = match machine.is_none() {
+            true => record.clone(),
+            false => self.through(&machine, record)?,
+        };
+        let (size, count) = (wire.as_bytes().len(), record.as_bytes().len());
+        let accepted = self.accepted.bind(py);
+        let more = receiving.get().waiting(py) > 0;
+        if more && self.state.borrow(py).size + size <= self.gather {
+            accepted.append(wire)?;
+            let due = {
+                let mut state = self.state.borrow(py);
+                state.size += size;
+                std::mem::replace(&mut state.due, true)
+            };
+            if !due {
+                let leave = slf.getattr(intern!(py, "_leave"))?;
+                invoke(flow, intern!(py, "soon"), &leave)?;
+            }
+        } else if !accepted.is_empty() {
+            invoke(slf, intern!(py, "_give_on"), &wire)?;
+        } else {
+            return self.deliver(slf, socket, &wire, count);
+        }
+        let mut state = self.state.borrow(py);
+        state.count += count as u64;
+        state.streak += 1;
+        Ok(Step::Done(py.None().into_bound(py)))
+    }
+}
