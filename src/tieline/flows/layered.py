@@ -8,6 +8,9 @@
 A message is encoded when its turn has come and not before: a compression that builds on what was sent earlier then sees the
 messages in their order, and a call that is cancelled while it waits leaves no trace. Once encoded, it leaves whole. What the
 layer says by itself goes between messages.
+
+Of a WebSocket, frames that are whole messages go from the socket to the inbox, and from a call to the socket, without Python
+(`tieline._engine.stream`); the layer gets the others.
 """
 
 from __future__ import annotations

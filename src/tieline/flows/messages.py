@@ -2,6 +2,9 @@
 
 Receiving is that of a stream, where "enough" means a whole message; nothing is decoded before a call takes it. Sending is that of
 a stream, too, but a message that has begun to leave leaves whole, whatever becomes of its call.
+
+What most calls do is compiled: a record that tells its length in its head is found and taken, and a value's record made and given
+to the kernel, without Python. Here is what is rare.
 """
 
 from __future__ import annotations
