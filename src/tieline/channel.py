@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar, overload
 
+from tieline._engine.datagram import Datagrams
 from tieline._engine.stream import Forward, Receiving
 from tieline.engines.states import State
 from tieline.flows.content import MisuseError, misuse
@@ -328,7 +329,7 @@ class NetworkChannel(WebSocketChannel[P_co]):
     def __aiter__(self: NetworkChannel[WebSocket]) -> AsyncIterator[Message[str | bytes, WebSocketMetadata]]: ...
     def __aiter__(self) -> AsyncIterator[Any]:
         """Pieces as they come, never an empty one from a stream; ends at a clean end."""
-        if isinstance(self._receiving, Receiving):
+        if isinstance(self._receiving, (Receiving, Datagrams)):
             return self._receiving
         next_piece = getattr(self._part("receive"), "next_piece", None)
         if next_piece is None:

@@ -278,7 +278,7 @@ class Pair:
             if end.closed or other.closed or not end.waiting:
                 continue
             if self.world.datagrams:
-                assert not end.connection._flow._inbox, "a receive waits, and a datagram is there"
+                assert not end.connection._flow.waiting, "a receive waits, and a datagram is there"
             else:
                 need = end.waiting[min(end.waiting)]
                 assert end.into.available < need, f"a receive waits for {need} bytes, and {end.into.available} were accepted"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tieline import IP, UDP, MessageTooLargeError, NetworkConnection, NetworkListener
-from tieline.drivers.asyncio.udp import LARGEST_SEGMENTS, SEGMENTS, runs, split
+from tieline.drivers.asyncio.udp import LARGEST_SEGMENTS, SEGMENTS, runs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="GSO and GRO are Linux's")
 
@@ -41,9 +41,25 @@ def test_what_goes_at_once(sizes: list[int], expected: list[list[int]]) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 9, 10, 11, 20, 25])
-def test_what_came_at_once(count: int) -> None:
+async def test_what_came_at_once(count: int) -> None:
+    """One send of segments to a listener, which the kernel hands over as it was sent."""
     data = bytes(range(count))
-    assert split(memoryview(data), 10) == [data[start : start + 10] for start in range(0, count, 10)]
+    expected = [data[start : start + 10] for start in range(0, count, 10)]
+    came: list[bytes] = []
+    done = asyncio.Event()
+
+    async def handler(connection: NetworkConnection[UDP]) -> None:
+        async for content, _ in connection:
+            came.append(content)
+            if len(came) == len(expected):
+                done.set()
+
+    async with NetworkListener(UDP(), on="127.0.0.1:0").serving(handler) as listener, asyncio.timeout(10):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+            peer.connect(("127.0.0.1", listener.port))
+            peer.sendmsg([data], [(SOL_UDP, UDP_SEGMENT, (10).to_bytes(2, sys.byteorder))])
+            await done.wait()
+    assert came == expected
 
 
 SIZES = [100] * 70 + [50, 0, 0, 7] + [1200] * 60 + [1, 2, 3]
@@ -143,7 +159,7 @@ async def test_one_that_becomes_too_large_on_the_way_is_told(pair_over: Any) -> 
     """The kernel refuses one in the middle: those before it have gone, and it is told what is wrong."""
     async with pair_over("udp") as (client, server):
         below = client._flow.socket
-        below._towards(None).limit, below._towards(None).until = 100_000, float("inf")  # which was true some time ago
+        below._towards(None).learn(100_000, float("inf"))  # which was true some time ago
         with pytest.raises(MessageTooLargeError) as caught:
             await client.send_many([b"a", b"b", bytes(70_000), b"c"])
         assert (caught.value.size, caught.value.limit) == (70_000, 65_507)
@@ -157,7 +173,7 @@ async def test_a_wide_path_is_asked_about_again(pair_over: Any, monkeypatch: pyt
         monkeypatch.setattr(below, "_ask_maximum_size", lambda _: 1000)
         assert client.maximum_datagram_size == first
         monkeypatch.setattr("tieline.drivers.asyncio.udp.LIMIT_LIFETIME", 0.0)
-        below._recent.until = 0.0
+        below._towards(None).forget()
         assert client.maximum_datagram_size == 1000
 
 

@@ -20,6 +20,17 @@ from tieline import (
 from tieline.protocols.udp import UDPMetadata
 
 
+class Instead:
+    """A flow's socket, but for how it sends."""
+
+    def __init__(self, socket: Any, send: Any) -> None:
+        self._socket = socket
+        self.send = send
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+
 async def turns(count: int = 5) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
@@ -215,17 +226,16 @@ async def test_calls_after_the_close(pair_over: Any) -> None:
             [message async for message in client]
 
 
-async def test_sends_wait_while_the_kernel_has_no_room(pair_over: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sends_wait_while_the_kernel_has_no_room(pair_over: Any) -> None:
     """In order, and each told by itself when it has gone. The kernel's buffer cannot be filled on loopback, so we pretend."""
     async with pair_over("udp") as (client, server):
         flow_socket = client._flow.socket
         full = True
-        send = type(flow_socket).send
 
-        def blocked(self: Any, datagram: Any, remote: Any = None, metadata: Any = None) -> bool:
-            return False if full else send(self, datagram, remote)
+        def blocked(datagram: Any, remote: Any = None, metadata: Any = None) -> bool:
+            return False if full else flow_socket.send(datagram, remote)
 
-        monkeypatch.setattr(type(flow_socket), "send", blocked)
+        client._flow.socket = Instead(flow_socket, blocked)
         sends = [asyncio.create_task(client.send(b"%d" % number)) for number in range(3)]
         await turns()
         assert not any(one.done() for one in sends)
@@ -282,7 +292,7 @@ async def test_one_too_large_among_many_before_ready() -> None:
     assert seen == [b"alone"]
 
 
-async def test_sends_keep_their_order_behind_a_full_kernel(pair_over: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sends_keep_their_order_behind_a_full_kernel(pair_over: Any) -> None:
     async with pair_over("udp") as (client, _):
         socket = client._flow.socket
         sent: list[bytes] = []
@@ -294,7 +304,7 @@ async def test_sends_keep_their_order_behind_a_full_kernel(pair_over: Any, monke
             sent.append(bytes(datagram))
             return True
 
-        monkeypatch.setattr(socket, "send", send)
+        client._flow.socket = Instead(socket, send)
         sends = [asyncio.create_task(client.send(b"%d" % number)) for number in range(5)]
         await asyncio.sleep(0.01)
         room = 3

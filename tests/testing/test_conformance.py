@@ -302,11 +302,6 @@ async def fails(checks: tuple[Check, ...], name: str, make_pair: Callable[[], Aw
 # A broken library, for the checks that no socket can fail
 
 
-class LastComeFirstServed(list[Any]):
-    def append(self, item: Any, /) -> None:
-        self.insert(0, item)
-
-
 Break = Callable[[pytest.MonkeyPatch], None]
 BREAKS: dict[str, Break] = {}
 DATAGRAM_BREAKS: dict[str, Break] = {}
@@ -524,13 +519,21 @@ def datagram_cancelled_receive_consumes_nothing(monkeypatch: pytest.MonkeyPatch)
 @breaking(DATAGRAM_BREAKS)
 def datagram_pending_receives_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last receive is the first to be answered."""
-    init = DatagramFlow.__init__
+    take = DatagramFlow.receive
+    before: list[Any] = []  # the receives that wait, in the order of their calls
 
-    def misorder(self: DatagramFlow, *arguments: Any) -> None:
-        init(self, *arguments)
-        self._readers = LastComeFirstServed()
+    async def receive(self: DatagramFlow) -> Any:
+        mine: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        before.append(mine)
+        try:
+            came = await take(self)
+            before.pop().set_result(came)
+            return await mine
+        finally:
+            if mine in before:
+                before.remove(mine)
 
-    monkeypatch.setattr(DatagramFlow, "__init__", misorder)
+    monkeypatch.setattr(DatagramFlow, "receive", receive)
 
 
 @breaking(DATAGRAM_BREAKS)

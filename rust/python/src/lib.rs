@@ -1,5 +1,6 @@
 //! `tieline._engine`: what Python sees of tieline-engine. Converts, raises, releases the GIL.
 
+mod datagram;
 mod quic;
 mod stream;
 mod tls;
@@ -11,6 +12,8 @@ use pyo3::prelude::*;
 mod _engine {
     use super::*;
 
+    #[pymodule_export]
+    use crate::datagram::datagram;
     #[pymodule_export]
     use crate::quic::quic;
     #[pymodule_export]
@@ -24,7 +27,7 @@ mod _engine {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let modules = module.py().import("sys")?.getattr("modules")?;
-        for name in ["quic", "stream", "tls", "websocket"] {
+        for name in ["datagram", "quic", "stream", "tls", "websocket"] {
             modules.set_item(format!("tieline._engine.{name}"), module.getattr(name)?)?;
         }
         Ok(())

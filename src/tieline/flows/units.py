@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tieline.engines.coder import CoderCodec
 from tieline.engines.framing import UnitCodec
 from tieline.engines.tlv import TLVCodec
-from tieline.errors import NetworkError
+from tieline.errors import EndOfStreamError, NetworkError
 from tieline.flows.alarm import Alarm
 from tieline.flows.content import misuse, octets, sendable
 from tieline.flows.datagram import DatagramFlow
@@ -74,7 +74,7 @@ class UnitFlow(DatagramFlow):
 
     # Called by the application
 
-    async def send(self, content: Any, **options: Any) -> None:
+    async def send(self, content: Any, **options: Any) -> None:  # type: ignore[override]  # the options are the protocol's
         packet = options.get("metadata")  # what is said of it, unless that is a framer's
         if self._option != "metadata" or isinstance(packet, IPMetadata):
             packet = sendable(options.pop("metadata", None), self)
@@ -105,6 +105,12 @@ class UnitFlow(DatagramFlow):
                 self._tidy()
             if unit is not None:
                 return Message(*unit)
+
+    async def next_piece(self) -> Message[Any, Any]:
+        try:
+            return await self.receive()
+        except EndOfStreamError:
+            raise StopAsyncIteration from None
 
     @staticmethod
     def _packed(codecs: Iterable[UnitCodec], content: Any, options: dict[str, Any]) -> Any:
@@ -176,9 +182,7 @@ class UnitFlow(DatagramFlow):
             self.failed(error)
             return
         if gone:  # or it is lost, as on its way
-            self.sent_count += len(datagram)
-            self.sent_datagrams += 1
-            self.activity += 1
+            self._sent(1, len(datagram))
 
     def _rung(self) -> None:
         """A framer wanted to be woken now."""
@@ -192,10 +196,7 @@ class UnitFlow(DatagramFlow):
 
     def _broken(self, error: NetworkError) -> None:
         """A framer cannot go on, nor can the connection."""
-        self._inbox.clear()
-        if self._described is not None:
-            self._described.clear()
-        self._size = 0
+        self._clear()
         self.fail(error)
         owner = self._owner()
         if owner is not None:
@@ -203,7 +204,7 @@ class UnitFlow(DatagramFlow):
 
     def _tidy(self) -> None:
         """Framers are done with when nothing can come any more, and what came has been received."""
-        if self._alarm is not None and self.socket is None and not self._inbox:
+        if self._alarm is not None and self.socket is None and not self.waiting:
             self._alarm = None
             for framer in self._framers:
                 framer.closed()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tieline._engine.datagram import Sharing
 from tieline.connection import NetworkConnection
 from tieline.inbound.side import FATAL, Accepted, Failed, is_welcome, listening_failed, logger
 from tieline.protocols.udp import UDP
@@ -96,8 +97,10 @@ class DatagramSide:
         return *self._ports.values(), *self._left.values()
 
 
-class SharedSocket:
-    """One datagram socket and its flows."""
+class SharedSocket(Sharing):
+    """One datagram socket and its flows. What comes for one of those goes there, and the rest is told here."""
+
+    flows: dict[Address, DatagramFlow]
 
     def __init__(
         self, driver: Driver, parameters: Parameters[Any], at: Address, interface: str | None, side: DatagramSide
@@ -108,7 +111,6 @@ class SharedSocket:
         self._seen: dict[Address, int] = {}  # activity of each flow at the last sweep
         self._sweeper: Timer | None = None
         self.is_open = False
-        self.flows: dict[Address, DatagramFlow] = {}
         self.socket: DatagramSocket = driver.bind(at, None, parameters.bound_to(interface), self)
 
     # The socket's handler
@@ -186,6 +188,7 @@ class SharedSocket:
             self._start_sweeping()
 
     def end(self) -> None:
+        self.deaf = True
         for flow in self.flows.values():
             flow.end()
         if self._sweeper is not None:

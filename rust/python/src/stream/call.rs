@@ -17,6 +17,7 @@ use super::native::{Answer, Handle, Method, Native, Visit, plain};
 use super::receive::Receive;
 use super::sending::Send;
 use super::waiter::Waiter;
+use crate::datagram::{Give, Take};
 
 /// A call that is awaited once. It is what `collections.abc.Coroutine` describes.
 pub(crate) struct Call {
@@ -27,6 +28,8 @@ pub(crate) struct Call {
 pub(crate) enum Work {
     Receive(Receive),
     Send(Send),
+    Take(Take),
+    Give(Give),
 }
 
 enum Stage {
@@ -69,7 +72,8 @@ impl Native for Call {
     fn name(&self) -> &'static CStr {
         match &self.work {
             Work::Receive(receive) => receive.name(),
-            Work::Send(_) => c"send",
+            Work::Take(take) => take.name(),
+            Work::Send(_) | Work::Give(_) => c"send",
         }
     }
 
@@ -83,10 +87,13 @@ impl Native for Call {
             Stage::Fresh => match &this.work {
                 Work::Receive(receive) => receive.begin(py)?,
                 Work::Send(send) => send.begin(py)?,
+                Work::Take(take) => take.begin(py)?,
+                Work::Give(give) => give.begin(py)?,
             },
             Stage::Waiting(_) => match &this.work {
                 Work::Receive(receive) => Step::Done(receive.finish(py)?),
-                Work::Send(_) => return Err(reused()), // it waits in a coroutine
+                Work::Take(take) => Step::Done(take.finish(py)?),
+                Work::Send(_) | Work::Give(_) => return Err(reused()), // they wait in a coroutine
             },
             Stage::Handed(coroutine) => return this.pass(coroutine, value),
             Stage::Over => return Err(reused()),
@@ -106,6 +113,8 @@ impl Native for Call {
         let result = match &self.work {
             Work::Receive(receive) => receive.visit(visit),
             Work::Send(send) => send.visit(visit),
+            Work::Take(take) => take.visit(visit),
+            Work::Give(give) => give.visit(visit),
         };
         if result != 0 {
             return result;
@@ -167,7 +176,8 @@ impl Call {
     fn give_up(&self, py: Python<'_>, waiter: &Handle<Waiter>) -> PyResult<()> {
         match &self.work {
             Work::Receive(receive) => receive.leave(py, waiter),
-            Work::Send(_) => Ok(()),
+            Work::Take(take) => take.leave(py, waiter),
+            Work::Send(_) | Work::Give(_) => Ok(()),
         }
     }
 

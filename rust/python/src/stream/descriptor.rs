@@ -24,9 +24,9 @@ thread_local! {
 }
 
 #[cfg(unix)]
-type Raw = std::os::fd::RawFd;
+pub(crate) type Raw = std::os::fd::RawFd;
 #[cfg(windows)]
-type Raw = std::os::windows::io::RawSocket;
+pub(crate) type Raw = std::os::windows::io::RawSocket;
 
 struct State {
     /// None before it is opened and after it is closed.
@@ -64,7 +64,7 @@ fn stream(raw: Raw) -> ManuallyDrop<TcpStream> {
     }
 }
 
-fn raise(py: Python<'_>, error: &io::Error) -> PyErr {
+pub(crate) fn raise(py: Python<'_>, error: &io::Error) -> PyErr {
     let number = error.raw_os_error().unwrap_or_default();
     let text = py
         .import(intern!(py, "os"))
@@ -75,7 +75,7 @@ fn raise(py: Python<'_>, error: &io::Error) -> PyErr {
     }
 }
 
-fn later(error: &io::Error) -> bool {
+pub(crate) fn later(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 

@@ -6,6 +6,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::receiving::Receiving;
 use super::sending::Sending;
+use crate::datagram::Datagrams;
 
 /// Where the half of the flow that has the call is as it is here, the call is that half's own method, with nothing of Python's
 /// in between; everywhere else, and for who asks the class, it is the function.
@@ -41,7 +42,10 @@ impl Forward {
         let plain = match (half.cast::<Receiving>(), half.cast::<Sending>()) {
             (Ok(receiving), _) => receiving.get().is_plain(),
             (_, Ok(sending)) => sending.get().is_plain(),
-            _ => false,
+            _ => match half.cast::<Datagrams>() {
+                Ok(datagrams) => datagrams.get().is_plain(),
+                Err(_) => false,
+            },
         };
         match plain {
             true => half.getattr(&self.name),

@@ -18,7 +18,14 @@ mod sending;
 mod waiter;
 mod whole;
 
+pub(crate) use call::{Call, Step, Work};
+pub(crate) use descriptor::{Raw, later, raise};
+pub(crate) use held::Held;
+pub(crate) use invoke::{invoke, invoke_two, pair};
 pub(crate) use messages::{MessageInbox, Received};
+pub(crate) use native::{Handle, Visit};
+pub(crate) use waiter::{Waiter, Waiters};
+
 use pyo3::prelude::*;
 
 #[pymodule(submodule)]

@@ -71,7 +71,7 @@ class AsyncioDriver(LoopDriver):
         return Acceptor(self._loop, at, parameters, accepted, failed)
 
     def bind(self, at: Address | None, to: Address | None, parameters: Parameters[Any], handler: DatagramHandler) -> UDPSocket:
-        return UDPSocket(self._loop, self._buffer, at, to, parameters, handler, self.time)
+        return UDPSocket(self._loop, at, to, parameters, handler, self.time)
 
     def packets(
         self, at: HostPort | None, to: HostPort | None, parameters: Parameters[Any], handler: PacketHandler

@@ -1,7 +1,8 @@
 """Datagram sockets: connected to one peer, or open to many.
 
 Linux takes several datagrams of one size at once (GSO) and hands over several of one peer at once (GRO), which saves most of what
-a datagram costs; elsewhere each goes by itself.
+a datagram costs; elsewhere each goes by itself. Reading, and a send of one, are compiled
+(`tieline._engine.datagram.DatagramDescriptor`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from itertools import groupby
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from tieline._engine.datagram import DatagramDescriptor, Towards
 from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, to_sockaddr
 from tieline.drivers.asyncio.ancillary import Control, control_messages, described, priority_message, unfragmented
@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["UDPSocket", "open_datagram_socket"]
 
-READS_PER_WAKEUP = 64
-PATIENCE = 16  # wake-ups with one read each, after one in which a second found nothing: that costs as much as a read
-NAMES_KEPT = 256  # socket addresses of peers, and peers of socket addresses, so that they need not be made again
+NAMES_KEPT = 256  # socket addresses of peers, so that they need not be made again
 IP_MTU, IPV6_MTU = 14, 24  # linux/in.h, linux/in6.h
 IPV4_HEADERS, IPV6_HEADERS = 20 + 8, 40 + 8  # IP and UDP, without options
 LARGEST = 65535  # RFC 768: the length field has 16 bits
@@ -41,27 +39,15 @@ LIMIT_LIFETIME = 1.0  # seconds that the size which a path takes is not asked fo
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104  # linux/udp.h
 LARGEST_SEGMENTS = 65535 - 48  # bytes of all together, behind the headers of IPv6 and UDP
 SEGMENTS = 64  # UDP_MAX_SEGMENTS of Linux before 6.9
-ANCILLARY = 128  # bytes of control messages: the size of segments, and what is said of their packets
-INT, SEGMENT_SIZE = struct.Struct("=i"), struct.Struct("=H")
+SEGMENT_SIZE = struct.Struct("=H")
 
 
-class Towards:
-    """A peer's address as the socket module has it, and the size that the way there takes, until it is asked for again."""
-
-    __slots__ = ("limit", "name", "until")
-
-    def __init__(self, name: Any) -> None:
-        self.name = name
-        self.limit, self.until = 0, 0.0
-
-
-class UDPSocket(OneByOne):
+class UDPSocket(DatagramDescriptor, OneByOne):
     """One datagram socket. What cannot be received whole is not received: the buffer holds the largest datagram."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        buffer: memoryview,
         at: Address | None,
         to: Address | None,
         parameters: Parameters[Any],
@@ -70,14 +56,9 @@ class UDPSocket(OneByOne):
     ) -> None:
         self._loop = loop
         self._clock = clock
-        self._buffer = buffer
         self._writing = self._closed = self._blocked = False
         self._forgetful = forgets_at_error(loop)
         self._ways: dict[Address | None, Towards] = {}
-        self._recent_peer: Address | None = None
-        self._recent = Towards(None)
-        self._peers: dict[Any, Address] = {}
-        self._single = 0  # wake-ups for which one read is enough
         ip: IP = parameters.stack.find(IP) or IP()
         self._minimum_mtu = ip.use_minimum_mtu
         self._described = ip if ip.describes else None
@@ -92,6 +73,7 @@ class UDPSocket(OneByOne):
                 self._sock.setsockopt(SOL_UDP, UDP_GRO, 1)
             except OSError:  # before Linux 5.0
                 self._segments = False
+        self._open(self._sock.fileno(), to is not None, self._described is not None)
         loop.add_reader(self._sock.fileno(), self._readable)
 
     def _watch_again(self) -> None:
@@ -99,38 +81,24 @@ class UDPSocket(OneByOne):
             self._loop.remove_reader(self._sock.fileno())
             self._loop.add_reader(self._sock.fileno(), self._readable)
 
-    def _readable(self) -> None:
-        receive = self._sock.recvmsg_into
-        buffer, connected = self._buffer, self.remote_address is not None
-        for number in range(1 if self._single else READS_PER_WAKEUP):
-            try:
-                count, ancillary, _, name = receive((buffer,), ANCILLARY)
-            except (BlockingIOError, InterruptedError):
-                if number == 1:
-                    self._single = PATIENCE
-                if self._forgetful and not number:  # an error that a send has already met
-                    self._loop.call_soon(self._watch_again)
-                return
-            except OSError as error:
-                if self._forgetful:
-                    self._loop.call_soon(self._watch_again)
-                self._learn(error, None)
-                self.handler.failed(error)
-                return
-            size = count
-            for level, kind, data in ancillary:
-                if level == SOL_UDP and kind == UDP_GRO:
-                    (size,) = INT.unpack_from(data)
-            datagrams = split(buffer[:count], size) if size < count else [bytes(buffer[:count])]
-            peer = None if connected else self._peer(name)
-            if self._described is None:
-                self.handler.received_all(datagrams, peer)
-            else:
-                self.handler.received_all(datagrams, peer, described(self._described, ancillary, self._clock))
-            if self._closed:
-                return
-        if self._single:
-            self._single -= 1
+    def _nothing(self) -> None:
+        """Nothing was there to read: an error, perhaps, that a send has already met."""
+        if self._forgetful:
+            self._loop.call_soon(self._watch_again)
+
+    def _broke(self, error: OSError) -> None:
+        if self._forgetful:
+            self._loop.call_soon(self._watch_again)
+        self._learn(error, None)
+        self.handler.failed(error)
+
+    def _metadata(self, ancillary: list[Control]) -> IPMetadata | None:
+        assert self._described is not None  # or it would not be asked
+        return described(self._described, ancillary, self._clock)
+
+    @staticmethod
+    def _peer(name: Any) -> Address | None:
+        return from_sockaddr(name)
 
     def send(self, datagram: Buffer, remote: Address | None = None, metadata: IPMetadata | None = None, /) -> bool:
         try:
@@ -210,32 +178,19 @@ class UDPSocket(OneByOne):
             return super().send_many(run, remote, metadata)  # which tells what it is about, and of which one
         return len(run)
 
-    def _peer(self, name: Any) -> Address | None:
-        peer = self._peers.get(name)
-        if peer is None:
-            if len(self._peers) >= NAMES_KEPT:
-                self._peers.clear()
-            peer = from_sockaddr(name)
-            if peer is not None:
-                self._peers[name] = peer
-        return peer
-
     def _towards(self, remote: Address | None) -> Towards:
         """What is known of the way to that peer, None for the one that the socket is connected to."""
-        if remote is self._recent_peer:  # nearly always, and an address is not hashed for nothing
-            return self._recent
         towards = self._ways.get(remote)
         if towards is None:
             if len(self._ways) >= NAMES_KEPT:
                 self._ways.clear()
             towards = self._ways[remote] = Towards(None if remote is None else to_sockaddr(remote))
-        self._recent_peer, self._recent = remote, towards
         return towards
 
     def _learn(self, error: OSError, remote: Address | None) -> None:
         """The way to a peer is narrower than was known."""
         if error.errno == errno.EMSGSIZE:
-            self._towards(remote).until = 0.0
+            self._towards(remote).forget()
 
     def _wait_writable(self) -> None:
         self._blocked = True
@@ -252,10 +207,11 @@ class UDPSocket(OneByOne):
 
     def maximum_size(self, remote: Address | None = None) -> int:
         towards = self._towards(remote)
-        now = monotonic()
-        if now >= towards.until:
-            towards.limit, towards.until = self._ask_maximum_size(remote), now + LIMIT_LIFETIME
-        return towards.limit
+        limit = towards.limit
+        if limit is None:
+            limit = self._ask_maximum_size(remote)
+            towards.learn(limit, LIMIT_LIFETIME)
+        return limit
 
     def _ask_maximum_size(self, remote: Address | None) -> int:
         v6 = self._sock.family == socket.AF_INET6
@@ -283,21 +239,8 @@ class UDPSocket(OneByOne):
         self._loop.remove_reader(fd)
         if self._writing:
             self._loop.remove_writer(fd)
+        self._shut_down()
         self._sock.close()
-
-
-def split(data: memoryview, size: int) -> list[bytes]:
-    """Datagrams of that size, but for the last, which may be smaller."""
-    whole = len(data) // size * size
-    datagrams = [datagram for (datagram,) in pieces(size).iter_unpack(data[:whole])]
-    if whole < len(data):
-        datagrams.append(bytes(data[whole:]))
-    return datagrams
-
-
-@lru_cache
-def pieces(size: int) -> struct.Struct:
-    return struct.Struct(f"{size}s")
 
 
 def runs(datagrams: Sequence[Buffer]) -> list[Sequence[Buffer]]:

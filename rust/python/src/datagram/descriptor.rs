@@ -1,0 +1,352 @@
+//! A datagram socket's descriptor: one system call for what came together or for one that leaves, and nothing of Python's
+//! around it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::net::{SocketAddr, UdpSocket};
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::{PyTraverseError, PyVisit, intern};
+
+use super::arrival::{Arrival, receive};
+use super::flow::Datagrams;
+use super::give::Given;
+use super::sharing::Sharing;
+use super::towards::{Name, Towards};
+use crate::stream::{Held, Raw, invoke_two, later, raise};
+
+const READS: u32 = 64; // for one wake-up
+/// Wake-ups with one read each, after one in which a second found nothing: that costs as much as a read.
+const PATIENCE: u32 = 16;
+/// Peers whose addresses are kept, so that they need not be made again.
+const PEERS: usize = 256;
+/// No datagram is larger, and neither are those together that came at once.
+const LARGEST: usize = 64 * 1024;
+
+thread_local! {
+    /// What is read lands here, and each datagram is copied once, into bytes of its size.
+    static ARRIVED: RefCell<Box<[u8]>> = RefCell::new(vec![0; LARGEST].into_boxed_slice());
+}
+
+#[derive(Default)]
+struct State {
+    raw: Option<Raw>,
+    connected: bool,
+    /// The handler wants to hear what the kernel says of packets.
+    told: bool,
+    handler: Option<Py<PyAny>>,
+    /// Wake-ups for which one read is enough.
+    single: u32,
+    peers: HashMap<SocketAddr, Py<PyAny>>,
+    recent_peer: Option<(SocketAddr, Py<PyAny>)>,
+    /// The way that a datagram has gone last.
+    recent: Option<(Py<PyAny>, Py<Towards>)>,
+}
+
+/// What reads and writes a datagram socket that the subclass has opened.
+#[pyclass(frozen, subclass, module = "tieline._engine.datagram")]
+pub(crate) struct DatagramDescriptor {
+    state: Held<State>,
+}
+
+/// The descriptor, for a call that does not close it.
+#[expect(unsafe_code)]
+pub(super) fn borrowed(raw: Raw) -> ManuallyDrop<UdpSocket> {
+    // SAFETY: the subclass's socket object owns the descriptor and tells us (`_shut_down`) before it closes it, and
+    // `ManuallyDrop` never closes it. Here `UdpSocket` only calls `send`, `sendto` and `recvfrom` on it.
+    unsafe {
+        #[cfg(unix)]
+        let socket = std::os::fd::FromRawFd::from_raw_fd(raw);
+        #[cfg(windows)]
+        let socket = std::os::windows::io::FromRawSocket::from_raw_socket(raw);
+        ManuallyDrop::new(socket)
+    }
+}
+
+/// Whether the interface's queue is full: its packets leave by themselves.
+fn crowded(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    return error.raw_os_error() == Some(libc::ENOBUFS);
+    #[cfg(windows)]
+    return error.raw_os_error() == Some(10055); // WSAENOBUFS
+}
+
+impl DatagramDescriptor {
+    /// Give one datagram to the kernel. The subclass hears if it has no room.
+    pub(super) fn give<'py>(
+        &self,
+        slf: &Bound<'py, Self>,
+        datagram: &Bound<'py, PyBytes>,
+        remote: &Bound<'py, PyAny>,
+    ) -> PyResult<Given> {
+        let py = slf.py();
+        let way = self.towards(slf, remote)?;
+        let limit = match way.known(py) {
+            Some(limit) => limit,
+            None => slf
+                .call_method1(intern!(py, "maximum_size"), (remote,))?
+                .extract()?,
+        };
+        let bytes = datagram.as_bytes();
+        if bytes.len() > limit {
+            return Ok(Given::TooLarge(limit));
+        }
+        let raw = self.state.borrow(py).raw;
+        let result = match (raw, &way.address) {
+            (Some(raw), Name::Connected) => borrowed(raw).send(bytes),
+            (Some(raw), Name::Address(address)) => borrowed(raw).send_to(bytes, address),
+            (None, _) | (_, Name::Other) => {
+                return match invoke_two(slf, intern!(py, "send"), datagram, remote)?.is_truthy()? {
+                    true => Ok(Given::Gone),
+                    false => Ok(Given::Blocked),
+                };
+            }
+        };
+        match result {
+            Ok(_) => Ok(Given::Gone),
+            Err(error) if later(&error) || crowded(&error) => {
+                slf.call_method0(intern!(py, "_wait_writable"))?;
+                Ok(Given::Blocked)
+            }
+            Err(error) => {
+                let error = raise(py, &error);
+                invoke_two(slf, intern!(py, "_learn"), error.value(py), remote)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn towards<'py>(
+        &self,
+        slf: &Bound<'py, Self>,
+        remote: &Bound<'py, PyAny>,
+    ) -> PyResult<PyRef<'py, Towards>> {
+        let py = slf.py();
+        let recent = match &self.state.borrow(py).recent {
+            Some((peer, way)) if peer.is(remote) => Some(way.bind(py).clone()),
+            _ => None,
+        };
+        if let Some(way) = recent {
+            return Ok(way.borrow());
+        }
+        let way = slf.call_method1(intern!(py, "_towards"), (remote,))?;
+        let way = way.cast_into::<Towards>()?;
+        let recent = (remote.clone().unbind(), way.clone().unbind());
+        let before = self.state.borrow(py).recent.replace(recent);
+        drop(before);
+        Ok(way.borrow())
+    }
+
+    /// The address of a peer, as the library has it.
+    fn peer<'py>(
+        &self,
+        slf: &Bound<'py, Self>,
+        name: Option<SocketAddr>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let Some(name) = name else {
+            return Ok(py.None().into_bound(py));
+        };
+        let known = {
+            let state = self.state.borrow(py);
+            match &state.recent_peer {
+                Some((recent, peer)) if *recent == name => return Ok(peer.bind(py).clone()),
+                _ => state.peers.get(&name).map(|peer| peer.clone_ref(py)),
+            }
+        };
+        let peer = match known {
+            Some(peer) => peer,
+            None => self.new_peer(slf, name)?,
+        };
+        let recent = (name, peer.clone_ref(py));
+        let before = self.state.borrow(py).recent_peer.replace(recent);
+        drop(before);
+        Ok(peer.into_bound(py))
+    }
+
+    fn new_peer(&self, slf: &Bound<'_, Self>, name: SocketAddr) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let peer = slf.call_method1(intern!(py, "_peer"), (tuple(py, name)?,))?;
+        let before = {
+            let mut state = self.state.borrow(py);
+            let before = match state.peers.len() {
+                PEERS.. => std::mem::take(&mut state.peers),
+                _ => HashMap::new(),
+            };
+            state.peers.insert(name, peer.clone().unbind());
+            before
+        };
+        drop(before);
+        Ok(peer.unbind())
+    }
+
+    /// Read once, and give what came to whom it is for.
+    fn read(&self, slf: &Bound<'_, Self>, raw: Raw) -> PyResult<io::Result<()>> {
+        let py = slf.py();
+        let (connected, told) = {
+            let state = self.state.borrow(py);
+            (state.connected, state.told)
+        };
+        let read = ARRIVED.with_borrow_mut(|buffer| {
+            let arrival = receive(raw, buffer, !connected, told)?;
+            let bytes = &buffer[..arrival.count];
+            let pieces = if arrival.segment < arrival.count {
+                let pieces = bytes.chunks(arrival.segment);
+                pieces.map(|piece| PyBytes::new(py, piece)).collect()
+            } else {
+                vec![PyBytes::new(py, bytes)]
+            };
+            Ok((pieces, arrival))
+        });
+        match read {
+            Err(error) => Ok(Err(error)),
+            Ok((pieces, arrival)) => self.deliver(slf, pieces, arrival, told).map(Ok),
+        }
+    }
+
+    fn deliver<'py>(
+        &self,
+        slf: &Bound<'py, Self>,
+        pieces: Vec<Bound<'py, PyBytes>>,
+        arrival: Arrival,
+        told: bool,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let peer = self.peer(slf, arrival.peer)?;
+        let metadata = match told {
+            true => {
+                let said = arrival.said.into_iter();
+                let said: Vec<_> = said
+                    .map(|(level, kind, data)| (level, kind, PyBytes::new(py, &data)))
+                    .collect();
+                slf.call_method1(intern!(py, "_metadata"), (said,))?
+            }
+            false => py.None().into_bound(py),
+        };
+        let Some(handler) = self.handler(py) else {
+            return Ok(());
+        };
+        let handler = handler.bind(py);
+        let flow = if let Ok(flow) = handler.cast::<Datagrams>() {
+            Some(flow.clone())
+        } else if let Ok(sharing) = handler.cast::<Sharing>() {
+            sharing.get().flow(&peer)?
+        } else {
+            None
+        };
+        match flow {
+            Some(flow) => flow.get().take_in(&flow, pieces, &metadata),
+            None => handler
+                .call_method1(intern!(py, "received_all"), (pieces, peer, metadata))
+                .map(drop),
+        }
+    }
+}
+
+/// An address as the socket module has it.
+fn tuple(py: Python<'_>, name: SocketAddr) -> PyResult<Bound<'_, PyTuple>> {
+    match name {
+        SocketAddr::V4(name) => (name.ip().to_string(), name.port()).into_pyobject(py),
+        SocketAddr::V6(name) => (
+            name.ip().to_string(),
+            name.port(),
+            name.flowinfo(),
+            name.scope_id(),
+        )
+            .into_pyobject(py),
+    }
+}
+
+#[pymethods]
+impl DatagramDescriptor {
+    #[new]
+    #[pyo3(signature = (*_arguments, **_options))]
+    fn new(_arguments: &Bound<'_, PyTuple>, _options: Option<&Bound<'_, PyDict>>) -> Self {
+        DatagramDescriptor {
+            state: Held::new(State::default()),
+        }
+    }
+
+    /// Begin to use a socket. `told`: `_metadata` is to be asked what the kernel says of packets.
+    fn _open(&self, py: Python<'_>, raw: Raw, connected: bool, told: bool) {
+        let mut state = self.state.borrow(py);
+        state.raw = Some(raw);
+        state.connected = connected;
+        state.told = told;
+    }
+
+    /// The socket is about to be closed.
+    fn _shut_down(&self, py: Python<'_>) {
+        self.state.borrow(py).raw = None;
+    }
+
+    #[getter]
+    fn handler(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let state = self.state.borrow(py);
+        state.handler.as_ref().map(|handler| handler.clone_ref(py))
+    }
+
+    #[setter]
+    fn set_handler(&self, py: Python<'_>, handler: Py<PyAny>) {
+        let before = self.state.borrow(py).handler.replace(handler);
+        drop(before);
+    }
+
+    #[getter]
+    fn _single(&self, py: Python<'_>) -> u32 {
+        self.state.borrow(py).single
+    }
+
+    fn _readable(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let reads = match this.state.borrow(py).single {
+            0 => READS,
+            _ => 1,
+        };
+        for number in 0..reads {
+            let Some(raw) = this.state.borrow(py).raw else {
+                return Ok(());
+            };
+            let Err(error) = this.read(slf, raw)? else {
+                continue;
+            };
+            if !later(&error) {
+                let error = raise(py, &error);
+                slf.call_method1(intern!(py, "_broke"), (error.value(py),))?;
+            } else if number == 1 {
+                this.state.borrow(py).single = PATIENCE;
+            } else if number == 0 {
+                slf.call_method0(intern!(py, "_nothing"))?;
+            }
+            return Ok(());
+        }
+        let mut state = this.state.borrow(py);
+        state.single = state.single.saturating_sub(1);
+        Ok(())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.state
+            .inspect(|state| {
+                visit.call(&state.handler)?;
+                if let Some((_, peer)) = &state.recent_peer {
+                    visit.call(peer)?;
+                }
+                if let Some((remote, way)) = &state.recent {
+                    visit.call(remote)?;
+                    visit.call(way)?;
+                }
+                state.peers.values().try_for_each(|peer| visit.call(peer))
+            })
+            .unwrap_or(Ok(()))
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        let before = self.state.borrow(py).handler.take();
+        drop(before);
+    }
+}

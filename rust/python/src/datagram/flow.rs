@@ -1,0 +1,549 @@
+//! The datagrams of one connection: those that have come and nobody has taken, the calls that wait for one, and the way out.
+
+use std::collections::VecDeque;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple, PyType};
+use pyo3::{PyTraverseError, PyVisit, intern};
+
+use super::give::Give;
+use super::take::{Form, Take, adopted};
+use crate::stream::{Call, Handle, Held, Waiter, Waiters, Work};
+
+/// Datagrams that may be sent before other tasks have their turn: the kernel hardly ever makes a sender wait.
+const STREAK: usize = 64;
+
+struct Datagram {
+    content: Py<PyBytes>,
+    /// Only where something is said of datagrams.
+    metadata: Option<Py<PyAny>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Bytes that may wait for a reader, and what each datagram costs beside its content.
+    limit: usize,
+    overhead: usize,
+    described: bool,
+    inbox: VecDeque<Datagram>,
+    size: usize,
+    readers: VecDeque<Handle<Waiter>>,
+    waiters: Option<Py<Waiters>>,
+    socket: Option<Py<PyAny>>,
+    remote: Option<Py<PyAny>>,
+    streak: usize,
+    notice: Option<Py<PyAny>>,
+    ended: bool,
+    dropped: u64,
+    activity: u64,
+    received_count: u64,
+    received_datagrams: u64,
+    sent_count: u64,
+    sent_datagrams: u64,
+}
+
+/// Moves datagrams between a socket and the program.
+#[pyclass(frozen, subclass, module = "tieline._engine.datagram")]
+pub(crate) struct Datagrams {
+    /// Sends that wait.
+    #[pyo3(get, name = "_senders")]
+    senders: Py<PyList>,
+    /// No subclass has calls of its own.
+    plain: bool,
+    state: Held<State>,
+}
+
+fn copy<T>(py: Python<'_>, reference: &Option<Py<T>>) -> Option<Py<T>> {
+    reference.as_ref().map(|reference| reference.clone_ref(py))
+}
+
+impl Datagrams {
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    // Receiving
+
+    /// Whether a call can take at once.
+    pub(super) fn is_ready(&self, py: Python<'_>) -> bool {
+        let state = self.state.borrow(py);
+        state.readers.is_empty() && !state.inbox.is_empty()
+    }
+
+    pub(super) fn has_datagrams(&self, py: Python<'_>) -> bool {
+        !self.state.borrow(py).inbox.is_empty()
+    }
+
+    pub(super) fn has_ended(&self, py: Python<'_>) -> bool {
+        self.state.borrow(py).ended
+    }
+
+    /// Queue a receive. Its waiter is done when those before it are and a datagram is there; None if none ever can be.
+    pub(super) fn enter(&self, slf: &Bound<'_, Self>) -> PyResult<Option<Handle<Waiter>>> {
+        let py = slf.py();
+        let (first, notice, ended, homeless, waiters) = {
+            let state = self.state.borrow(py);
+            (
+                state.readers.is_empty(),
+                state.notice.is_some(),
+                state.ended,
+                state.socket.is_none(),
+                copy(py, &state.waiters),
+            )
+        };
+        if first && notice {
+            slf.call_method0(intern!(py, "_raise_notice"))?;
+        }
+        if first && ended {
+            return Ok(None);
+        }
+        if homeless {
+            slf.call_method0(intern!(py, "_need"))?; // raises, unless a socket may still come
+        }
+        let waiters = match waiters {
+            Some(waiters) => waiters,
+            None => {
+                let waiters = slf.call_method0(intern!(py, "_waiters"))?;
+                let waiters = waiters.cast_into::<Waiters>()?.unbind(); // every driver's are made by these
+                self.state.borrow(py).waiters = Some(waiters.clone_ref(py));
+                waiters
+            }
+        };
+        let waiter = waiters.get().make(py)?;
+        let mut state = self.state.borrow(py);
+        state.readers.push_back(waiter.clone_ref(py));
+        Ok(Some(waiter))
+    }
+
+    /// The first call in the queue has its turn.
+    pub(super) fn left_first(&self, py: Python<'_>) {
+        let gone = self.state.borrow(py).readers.pop_front();
+        drop(gone);
+    }
+
+    pub(super) fn remove(&self, py: Python<'_>, waiter: &Handle<Waiter>) {
+        let left = {
+            let mut state = self.state.borrow(py);
+            let place = state
+                .readers
+                .iter()
+                .position(|reader| reader.as_ptr() == waiter.as_ptr());
+            place.and_then(|place| state.readers.remove(place))
+        };
+        drop(left);
+    }
+
+    /// The oldest datagram, for a call.
+    pub(super) fn pop(&self, py: Python<'_>) -> Option<(Py<PyBytes>, Option<Py<PyAny>>)> {
+        let mut state = self.state.borrow(py);
+        let datagram = state.inbox.pop_front()?;
+        let size = datagram.content.as_bytes(py).len();
+        state.size -= size + state.overhead;
+        state.received_count += size as u64;
+        state.received_datagrams += 1;
+        Some((datagram.content, datagram.metadata))
+    }
+
+    /// A call has taken: another may be the first now.
+    pub(super) fn wake_next(&self, py: Python<'_>) -> PyResult<()> {
+        if self.state.borrow(py).readers.is_empty() {
+            return Ok(());
+        }
+        self.wake(py)
+    }
+
+    /// The first receive can take what is there; after the end, and with nothing left, none ever can.
+    pub(super) fn wake(&self, py: Python<'_>) -> PyResult<()> {
+        let waiters: Vec<Handle<Waiter>> = {
+            let state = self.state.borrow(py);
+            let count = match (state.inbox.is_empty(), state.ended) {
+                (false, _) => 1,
+                (true, true) => state.readers.len(),
+                (true, false) => 0,
+            };
+            let first = state.readers.iter().take(count);
+            first.map(|waiter| waiter.clone_ref(py)).collect()
+        };
+        for waiter in waiters {
+            if !waiter.get(py).is_done(py) {
+                waiter.get(py).complete(waiter.bind(py), None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a socket has brought of one peer. The last thing that is done with it: the call that it answers may run in here.
+    pub(super) fn take_in<'py>(
+        &self,
+        slf: &Bound<'py, Self>,
+        datagrams: Vec<Bound<'py, PyBytes>>,
+        metadata: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let described = self.describing(slf, metadata)?;
+        let first = {
+            let mut state = self.state.borrow(py);
+            for datagram in datagrams {
+                keep(&mut state, datagram, copy(py, &described));
+            }
+            match state.inbox.is_empty() {
+                true => None,
+                false => state.readers.front().map(|first| first.clone_ref(py)),
+            }
+        };
+        match first {
+            Some(waiter) if !waiter.get(py).is_done(py) => waiter.get(py).resume(waiter.bind(py)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The metadata of datagrams, None where nothing is ever said of them.
+    fn describing(
+        &self,
+        slf: &Bound<'_, Self>,
+        metadata: &Bound<'_, PyAny>,
+    ) -> PyResult<Option<Py<PyAny>>> {
+        let py = slf.py();
+        if !self.state.borrow(py).described {
+            return Ok(None);
+        }
+        if metadata.is_none() {
+            return Ok(Some(adopted(py)?.1.clone_ref(py)));
+        }
+        let metadata = slf.call_method1(intern!(py, "_describing"), (metadata,))?;
+        Ok(Some(metadata.unbind()))
+    }
+
+    // Sending
+
+    /// The socket and the peer there, None for the one it is connected to; nothing if a datagram cannot go straight there. It
+    /// counts as one more in a row.
+    pub(super) fn way<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        if !self.senders.bind(py).is_empty() {
+            return None;
+        }
+        let mut state = self.state.borrow(py);
+        if state.streak >= STREAK || state.notice.is_some() {
+            return None;
+        }
+        let socket = state.socket.as_ref()?.bind(py).clone();
+        let remote = match &state.remote {
+            None => py.None().into_bound(py),
+            Some(remote) => remote.bind(py).clone(),
+        };
+        state.streak += 1;
+        Some((socket, remote))
+    }
+
+    pub(super) fn sent(&self, py: Python<'_>, size: usize) {
+        let mut state = self.state.borrow(py);
+        state.sent_count += size as u64;
+        state.sent_datagrams += 1;
+        state.activity += 1;
+    }
+
+    /// Whether what comes for it can be given to it.
+    pub(super) fn is_open(&self, py: Python<'_>) -> bool {
+        self.state.borrow(py).socket.is_some()
+    }
+
+    fn call<'py>(slf: &Bound<'py, Self>, form: Form) -> PyResult<Bound<'py, PyAny>> {
+        let flow = slf.clone().unbind();
+        Call::make(slf.py(), Work::Take(Take { flow, form }))
+    }
+}
+
+/// Keep one for the calls, or drop it if too much waits for them.
+fn keep(state: &mut State, content: Bound<'_, PyBytes>, metadata: Option<Py<PyAny>>) {
+    state.activity += 1;
+    let cost = content.as_bytes().len() + state.overhead;
+    if state.size + cost > state.limit && !state.inbox.is_empty() {
+        state.dropped += 1;
+        return;
+    }
+    state.size += cost;
+    state.inbox.push_back(Datagram {
+        content: content.unbind(),
+        metadata,
+    });
+}
+
+#[pymethods]
+impl Datagrams {
+    #[new]
+    #[classmethod]
+    #[pyo3(signature = (*_arguments, **_options))]
+    fn new(
+        cls: &Bound<'_, PyType>,
+        _arguments: &Bound<'_, PyTuple>,
+        _options: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        let py = cls.py();
+        let base = py.get_type::<Self>();
+        let mut plain = true;
+        for name in ["receive", "next_piece", "send"] {
+            plain &= cls.getattr(name)?.is(base.getattr(name)?);
+        }
+        Ok(Datagrams {
+            senders: PyList::empty(py).unbind(),
+            plain,
+            state: Held::new(State::default()),
+        })
+    }
+
+    /// Begin, with the bytes that may wait for a reader, what each datagram costs beside its own, and whether something is said
+    /// of each.
+    fn _begin(&self, py: Python<'_>, limit: usize, overhead: usize, described: bool) {
+        let mut state = self.state.borrow(py);
+        state.limit = limit;
+        state.overhead = overhead;
+        state.described = described;
+    }
+
+    // Called by the application
+
+    #[pyo3(signature = (*others, **options))]
+    fn receive<'py>(
+        slf: &Bound<'py, Self>,
+        others: &Bound<'py, PyTuple>,
+        options: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if !others.is_empty() || options.is_some() {
+            let arguments = ("receive", others, options);
+            return slf.call_method1(intern!(slf.py(), "_unexpected"), arguments);
+        }
+        Self::call(slf, Form::One)
+    }
+
+    #[pyo3(signature = (*, at_most=64))]
+    fn receive_many<'py>(slf: &Bound<'py, Self>, at_most: i64) -> PyResult<Bound<'py, PyAny>> {
+        match usize::try_from(at_most) {
+            Ok(count) if count > 0 => Self::call(slf, Form::Many(count)),
+            _ => Err(PyValueError::new_err(format!(
+                "at_most must be at least 1, got {at_most}"
+            ))),
+        }
+    }
+
+    fn next_piece<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Self::call(slf, Form::Next)
+    }
+
+    fn __aiter__<'py>(slf: &Bound<'py, Self>) -> Bound<'py, Self> {
+        slf.clone()
+    }
+
+    fn __anext__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        match slf.get().plain {
+            true => Self::call(slf, Form::Next),
+            false => slf.call_method0(intern!(slf.py(), "next_piece")),
+        }
+    }
+
+    #[pyo3(signature = (content, *others, metadata=None, **options))]
+    fn send<'py>(
+        slf: &Bound<'py, Self>,
+        content: Bound<'py, PyAny>,
+        others: &Bound<'py, PyTuple>,
+        metadata: Option<Bound<'py, PyAny>>,
+        options: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if !others.is_empty() || options.is_some() {
+            let arguments = ("send", others, options);
+            return slf.call_method1(intern!(slf.py(), "_unexpected"), arguments);
+        }
+        let give = Give {
+            flow: slf.clone().unbind(),
+            content: content.unbind(),
+            metadata: metadata.map(Bound::unbind),
+        };
+        Call::make(slf.py(), Work::Give(give))
+    }
+
+    // Called by the socket
+
+    #[pyo3(signature = (datagrams, remote, metadata=None))]
+    fn received_all<'py>(
+        slf: &Bound<'py, Self>,
+        datagrams: Vec<Bound<'py, PyBytes>>,
+        remote: &Bound<'py, PyAny>,
+        metadata: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<()> {
+        let _ = remote; // the flow's
+        let metadata = metadata.unwrap_or_else(|| slf.py().None().into_bound(slf.py()));
+        slf.get().take_in(slf, datagrams, &metadata)
+    }
+
+    #[pyo3(signature = (datagram, remote, metadata=None))]
+    fn received<'py>(
+        slf: &Bound<'py, Self>,
+        datagram: Bound<'py, PyBytes>,
+        remote: &Bound<'py, PyAny>,
+        metadata: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<()> {
+        let (this, py) = (slf.get(), slf.py());
+        let _ = remote;
+        let metadata = metadata.unwrap_or_else(|| py.None().into_bound(py));
+        let described = this.describing(slf, &metadata)?;
+        keep(&mut this.state.borrow(py), datagram, described);
+        this.wake(py)
+    }
+
+    // For the subclass
+
+    /// Datagrams that nobody has taken.
+    #[getter]
+    fn waiting(&self, py: Python<'_>) -> usize {
+        self.state.borrow(py).inbox.len()
+    }
+
+    /// What they and their overhead come to in bytes.
+    #[getter]
+    fn _size(&self, py: Python<'_>) -> usize {
+        self.state.borrow(py).size
+    }
+
+    /// Forget them.
+    fn _clear(&self, py: Python<'_>) {
+        let before = {
+            let mut state = self.state.borrow(py);
+            state.size = 0;
+            std::mem::take(&mut state.inbox)
+        };
+        drop(before);
+    }
+
+    /// What the receives await that wait.
+    #[getter]
+    fn _readers<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyAny>> {
+        let state = self.state.borrow(py);
+        let readers = state.readers.iter();
+        readers.map(|waiter| waiter.bind(py).clone()).collect()
+    }
+
+    fn _wake(&self, py: Python<'_>) -> PyResult<()> {
+        self.wake(py)
+    }
+
+    #[getter]
+    fn socket(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        copy(py, &self.state.borrow(py).socket)
+    }
+
+    #[setter]
+    fn set_socket(&self, py: Python<'_>, socket: Option<Py<PyAny>>) {
+        let before = std::mem::replace(&mut self.state.borrow(py).socket, socket);
+        drop(before);
+    }
+
+    #[getter]
+    fn remote(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        copy(py, &self.state.borrow(py).remote)
+    }
+
+    #[setter]
+    fn set_remote(&self, py: Python<'_>, remote: Option<Py<PyAny>>) {
+        let before = std::mem::replace(&mut self.state.borrow(py).remote, remote);
+        drop(before);
+    }
+
+    #[getter]
+    fn _notice(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        copy(py, &self.state.borrow(py).notice)
+    }
+
+    #[setter(_notice)]
+    fn set_notice(&self, py: Python<'_>, notice: Option<Py<PyAny>>) {
+        let before = std::mem::replace(&mut self.state.borrow(py).notice, notice);
+        drop(before);
+    }
+
+    #[getter]
+    fn _ended(&self, py: Python<'_>) -> bool {
+        self.state.borrow(py).ended
+    }
+
+    #[setter(_ended)]
+    fn set_ended(&self, py: Python<'_>, value: bool) {
+        self.state.borrow(py).ended = value;
+    }
+
+    #[getter]
+    fn _streak(&self, py: Python<'_>) -> usize {
+        self.state.borrow(py).streak
+    }
+
+    #[setter(_streak)]
+    fn set_streak(&self, py: Python<'_>, value: usize) {
+        self.state.borrow(py).streak = value;
+    }
+
+    /// The kernel has taken so many datagrams of so many bytes.
+    fn _sent(&self, py: Python<'_>, datagrams: u64, size: u64) {
+        let mut state = self.state.borrow(py);
+        state.sent_count += size;
+        state.sent_datagrams += datagrams;
+        state.activity += datagrams;
+    }
+
+    #[getter]
+    fn dropped(&self, py: Python<'_>) -> u64 {
+        self.state.borrow(py).dropped
+    }
+
+    #[getter]
+    fn activity(&self, py: Python<'_>) -> u64 {
+        self.state.borrow(py).activity
+    }
+
+    #[getter]
+    fn received_count(&self, py: Python<'_>) -> u64 {
+        self.state.borrow(py).received_count
+    }
+
+    #[getter]
+    fn received_datagrams(&self, py: Python<'_>) -> u64 {
+        self.state.borrow(py).received_datagrams
+    }
+
+    #[getter]
+    fn sent_count(&self, py: Python<'_>) -> u64 {
+        self.state.borrow(py).sent_count
+    }
+
+    #[getter]
+    fn sent_datagrams(&self, py: Python<'_>) -> u64 {
+        self.state.borrow(py).sent_datagrams
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.senders)?;
+        self.state
+            .inspect(|state| {
+                visit.call(&state.waiters)?;
+                visit.call(&state.socket)?;
+                visit.call(&state.remote)?;
+                visit.call(&state.notice)?;
+                for datagram in &state.inbox {
+                    visit.call(&datagram.metadata)?;
+                }
+                state
+                    .readers
+                    .iter()
+                    .try_for_each(|waiter| visit.call(waiter.object()))
+            })
+            .unwrap_or(Ok(()))
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        let before = {
+            let mut state = self.state.borrow(py);
+            (state.socket.take(), std::mem::take(&mut state.readers))
+        };
+        drop(before);
+    }
+}
