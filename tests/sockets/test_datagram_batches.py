@@ -42,24 +42,27 @@ def test_what_goes_at_once(sizes: list[int], expected: list[list[int]]) -> None:
 
 @pytest.mark.parametrize("count", [1, 9, 10, 11, 20, 25])
 async def test_what_came_at_once(count: int) -> None:
-    """One send of segments to a listener, which the kernel hands over as it was sent."""
+    """Segments for a listener: the kernel hands them over as they were sent once several have come in a row."""
     data = bytes(range(count))
     expected = [data[start : start + 10] for start in range(0, count, 10)]
+    sends = 5
     came: list[bytes] = []
     done = asyncio.Event()
 
     async def handler(connection: NetworkConnection[UDP]) -> None:
         async for content, _ in connection:
             came.append(content)
-            if len(came) == len(expected):
+            if len(came) % len(expected) == 0:
                 done.set()
 
     async with NetworkListener(UDP(), on="127.0.0.1:0").serving(handler) as listener, asyncio.timeout(10):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
             peer.connect(("127.0.0.1", listener.port))
-            peer.sendmsg([data], [(SOL_UDP, UDP_SEGMENT, (10).to_bytes(2, sys.byteorder))])
-            await done.wait()
-    assert came == expected
+            for _ in range(sends):
+                peer.sendmsg([data], [(SOL_UDP, UDP_SEGMENT, (10).to_bytes(2, sys.byteorder))])
+                await done.wait()
+                done.clear()
+    assert came == expected * sends
 
 
 SIZES = [100] * 70 + [50, 0, 0, 7] + [1200] * 60 + [1, 2, 3]

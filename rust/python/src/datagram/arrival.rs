@@ -4,6 +4,7 @@ use std::ffi::c_int;
 use std::io;
 use std::net::SocketAddr;
 
+use super::descriptor::borrowed;
 use crate::stream::Raw;
 
 /// A control message: its level, its type and its bytes.
@@ -125,7 +126,6 @@ mod system {
 #[cfg(windows)]
 mod system {
     use super::*;
-    use crate::datagram::descriptor::borrowed;
 
     pub(crate) fn receive(
         raw: Raw,
@@ -133,14 +133,25 @@ mod system {
         named: bool,
         _told: bool,
     ) -> io::Result<Arrival> {
-        let (count, peer) = borrowed(raw).recv_from(buffer)?;
-        Ok(Arrival {
-            count,
-            segment: count,
-            peer: named.then_some(peer),
-            said: Vec::new(),
-        })
+        receive_one(raw, buffer, named)
     }
 }
 
 pub(super) use system::receive;
+
+/// Of a socket that hands over one datagram at a time, which takes the kernel less.
+pub(super) fn receive_one(raw: Raw, buffer: &mut [u8], named: bool) -> io::Result<Arrival> {
+    let socket = borrowed(raw);
+    let (count, peer) = match named {
+        true => socket
+            .recv_from(buffer)
+            .map(|(count, peer)| (count, Some(peer)))?,
+        false => (socket.recv(buffer)?, None),
+    };
+    Ok(Arrival {
+        count,
+        segment: count,
+        peer,
+        said: Vec::new(),
+    })
+}

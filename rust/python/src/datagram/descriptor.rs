@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
-use super::arrival::{Arrival, receive};
+use super::arrival::{Arrival, receive, receive_one};
 use super::flow::Datagrams;
 use super::give::Given;
 use super::sharing::Sharing;
@@ -38,6 +38,9 @@ struct State {
     /// The handler wants to hear what the kernel says of packets.
     told: bool,
     handler: Option<Py<PyAny>>,
+    /// Whether the kernel hands over several of one peer at once: None until several came in a row, as those that come alone
+    /// are read with less effort where it does not. It cannot be asked to stop: it no longer tells of those it has put together.
+    gathers: Option<bool>,
     /// Wake-ups for which one read is enough.
     single: u32,
     peers: HashMap<SocketAddr, Py<PyAny>>,
@@ -56,7 +59,7 @@ pub(crate) struct DatagramDescriptor {
 #[expect(unsafe_code)]
 pub(super) fn borrowed(raw: Raw) -> ManuallyDrop<UdpSocket> {
     // SAFETY: the subclass's socket object owns the descriptor and tells us (`_shut_down`) before it closes it, and
-    // `ManuallyDrop` never closes it. Here `UdpSocket` only calls `send`, `sendto` and `recvfrom` on it.
+    // `ManuallyDrop` never closes it. Here `UdpSocket` only calls `send`, `sendto`, `recv` and `recvfrom` on it.
     unsafe {
         #[cfg(unix)]
         let socket = std::os::fd::FromRawFd::from_raw_fd(raw);
@@ -186,12 +189,19 @@ impl DatagramDescriptor {
     /// Read once, and give what came to whom it is for.
     fn read(&self, slf: &Bound<'_, Self>, raw: Raw) -> PyResult<io::Result<()>> {
         let py = slf.py();
-        let (connected, told) = {
+        let (named, told, gathers) = {
             let state = self.state.borrow(py);
-            (state.connected, state.told)
+            (
+                !state.connected,
+                state.told,
+                state.gathers.unwrap_or_default(),
+            )
         };
         let read = ARRIVED.with_borrow_mut(|buffer| {
-            let arrival = receive(raw, buffer, !connected, told)?;
+            let arrival = match told || gathers {
+                true => receive(raw, buffer, named, told)?,
+                false => receive_one(raw, buffer, named)?,
+            };
             let bytes = &buffer[..arrival.count];
             let pieces = if arrival.segment < arrival.count {
                 let pieces = bytes.chunks(arrival.segment);
@@ -312,6 +322,10 @@ impl DatagramDescriptor {
                 return Ok(());
             };
             let Err(error) = this.read(slf, raw)? else {
+                if number > 0 && this.state.borrow(py).gathers.is_none() {
+                    let gathers = slf.call_method0(intern!(py, "_gather"))?.is_truthy()?;
+                    this.state.borrow(py).gathers = Some(gathers);
+                }
                 continue;
             };
             if !later(&error) {

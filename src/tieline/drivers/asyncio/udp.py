@@ -70,8 +70,8 @@ class UDPSocket(DatagramDescriptor, OneByOne):
         self._segments = options.LINUX
         if options.LINUX:
             try:
-                self._sock.setsockopt(SOL_UDP, UDP_GRO, 1)
-            except OSError:  # before Linux 5.0
+                self._sock.getsockopt(SOL_UDP, UDP_SEGMENT)
+            except OSError:  # before Linux 4.18
                 self._segments = False
         self._open(self._sock.fileno(), to is not None, self._described is not None)
         loop.add_reader(self._sock.fileno(), self._readable)
@@ -85,6 +85,16 @@ class UDPSocket(DatagramDescriptor, OneByOne):
         """Nothing was there to read: an error, perhaps, that a send has already met."""
         if self._forgetful:
             self._loop.call_soon(self._watch_again)
+
+    def _gather(self) -> bool:
+        """Several came in a row: have them put together; whether the kernel does that."""
+        if not options.LINUX or self._closed:
+            return False
+        try:
+            self._sock.setsockopt(SOL_UDP, UDP_GRO, 1)
+        except OSError:  # before Linux 5.0
+            return False
+        return True
 
     def _broke(self, error: OSError) -> None:
         if self._forgetful:
