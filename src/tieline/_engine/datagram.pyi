@@ -28,12 +28,20 @@ class Datagrams:
         """Begin, with the bytes that may wait for a reader, what each datagram costs beside its own, and whether something is
         said of each."""
 
-    def receive(self, *others: Any, **options: Any) -> Coroutine[Any, Any, Any]: ...
+    def receive(
+        self, *, exactly: Any = None, at_least: Any = None, at_most: Any = None, as_: Any = None, until: Any = None
+    ) -> Coroutine[Any, Any, Any]:
+        """All of these are streams'."""
+
     def receive_many(self, *, at_most: int = 64) -> Coroutine[Any, Any, list[Any]]: ...
     def next_piece(self) -> Coroutine[Any, Any, Any]: ...
     def __aiter__(self) -> Self: ...
     def __anext__(self) -> Coroutine[Any, Any, Any]: ...
-    def send(self, content: Any, *others: Any, metadata: Any = None, **options: Any) -> Coroutine[Any, Any, None]: ...
+    def send(
+        self, content: Any, *, metadata: Any = None, end_of_stream: Any = None, last_message: Any = None, type: Any = None
+    ) -> Coroutine[Any, Any, None]:
+        """The last three are other protocols'."""
+
     def received_all(self, datagrams: list[bytes], remote: Any, metadata: Any = None) -> None:
         """Several at once. The last thing that a driver does with them: the call that they answer may run in here."""
 

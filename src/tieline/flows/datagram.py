@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tieline._engine.datagram import Datagrams, adopt_datagrams
 from tieline.engines.framing import OVERHEAD
 from tieline.errors import ChannelClosedError, EndOfStreamError, NetworkError, Phase, raisable
-from tieline.flows.content import octets, sendable, unexpected
+from tieline.flows.content import misuse, octets, sendable
 from tieline.flows.owner import FlowOwner, present
 from tieline.flows.refusals import too_large, undelivered
 from tieline.protocols.ip import IP, IPMetadata
@@ -69,8 +69,8 @@ class DatagramFlow(Datagrams):
 
     # Called by the application
 
-    def _unexpected(self, call: str, others: tuple[Any, ...], options: dict[str, Any] | None) -> None:
-        raise unexpected(self, call, others, options)
+    def _unexpected(self, call: str, option: str) -> None:
+        raise misuse(self, f"{call}() has no {option}=")
 
     async def _send_one(self, content: Any, metadata: IPMetadata | None) -> None:
         """What is not simply given to the kernel."""

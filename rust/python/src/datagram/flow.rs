@@ -306,17 +306,28 @@ impl Datagrams {
 
     // Called by the application
 
-    #[pyo3(signature = (*others, **options))]
+    #[pyo3(signature = (*, exactly=None, at_least=None, at_most=None, as_=None, until=None))]
     fn receive<'py>(
         slf: &Bound<'py, Self>,
-        others: &Bound<'py, PyTuple>,
-        options: Option<&Bound<'py, PyDict>>,
+        exactly: Option<Bound<'py, PyAny>>,
+        at_least: Option<Bound<'py, PyAny>>,
+        at_most: Option<Bound<'py, PyAny>>,
+        as_: Option<Bound<'py, PyAny>>,
+        until: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        if !others.is_empty() || options.is_some() {
-            let arguments = ("receive", others, options);
-            return slf.call_method1(intern!(slf.py(), "_unexpected"), arguments);
+        let others = [
+            ("exactly", exactly),
+            ("at_least", at_least),
+            ("at_most", at_most),
+            ("as_", as_),
+            ("until", until),
+        ];
+        match others.iter().find(|(_, value)| value.is_some()) {
+            Some((name, _)) => {
+                slf.call_method1(intern!(slf.py(), "_unexpected"), ("receive", *name))
+            }
+            None => Self::call(slf, Form::One),
         }
-        Self::call(slf, Form::One)
     }
 
     #[pyo3(signature = (*, at_most=64))]
@@ -344,17 +355,22 @@ impl Datagrams {
         }
     }
 
-    #[pyo3(signature = (content, *others, metadata=None, **options))]
+    #[pyo3(signature = (content, *, metadata=None, end_of_stream=None, last_message=None, r#type=None))]
     fn send<'py>(
         slf: &Bound<'py, Self>,
         content: Bound<'py, PyAny>,
-        others: &Bound<'py, PyTuple>,
         metadata: Option<Bound<'py, PyAny>>,
-        options: Option<&Bound<'py, PyDict>>,
+        end_of_stream: Option<Bound<'py, PyAny>>,
+        last_message: Option<Bound<'py, PyAny>>,
+        r#type: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        if !others.is_empty() || options.is_some() {
-            let arguments = ("send", others, options);
-            return slf.call_method1(intern!(slf.py(), "_unexpected"), arguments);
+        let others = [
+            ("end_of_stream", end_of_stream),
+            ("last_message", last_message),
+            ("type", r#type),
+        ];
+        if let Some((name, _)) = others.iter().find(|(_, value)| value.is_some()) {
+            return slf.call_method1(intern!(slf.py(), "_unexpected"), ("send", *name));
         }
         let give = Give {
             flow: slf.clone().unbind(),
