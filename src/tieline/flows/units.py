@@ -94,7 +94,7 @@ class UnitFlow(DatagramFlow):
             self._looked()
         await super().send(datagram, metadata=packet)
 
-    async def receive(self) -> Message[Any, Any]:
+    async def receive(self) -> Message[Any, Any]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         while True:
             content, metadata = await super().receive()
             self._tell()
