@@ -74,7 +74,7 @@ class UnitFlow(DatagramFlow):
 
     # Called by the application
 
-    async def send(self, content: Any, **options: Any) -> None:  # type: ignore[override]  # the options are the protocol's
+    async def send(self, content: Any, **options: Any) -> None:
         packet = options.get("metadata")  # what is said of it, unless that is a framer's
         if self._option != "metadata" or isinstance(packet, IPMetadata):
             packet = sendable(options.pop("metadata", None), self)
