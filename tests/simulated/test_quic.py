@@ -247,7 +247,7 @@ async def test_a_server_that_crashes(simulated_network: SimulatedNetwork) -> Non
 
 
 async def test_a_router_that_forgets_in_mid_transfer(simulated_network: SimulatedNetwork) -> None:
-    """The server sees another port, and goes on."""
+    """The server sees another port, and goes on. A client that has nothing left to send learns of it by its keepalive alone."""
     network = simulated_network
     host, client = network.host("server.test", "192.0.2.1"), network.host("client.test", "10.0.0.2")
     nat = network.nat("nat.test", "203.0.113.1")
@@ -257,7 +257,7 @@ async def test_a_router_that_forgets_in_mid_transfer(simulated_network: Simulate
     server = Server()
     host.start(server.run)
     with client:
-        async with connect() as connection:
+        async with connect(keepalive=1.0) as connection:
             transferring = asyncio.create_task(transfer(connection))
             seen: list[Any] = []
             for _ in range(3):
