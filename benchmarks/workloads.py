@@ -8,8 +8,9 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
-from tieline import TCP, TLS, Identity, NetworkConnection, NetworkListener, Trust, UInt64
+from tieline import TCP, TLS, Identity, NetworkConnection, NetworkListener, Parameters, Trust, UInt64
 
 Ready = Callable[[int], None]
 Server = Callable[[bool, Ready], Awaitable[None]]
@@ -68,12 +69,23 @@ def private_key_pem() -> bytes:
 # Tieline
 
 
+POLLED = 50e-6  # seconds that a program looks for the next message where it is asked to
+
+
 async def tieline_echo(tls: bool, ready: Ready) -> None:
+    await echo_over(tieline_stack(tls, server=True), ready)
+
+
+async def polling_echo(tls: bool, ready: Ready) -> None:
+    await echo_over(Parameters(tieline_stack(tls, server=True), busy_poll=POLLED), ready)
+
+
+async def echo_over(using: Any, ready: Ready) -> None:
     async def echo(connection: NetworkConnection[TCP]) -> None:
         async for content, _ in connection:
             await connection.send(content)
 
-    async with NetworkListener(tieline_stack(tls, server=True), on="127.0.0.1:0").serving(echo) as listener:  # type: ignore[arg-type]
+    async with NetworkListener(using, on="127.0.0.1:0").serving(echo) as listener:
         ready(listener.port)
         await asyncio.Event().wait()
 
@@ -91,13 +103,21 @@ async def tieline_sink(tls: bool, ready: Ready) -> None:
 
 
 async def tieline_ping(tls: bool, port: int, size: int, count: int) -> float:
+    return await ping_over(tieline_stack(tls, server=False), port, size, count)
+
+
+async def polling_ping(tls: bool, port: int, size: int, count: int) -> float:
+    return await ping_over(Parameters(tieline_stack(tls, server=False), busy_poll=POLLED), port, size, count)
+
+
+async def ping_over(using: Any, port: int, size: int, count: int) -> float:
     message = bytes(size)
-    async with NetworkConnection(("127.0.0.1", port), tieline_stack(tls, server=False)) as connection:
+    async with NetworkConnection(("127.0.0.1", port), using) as connection:
         await connection.ready()
         begun = time.perf_counter()
         for _ in range(count):
-            await connection.send(message)  # type: ignore[misc]
-            await connection.receive(exactly=size)  # type: ignore[misc]
+            await connection.send(message)
+            await connection.receive(exactly=size)
         return count / (time.perf_counter() - begun)
 
 

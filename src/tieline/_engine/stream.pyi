@@ -275,9 +275,12 @@ class Descriptor:
     handler: Any
     sink: Receiving | None
     def __new__(cls, *_arguments: Any, **_options: Any) -> Self: ...
-    def _open(self, raw: int, receive: Callable[[int], bytes], send: Callable[[Buffer], int], size: int, watched: bool) -> None:
-        """Begin to use a socket: its descriptor, what moves large pieces, the size of the first read, and whether `_arrived`
-        is to be called for each piece."""
+    def _open(
+        self, raw: int, receive: Callable[[int], bytes], send: Callable[[Buffer], int], size: int, watched: bool, busy_poll: float
+    ) -> None:
+        """Begin to use a socket: its descriptor, what moves large pieces, the size of the first read, whether `_arrived` is to
+        be called for each piece, and for how many seconds the next one is looked for, if a call waits, before the loop may sleep.
+        """
 
     def _shut_down(self) -> None:
         """The socket is about to be closed."""

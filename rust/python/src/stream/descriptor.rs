@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem::ManuallyDrop;
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, intern};
@@ -17,6 +18,8 @@ use super::receiving::Receiving;
 /// Reads and writes of up to so many bytes are made here: they take less time than giving the interpreter's lock away and
 /// getting it back. Larger ones are the socket module's, which lets other threads run meanwhile.
 const SMALL: usize = 32 * 1024;
+/// Pieces that are looked for in a row before the loop has its turn.
+const POLLED: usize = 64;
 
 thread_local! {
     /// What is read lands here and is copied once, into bytes of its size.
@@ -42,6 +45,8 @@ struct State {
     little: usize,
     /// To be told of each piece.
     watched: bool,
+    /// How long to look for the next piece before the loop may sleep.
+    busy_poll: Duration,
 }
 
 /// What reads and writes a stream socket that the subclass has opened.
@@ -121,6 +126,80 @@ impl Descriptor {
         Ok(count)
     }
 
+    /// Whether the next piece is worth being looked for: a call waits for it.
+    fn is_awaited(&self, py: Python<'_>) -> bool {
+        let sink = {
+            let state = self.state.borrow(py);
+            match (&state.sink, state.raw) {
+                (Some(sink), Some(_)) if !state.busy_poll.is_zero() => sink.clone_ref(py),
+                _ => return false,
+            }
+        };
+        sink.get().has_calls(py)
+    }
+
+    /// Look for the next piece as long as that may take. True if something came, and the socket goes on.
+    fn poll(&self, slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let limit = self.state.borrow(slf.py()).busy_poll;
+        let begun = Instant::now();
+        while begun.elapsed() < limit {
+            if self.read_once(slf)? {
+                return Ok(true);
+            }
+            if !self.is_awaited(slf.py()) {
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        Ok(false)
+    }
+
+    /// Read, and hand on what came. True if that was something, and not the end.
+    fn read_once(&self, slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let py = slf.py();
+        let (size, little, watched) = {
+            let state = self.state.borrow(py);
+            (state.size, state.little, state.watched)
+        };
+        let data = match self.read(py, size) {
+            Ok(None) => return Ok(false),
+            Ok(Some(data)) => data,
+            Err(error) if error.is_instance_of::<PyOSError>(py) => {
+                slf.call_method1(intern!(py, "_fail"), (error.value(py),))?;
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        let count = data.as_bytes().len();
+        if count == size || count < little {
+            slf.call_method1(intern!(py, "_resize"), (count,))?;
+        }
+        if count == 0 {
+            self.state.borrow(py).busy_poll = Duration::ZERO; // there is nothing more to look for
+            slf.call_method0(intern!(py, "_ended_by_peer"))?;
+            return Ok(false);
+        }
+        if watched {
+            slf.call_method0(intern!(py, "_arrived"))?;
+        }
+        let (sink, handler) = {
+            let state = self.state.borrow(py);
+            match &state.sink {
+                Some(sink) => (Some(sink.clone_ref(py)), None),
+                None => (
+                    None,
+                    state.handler.as_ref().map(|handler| handler.clone_ref(py)),
+                ),
+            }
+        };
+        if let Some(sink) = sink {
+            sink.get().feed_in(sink.bind(py), data)?;
+        } else if let Some(handler) = handler {
+            invoke(handler.bind(py), intern!(py, "received"), &data)?;
+        }
+        Ok(true)
+    }
+
     /// What has arrived; None if that is nothing yet.
     fn read<'py>(&self, py: Python<'py>, size: usize) -> PyResult<Option<Bound<'py, PyBytes>>> {
         if size > SMALL {
@@ -172,11 +251,13 @@ impl Descriptor {
                 size: 0,
                 little: 0,
                 watched: false,
+                busy_poll: Duration::ZERO,
             }),
         }
     }
 
     /// Begin to use a socket.
+    #[expect(clippy::too_many_arguments)] // each is a fact of the socket
     fn _open(
         &self,
         py: Python<'_>,
@@ -185,13 +266,18 @@ impl Descriptor {
         send: Py<PyAny>,
         size: usize,
         watched: bool,
-    ) {
+        busy_poll: f64,
+    ) -> PyResult<()> {
+        let busy_poll = Duration::try_from_secs_f64(busy_poll)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
         let mut state = self.state.borrow(py);
         state.raw = Some(raw);
         state.receive = Some(receive);
         state.send = Some(send);
         state.size = size;
         state.watched = watched;
+        state.busy_poll = busy_poll;
+        Ok(())
     }
 
     /// The socket is about to be closed.
@@ -247,49 +333,14 @@ impl Descriptor {
     }
 
     fn _readable(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
         let this = slf.get();
-        let (size, little, watched) = {
-            let state = this.state.borrow(py);
-            (state.size, state.little, state.watched)
-        };
-        let data = match this.read(py, size) {
-            Ok(None) => return Ok(()),
-            Ok(Some(data)) => data,
-            Err(error) if error.is_instance_of::<PyOSError>(py) => {
-                slf.call_method1(intern!(py, "_fail"), (error.value(py),))?;
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
-        let count = data.as_bytes().len();
-        if count == size || count < little {
-            slf.call_method1(intern!(py, "_resize"), (count,))?;
-        }
-        if count == 0 {
-            slf.call_method0(intern!(py, "_ended_by_peer"))?;
+        if !this.read_once(slf)? {
             return Ok(());
         }
-        if watched {
-            slf.call_method0(intern!(py, "_arrived"))?;
-        }
-        let sink = this
-            .state
-            .borrow(py)
-            .sink
-            .as_ref()
-            .map(|sink| sink.clone_ref(py));
-        if let Some(sink) = sink {
-            return sink.get().feed_in(sink.bind(py), data);
-        }
-        let handler = this
-            .state
-            .borrow(py)
-            .handler
-            .as_ref()
-            .map(|handler| handler.clone_ref(py));
-        if let Some(handler) = handler {
-            invoke(handler.bind(py), intern!(py, "received"), &data)?;
+        for _ in 0..POLLED {
+            if !this.is_awaited(slf.py()) || !this.poll(slf)? {
+                break;
+            }
         }
         Ok(())
     }

@@ -77,7 +77,7 @@ class TCPSocket(Descriptor):
         self._reading = self._writing = self._blocked = self._ended = self._closed = False
         self._largest, quick = parameters.kept(reading)
         self._unix = family == socket.AF_UNIX
-        self._open(self._fd, sock.recv, sock.send, FIRST_READ, quick and not self._unix)
+        self._open(self._fd, sock.recv, sock.send, FIRST_READ, quick and not self._unix, parameters.busy_poll)
         self._forgetful = forgets_at_error(loop)
         self._watch: Watch | None = None  # on such a loop: the reader that it holds
         self._information = b""  # of the kernel, until somebody asks what it has counted
