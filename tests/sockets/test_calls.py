@@ -97,7 +97,7 @@ async def test_what_is_thrown_into_it_comes_out(pair: Pair) -> None:
         assert not server._flow.receiving.has_calls
 
 
-async def test_what_waits_for_ever_is_collected() -> None:
+async def test_what_was_cancelled_while_it_waited_keeps_nothing() -> None:
     class Marked:
         pass
 

@@ -168,14 +168,6 @@ impl<P: AsRef<[u8]>> Inbox<P> {
     pub fn pieces(&self) -> usize {
         self.pieces.len()
     }
-
-    /// What it references.
-    pub fn whole(&self) -> impl Iterator<Item = &P> {
-        self.pieces.iter().filter_map(|piece| match piece {
-            Piece::Whole(piece) => Some(piece),
-            Piece::Merged(_) => None,
-        })
-    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::flow::Datagrams;
 use super::give::Given;
 use super::sharing::Sharing;
 use super::towards::{Name, Towards};
-use crate::stream::{Held, Raw, invoke_two, later, raise};
+use crate::stream::{Held, Raw, copy, invoke_two, later, raise};
 
 const READS: u32 = 64; // for one wake-up
 /// Wake-ups with one read each, after one in which a second found nothing: that costs as much as a read.
@@ -295,8 +295,7 @@ impl DatagramDescriptor {
 
     #[getter]
     fn handler(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        let state = self.state.borrow(py);
-        state.handler.as_ref().map(|handler| handler.clone_ref(py))
+        copy(py, &self.state.borrow(py).handler)
     }
 
     #[setter]

@@ -9,7 +9,7 @@ use pyo3::{PyTraverseError, PyVisit, intern};
 
 use super::give::Give;
 use super::take::{Form, Take, adopted};
-use crate::stream::{Call, Handle, Held, Waiter, Waiters, Work};
+use crate::stream::{Call, Handle, Held, Waiter, Waiters, Work, copy};
 
 /// Datagrams that may be sent before other tasks have their turn: the kernel hardly ever makes a sender wait.
 const STREAK: usize = 64;
@@ -52,10 +52,6 @@ pub(crate) struct Datagrams {
     /// No subclass has calls of its own.
     plain: bool,
     state: Held<State>,
-}
-
-fn copy<T>(py: Python<'_>, reference: &Option<Py<T>>) -> Option<Py<T>> {
-    reference.as_ref().map(|reference| reference.clone_ref(py))
 }
 
 impl Datagrams {

@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
-use super::held::Held;
+use super::held::{Held, copy};
 use super::invoke::invoke;
 use super::receiving::Receiving;
 
@@ -106,12 +106,7 @@ impl Descriptor {
 
     fn give_large(&self, slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<usize> {
         let py = slf.py();
-        let send = self
-            .state
-            .borrow(py)
-            .send
-            .as_ref()
-            .map(|send| send.clone_ref(py));
+        let send = copy(py, &self.state.borrow(py).send);
         let Some(send) = send else {
             return Err(closed());
         };
@@ -131,7 +126,10 @@ impl Descriptor {
         let sink = {
             let state = self.state.borrow(py);
             match (&state.sink, state.raw) {
-                (Some(sink), Some(_)) if !state.busy_poll.is_zero() => sink.clone_ref(py),
+                // What comes in large pieces comes often enough.
+                (Some(sink), Some(_)) if !state.busy_poll.is_zero() && state.size <= SMALL => {
+                    sink.clone_ref(py)
+                }
                 _ => return false,
             }
         };
@@ -186,10 +184,7 @@ impl Descriptor {
             let state = self.state.borrow(py);
             match &state.sink {
                 Some(sink) => (Some(sink.clone_ref(py)), None),
-                None => (
-                    None,
-                    state.handler.as_ref().map(|handler| handler.clone_ref(py)),
-                ),
+                None => (None, copy(py, &state.handler)),
             }
         };
         if let Some(sink) = sink {
@@ -203,12 +198,7 @@ impl Descriptor {
     /// What has arrived; None if that is nothing yet.
     fn read<'py>(&self, py: Python<'py>, size: usize) -> PyResult<Option<Bound<'py, PyBytes>>> {
         if size > SMALL {
-            let receive = self
-                .state
-                .borrow(py)
-                .receive
-                .as_ref()
-                .map(|receive| receive.clone_ref(py));
+            let receive = copy(py, &self.state.borrow(py).receive);
             let Some(receive) = receive else {
                 return Err(closed());
             };
@@ -292,11 +282,7 @@ impl Descriptor {
 
     #[getter]
     fn handler(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.state
-            .borrow(py)
-            .handler
-            .as_ref()
-            .map(|handler| handler.clone_ref(py))
+        copy(py, &self.state.borrow(py).handler)
     }
 
     #[setter]
@@ -307,11 +293,7 @@ impl Descriptor {
 
     #[getter]
     fn sink(&self, py: Python<'_>) -> Option<Py<Receiving>> {
-        self.state
-            .borrow(py)
-            .sink
-            .as_ref()
-            .map(|sink| sink.clone_ref(py))
+        copy(py, &self.state.borrow(py).sink)
     }
 
     #[setter]

@@ -2,7 +2,7 @@
 
 use std::cell::{RefCell, RefMut};
 
-use pyo3::Python;
+use pyo3::{Py, Python};
 
 /// A field that the interpreter's lock guards: whoever reaches for it shows that the lock is held.
 ///
@@ -28,4 +28,9 @@ impl<T> Held<T> {
     pub(crate) fn inspect<R>(&self, look: impl FnOnce(&T) -> R) -> Option<R> {
         self.0.try_borrow().ok().map(|value| look(&value))
     }
+}
+
+/// Another reference to what is there.
+pub(crate) fn copy<T>(py: Python<'_>, reference: &Option<Py<T>>) -> Option<Py<T>> {
+    reference.as_ref().map(|reference| reference.clone_ref(py))
 }

@@ -20,7 +20,7 @@ mod whole;
 
 pub(crate) use call::{Call, Step, Work};
 pub(crate) use descriptor::{Raw, later, raise};
-pub(crate) use held::Held;
+pub(crate) use held::{Held, copy};
 pub(crate) use invoke::{invoke, invoke_two, pair};
 pub(crate) use messages::{MessageInbox, Received};
 pub(crate) use native::{Handle, Visit};

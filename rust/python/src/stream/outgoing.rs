@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyString};
 
 use super::call::Step;
+use super::held::copy;
 use super::invoke::{invoke, invoke_two};
 use super::receiving::Receiving;
 use super::sending::{STREAK, Sending};
@@ -67,10 +68,7 @@ impl Sending {
         } else {
             return Ok(None);
         };
-        let codec = {
-            let state = self.state.borrow(py);
-            state.codec.as_ref().map(|codec| codec.clone_ref(py))
-        };
+        let codec = copy(py, &self.state.borrow(py).codec);
         let Some(codec) = codec else {
             return Ok(None);
         };

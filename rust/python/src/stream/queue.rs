@@ -4,6 +4,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use super::held::copy;
 use super::native::Handle;
 use super::receiving::{Entry, Receiving};
 use super::waiter::{Waiter, Waiters};
@@ -18,12 +19,7 @@ impl Receiving {
     ) -> PyResult<Option<Handle<Waiter>>> {
         let py = slf.py();
         let flow = self.flow.bind(py);
-        let error = self
-            .state
-            .borrow(py)
-            .error
-            .as_ref()
-            .map(|error| error.clone_ref(py));
+        let error = copy(py, &self.state.borrow(py).error);
         if let Some(error) = error
             && !self.answerable(slf, minimum, separator)?
         {
@@ -184,10 +180,7 @@ impl Receiving {
             let Some(first) = state.calls.front() else {
                 return Ok(None);
             };
-            let separator = first
-                .separator
-                .as_ref()
-                .map(|separator| separator.clone_ref(py));
+            let separator = copy(py, &first.separator);
             (first.waiter.clone_ref(py), first.minimum, separator)
         };
         if !waiter.get(py).is_done(py) && self.answerable(slf, minimum, separator.as_ref())? {

@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
 use super::call::{Call, Work};
-use super::held::Held;
+use super::held::{Held, copy};
 use super::inbox::ByteInbox;
 use super::messages::MessageInbox;
 use super::native::Handle;
@@ -76,10 +76,7 @@ impl Receiving {
 
     pub(crate) fn take_in(&self, slf: &Bound<'_, Self>, piece: Bound<'_, PyBytes>) -> PyResult<()> {
         let py = slf.py();
-        let codec = {
-            let state = self.state.borrow(py);
-            state.codec.as_ref().map(|codec| codec.clone_ref(py))
-        };
+        let codec = copy(py, &self.state.borrow(py).codec);
         if let Some(codec) = codec {
             return self.decode(slf, codec.get(), &piece);
         }
@@ -97,12 +94,7 @@ impl Receiving {
     /// What a socket has read, as it came.
     pub(crate) fn feed_in(&self, slf: &Bound<'_, Self>, data: Bound<'_, PyBytes>) -> PyResult<()> {
         let py = slf.py();
-        let cipher = self
-            .state
-            .borrow(py)
-            .cipher
-            .as_ref()
-            .map(|cipher| cipher.clone_ref(py));
+        let cipher = copy(py, &self.state.borrow(py).cipher);
         let Some(cipher) = cipher else {
             return self.take_in(slf, data);
         };
@@ -377,11 +369,7 @@ impl Receiving {
 
     #[getter]
     fn error(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.state
-            .borrow(py)
-            .error
-            .as_ref()
-            .map(|error| error.clone_ref(py))
+        copy(py, &self.state.borrow(py).error)
     }
 
     #[setter]
@@ -427,11 +415,7 @@ impl Receiving {
 
     #[getter]
     fn cipher(&self, py: Python<'_>) -> Option<Py<TlsEngine>> {
-        self.state
-            .borrow(py)
-            .cipher
-            .as_ref()
-            .map(|cipher| cipher.clone_ref(py))
+        copy(py, &self.state.borrow(py).cipher)
     }
 
     #[setter]

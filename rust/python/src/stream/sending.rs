@@ -10,7 +10,7 @@ use pyo3::{PyTraverseError, PyVisit, intern};
 
 use super::call::{Call, Step, Work};
 use super::descriptor::Descriptor;
-use super::held::Held;
+use super::held::{Held, copy};
 use super::invoke::{invoke, invoke_two};
 use super::native::Visit;
 use super::outgoing::Values;
@@ -183,10 +183,7 @@ impl Sending {
         content: &Bound<'py, PyBytes>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let py = machine.py();
-        let cipher = {
-            let state = self.state.borrow(py);
-            state.cipher.as_ref().map(|cipher| cipher.clone_ref(py))
-        };
+        let cipher = copy(py, &self.state.borrow(py).cipher);
         match cipher.and_then(|cipher| cipher.get().seal(py, content)) {
             Some(wire) => Ok(wire),
             None => Ok(invoke(machine, intern!(py, "send"), content)?.cast_into::<PyBytes>()?),
@@ -403,11 +400,7 @@ impl Sending {
 
     #[getter]
     fn cipher(&self, py: Python<'_>) -> Option<Py<TlsEngine>> {
-        self.state
-            .borrow(py)
-            .cipher
-            .as_ref()
-            .map(|cipher| cipher.clone_ref(py))
+        copy(py, &self.state.borrow(py).cipher)
     }
 
     #[setter]

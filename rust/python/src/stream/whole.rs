@@ -7,6 +7,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use super::held::copy;
 use super::messages::{MessageInbox, Received};
 use super::receiving::Receiving;
 use super::records::First;
@@ -14,8 +15,7 @@ use crate::websocket::{WebSocketCodec, WebSocketFailure};
 
 impl Receiving {
     pub(super) fn whole(&self, py: Python<'_>) -> Option<Py<MessageInbox>> {
-        let state = self.state.borrow(py);
-        state.whole.as_ref().map(|whole| whole.clone_ref(py))
+        copy(py, &self.state.borrow(py).whole)
     }
 
     /// Whether there is a whole message, and whether no more will come; None if the subclass has to look.
