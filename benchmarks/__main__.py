@@ -18,7 +18,7 @@ PINGPONG: dict[str, Side] = {
     "streams": (workloads.streams_echo, workloads.streams_ping),
     "protocol": (peers.protocol_echo, peers.protocol_ping),
     "blocking": (peers.blocking_echo, peers.blocking_ping),
-    "busy_poll": (workloads.polling_echo, workloads.polling_ping),  # Tieline's own, which no peer has: without a bar
+    "sleeping": (workloads.sleeping_echo, workloads.sleeping_ping),  # Tieline with busy_poll=0: what looking is worth
 }
 BULK: dict[str, Side] = {
     "tieline": (workloads.tieline_sink, workloads.tieline_pour),

@@ -69,15 +69,12 @@ def private_key_pem() -> bytes:
 # Tieline
 
 
-POLLED = 50e-6  # seconds that a program looks for the next message where it is asked to
-
-
 async def tieline_echo(tls: bool, ready: Ready) -> None:
     await echo_over(tieline_stack(tls, server=True), ready)
 
 
-async def polling_echo(tls: bool, ready: Ready) -> None:
-    await echo_over(Parameters(tieline_stack(tls, server=True), busy_poll=POLLED), ready)
+async def sleeping_echo(tls: bool, ready: Ready) -> None:
+    await echo_over(Parameters(tieline_stack(tls, server=True), busy_poll=0), ready)
 
 
 async def echo_over(using: Any, ready: Ready) -> None:
@@ -106,8 +103,8 @@ async def tieline_ping(tls: bool, port: int, size: int, count: int) -> float:
     return await ping_over(tieline_stack(tls, server=False), port, size, count)
 
 
-async def polling_ping(tls: bool, port: int, size: int, count: int) -> float:
-    return await ping_over(Parameters(tieline_stack(tls, server=False), busy_poll=POLLED), port, size, count)
+async def sleeping_ping(tls: bool, port: int, size: int, count: int) -> float:
+    return await ping_over(Parameters(tieline_stack(tls, server=False), busy_poll=0), port, size, count)
 
 
 async def ping_over(using: Any, port: int, size: int, count: int) -> float:

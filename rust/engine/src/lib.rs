@@ -4,6 +4,7 @@
 //! read are the system's trust store and clock, and both only to judge a certificate.
 
 pub mod inbox;
+pub mod polling;
 pub mod quic;
 pub mod tls;
 pub mod websocket;

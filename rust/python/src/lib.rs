@@ -1,6 +1,7 @@
 //! `tieline._engine`: what Python sees of tieline-engine. Converts, raises, releases the GIL.
 
 mod datagram;
+mod polling;
 mod quic;
 mod stream;
 mod tls;

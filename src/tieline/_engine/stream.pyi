@@ -276,10 +276,17 @@ class Descriptor:
     sink: Receiving | None
     def __new__(cls, *_arguments: Any, **_options: Any) -> Self: ...
     def _open(
-        self, raw: int, receive: Callable[[int], bytes], send: Callable[[Buffer], int], size: int, watched: bool, busy_poll: float
+        self,
+        raw: int,
+        receive: Callable[[int], bytes],
+        send: Callable[[Buffer], int],
+        size: int,
+        watched: bool,
+        busy_poll: float | None,
     ) -> None:
         """Begin to use a socket: its descriptor, what moves large pieces, the size of the first read, whether `_arrived` is to
-        be called for each piece, and for how many seconds the next one is looked for, if a call waits, before the loop may sleep.
+        be called for each piece, and for how many seconds the next one is looked for, if a call waits, before the loop may
+        sleep: None where that pays. The subclass has its event loop as `_loop`.
         """
 
     def _shut_down(self) -> None:
@@ -293,6 +300,9 @@ class Descriptor:
         """The size of the next read, and of one that calls `_resize` for being small."""
 
     def _readable(self) -> None: ...
+    def _look(self) -> None:
+        """Look for the next piece before the loop may sleep."""
+
     def send(self, data: Buffer, /) -> int: ...
 
 def adopt_messages(message: Any, more: Any, end: Any) -> None:

@@ -4,9 +4,8 @@ use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem::ManuallyDrop;
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
 
-use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, intern};
@@ -14,12 +13,11 @@ use pyo3::{PyTraverseError, PyVisit, intern};
 use super::held::{Held, copy};
 use super::invoke::invoke;
 use super::receiving::Receiving;
+use crate::polling::{Looking, Met, ask, look};
 
 /// Reads and writes of up to so many bytes are made here: they take less time than giving the interpreter's lock away and
 /// getting it back. Larger ones are the socket module's, which lets other threads run meanwhile.
 const SMALL: usize = 32 * 1024;
-/// Pieces that are looked for in a row before the loop has its turn.
-const POLLED: usize = 64;
 
 thread_local! {
     /// What is read lands here and is copied once, into bytes of its size.
@@ -45,8 +43,7 @@ struct State {
     little: usize,
     /// To be told of each piece.
     watched: bool,
-    /// How long to look for the next piece before the loop may sleep.
-    busy_poll: Duration,
+    looking: Looking,
 }
 
 /// What reads and writes a stream socket that the subclass has opened.
@@ -121,35 +118,34 @@ impl Descriptor {
         Ok(count)
     }
 
-    /// Whether the next piece is worth being looked for: a call waits for it.
+    /// Whether the next piece may be worth being looked for: a call waits for it.
     fn is_awaited(&self, py: Python<'_>) -> bool {
         let sink = {
             let state = self.state.borrow(py);
             match (&state.sink, state.raw) {
                 // What comes in large pieces comes often enough.
-                (Some(sink), Some(_)) if !state.busy_poll.is_zero() && state.size <= SMALL => {
-                    sink.clone_ref(py)
-                }
+                (Some(sink), Some(_)) if state.size <= SMALL => sink.clone_ref(py),
                 _ => return false,
             }
         };
         sink.get().has_calls(py)
     }
 
-    /// Look for the next piece as long as that may take. True if something came, and the socket goes on.
-    fn poll(&self, slf: &Bound<'_, Self>) -> PyResult<bool> {
-        let limit = self.state.borrow(slf.py()).busy_poll;
-        let begun = Instant::now();
-        while begun.elapsed() < limit {
-            if self.read_once(slf)? {
-                return Ok(true);
-            }
-            if !self.is_awaited(slf.py()) {
-                break;
-            }
-            std::hint::spin_loop();
+    /// Have the loop look for the next piece, where that pays.
+    fn look_soon(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        if !self.is_awaited(py) {
+            return Ok(());
         }
-        Ok(false)
+        if self.state.borrow(py).looking.awaits(self.name()) {
+            ask(slf)?;
+        }
+        Ok(())
+    }
+
+    /// Which one it is, among the thread's.
+    fn name(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     /// Read, and hand on what came. True if that was something, and not the end.
@@ -173,7 +169,6 @@ impl Descriptor {
             slf.call_method1(intern!(py, "_resize"), (count,))?;
         }
         if count == 0 {
-            self.state.borrow(py).busy_poll = Duration::ZERO; // there is nothing more to look for
             slf.call_method0(intern!(py, "_ended_by_peer"))?;
             return Ok(false);
         }
@@ -181,7 +176,8 @@ impl Descriptor {
             slf.call_method0(intern!(py, "_arrived"))?;
         }
         let (sink, handler) = {
-            let state = self.state.borrow(py);
+            let mut state = self.state.borrow(py);
+            state.looking.arrived(self.name());
             match &state.sink {
                 Some(sink) => (Some(sink.clone_ref(py)), None),
                 None => (None, copy(py, &state.handler)),
@@ -241,7 +237,7 @@ impl Descriptor {
                 size: 0,
                 little: 0,
                 watched: false,
-                busy_poll: Duration::ZERO,
+                looking: Looking::default(),
             }),
         }
     }
@@ -256,17 +252,16 @@ impl Descriptor {
         send: Py<PyAny>,
         size: usize,
         watched: bool,
-        busy_poll: f64,
+        busy_poll: Option<f64>,
     ) -> PyResult<()> {
-        let busy_poll = Duration::try_from_secs_f64(busy_poll)
-            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let looking = Looking::new(busy_poll)?;
         let mut state = self.state.borrow(py);
         state.raw = Some(raw);
         state.receive = Some(receive);
         state.send = Some(send);
         state.size = size;
         state.watched = watched;
-        state.busy_poll = busy_poll;
+        state.looking = looking;
         Ok(())
     }
 
@@ -316,13 +311,25 @@ impl Descriptor {
 
     fn _readable(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
-        if !this.read_once(slf)? {
-            return Ok(());
+        if this.read_once(slf)? {
+            this.look_soon(slf)?;
         }
-        for _ in 0..POLLED {
-            if !this.is_awaited(slf.py()) || !this.poll(slf)? {
-                break;
-            }
+        Ok(())
+    }
+
+    /// Look for the next piece before the loop may sleep.
+    fn _look(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let limit = this.state.borrow(py).looking.begin();
+        let (found, took) = look(limit, || match this.is_awaited(py) {
+            true if this.read_once(slf)? => Ok(Met::Something),
+            true => Ok(Met::Nothing),
+            false => Ok(Met::Enough),
+        })?;
+        this.state.borrow(py).looking.end(took, found);
+        if found {
+            this.look_soon(slf)?;
         }
         Ok(())
     }

@@ -73,7 +73,7 @@ class UDPSocket(DatagramDescriptor, OneByOne):
                 self._sock.getsockopt(SOL_UDP, UDP_SEGMENT)
             except OSError:  # before Linux 4.18
                 self._segments = False
-        self._open(self._sock.fileno(), to is not None, self._described is not None)
+        self._open(self._sock.fileno(), to is not None, self._described is not None, parameters.busy_poll)
         loop.add_reader(self._sock.fileno(), self._readable)
 
     def _watch_again(self) -> None:
