@@ -68,10 +68,10 @@ class Parameters(Generic[P]):
     - `receive_limit`: bytes kept for a reader that does not come; the peer is then made to wait.
     - `send_limit`: bytes accepted from a sender and not yet given to the kernel.
     - `close_timeout`: without progress, after which a graceful close gives up.
-    - `busy_poll`: for how long a socket looks for what a call waits for before the event loop may sleep, at most 0.001, and 0
-      never. By default it does so where that pays: where one peer answers so soon that sleeping would take longer. Round trips
-      then take a fraction of the time and less of the processor's, and what was looked for in vain is a hundredth of the time at
-      most. What the loop has ready goes first.
+    - `busy_poll`: for how long the event loop goes on turning, instead of sleeping, after something has come; at most 0.001, and
+      0 not at all. By default it does so where that pays: where things come so soon after each other that to sleep and be woken
+      would take longer. A round trip within one machine or rack then takes a fraction of the time, and less of the processor's;
+      what is spent in vain is a hundredth of the time at most.
 
     Listening:
 

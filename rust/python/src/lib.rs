@@ -16,6 +16,8 @@ mod _engine {
     #[pymodule_export]
     use crate::datagram::datagram;
     #[pymodule_export]
+    use crate::polling::polling;
+    #[pymodule_export]
     use crate::quic::quic;
     #[pymodule_export]
     use crate::stream::stream;
@@ -28,7 +30,7 @@ mod _engine {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let modules = module.py().import("sys")?.getattr("modules")?;
-        for name in ["datagram", "quic", "stream", "tls", "websocket"] {
+        for name in ["datagram", "polling", "quic", "stream", "tls", "websocket"] {
             modules.set_item(format!("tieline._engine.{name}"), module.getattr(name)?)?;
         }
         Ok(())

@@ -1,103 +1,112 @@
-//! Looking for what comes next before the event loop may sleep: the machine of the engine, and a turn of the loop for it.
-//!
-//! A look is a callback of its own, so whatever the loop has ready goes first: the tasks that the last message has woken, which
-//! may send what the peer is to answer, and what has arrived elsewhere.
+//! Busy polling: the turns that an event loop is asked for, so that it does not sleep. The engine decides.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyValueError;
-use pyo3::intern;
 use pyo3::prelude::*;
-use tieline_engine::polling::{Account, Looks, Policy};
+use pyo3::sync::PyOnceLock;
+use pyo3::{intern, wrap_pyfunction};
+use tieline_engine::polling::Polling;
+
+pub(crate) use tieline_engine::polling::Policy;
 
 thread_local! {
-    static ACCOUNT: RefCell<Account> = RefCell::default();
+    static THREAD: RefCell<Thread> = RefCell::default();
 }
 
-/// What a look has met.
-pub(crate) enum Met {
-    Something,
-    Nothing,
-    /// Nothing more is awaited.
-    Enough,
-}
-
-/// The looks at one descriptor.
+/// One thread, which runs one event loop at a time.
 #[derive(Default)]
-pub(crate) struct Looking {
-    looks: Looks,
-    /// How long the look will take that the loop has been asked for.
-    asked: Option<Duration>,
+struct Thread {
+    polling: Polling,
+    /// Which turn is the one that was asked for last, and when: a loop that has been closed never comes to it.
+    asked: Option<(u64, Instant)>,
+    number: u64,
 }
 
-impl Looking {
-    /// As `Parameters.busy_poll` says.
-    pub(crate) fn new(busy_poll: Option<f64>) -> PyResult<Self> {
-        let policy = match busy_poll {
-            None => Policy::Adaptive,
-            Some(seconds) => Policy::UpTo(
-                Duration::try_from_secs_f64(seconds)
-                    .map_err(|error| PyValueError::new_err(error.to_string()))?,
-            ),
-        };
-        Ok(Looking {
-            looks: Looks::new(policy),
-            asked: None,
-        })
-    }
+/// A turn that has not come for so long is asked for again, which takes its place if it comes after all.
+const LOST: Duration = Duration::from_millis(1);
 
-    pub(crate) fn arrived(&mut self, who: usize) {
-        ACCOUNT.with_borrow_mut(|account| self.looks.arrived(account, who, Instant::now()));
-    }
+/// As `Parameters.busy_poll` says.
+pub(crate) fn policy(busy_poll: Option<f64>) -> PyResult<Policy> {
+    let Some(seconds) = busy_poll else {
+        return Ok(Policy::Adaptive);
+    };
+    let limit = Duration::try_from_secs_f64(seconds);
+    let limit = limit.map_err(|error| PyValueError::new_err(error.to_string()))?;
+    Ok(Policy::UpTo(limit))
+}
 
-    /// More is awaited. True if the loop is to be asked for a look.
-    pub(crate) fn awaits(&mut self, who: usize) -> bool {
-        if self.asked.is_some() {
-            return false;
+/// Something has come for a socket, which has its loop as `_loop`.
+pub(crate) fn note(socket: &Bound<'_, PyAny>, policy: Policy) -> PyResult<()> {
+    match begun(policy) {
+        Some(number) => ask(&socket.getattr(intern!(socket.py(), "_loop"))?, number),
+        None => Ok(()),
+    }
+}
+
+/// The number of the turn to ask for, if something that has come makes one worth asking for.
+fn begun(policy: Policy) -> Option<u64> {
+    THREAD.with_borrow_mut(|thread| thread.arrived(policy, Instant::now()))
+}
+
+impl Thread {
+    fn arrived(&mut self, policy: Policy, now: Instant) -> Option<u64> {
+        if let Some((_, asked)) = self.asked
+            && now.saturating_duration_since(asked) > LOST
+        {
+            self.polling.lost();
         }
-        let now = Instant::now();
-        self.asked = ACCOUNT.with_borrow_mut(|account| self.looks.awaits(account, who, now));
-        self.asked.is_some()
+        self.polling.arrived(policy, now).then(|| self.next(now))
     }
 
-    /// The loop has come to it.
-    pub(crate) fn begin(&mut self) -> Duration {
-        self.asked.take().unwrap_or_default()
+    fn next(&mut self, now: Instant) -> u64 {
+        self.number += 1;
+        self.asked = Some((self.number, now));
+        self.number
     }
 
-    pub(crate) fn end(&mut self, took: Duration, found: bool) {
-        ACCOUNT.with_borrow_mut(|account| self.looks.looked(account, took, found));
+    fn turn(&mut self, number: u64, now: Instant) -> Option<u64> {
+        if self.asked.is_none_or(|(asked, _)| asked != number) {
+            return None;
+        }
+        if self.polling.turn(now) {
+            return Some(self.next(now));
+        }
+        self.asked = None;
+        None
     }
 }
 
-/// Ask the loop of a descriptor for a look at it.
-pub(crate) fn ask(descriptor: &Bound<'_, PyAny>) -> PyResult<()> {
-    let py = descriptor.py();
-    let look = descriptor.getattr(intern!(py, "_look"))?;
-    let event_loop = descriptor.getattr(intern!(py, "_loop"))?;
-    event_loop.call_method1(intern!(py, "call_soon"), (look,))?;
+fn ask(event_loop: &Bound<'_, PyAny>, number: u64) -> PyResult<()> {
+    static TURN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = event_loop.py();
+    let turn = TURN.get_or_try_init(py, || {
+        wrap_pyfunction!(turn, py).map(|turn| turn.into_any().unbind())
+    })?;
+    event_loop.call_method1(intern!(py, "call_soon"), (turn, event_loop, number))?;
     Ok(())
 }
 
-/// Look up to so long; true if there was something. And how long it took until there was.
-pub(crate) fn look(
-    limit: Duration,
-    mut once: impl FnMut() -> PyResult<Met>,
-) -> PyResult<(bool, Duration)> {
-    let begun = Instant::now();
-    let mut took = Duration::ZERO;
-    loop {
-        // What comes is worked on in here, which is not looking.
-        match once()? {
-            Met::Something => return Ok((true, took)),
-            Met::Enough => return Ok((false, took)),
-            Met::Nothing => {}
+/// A turn that was asked for.
+#[pyfunction]
+fn turn(event_loop: &Bound<'_, PyAny>, number: u64) -> PyResult<()> {
+    match THREAD.with_borrow_mut(|thread| thread.turn(number, Instant::now())) {
+        Some(number) => ask(event_loop, number),
+        None => Ok(()),
+    }
+}
+
+#[pymodule]
+pub(crate) mod polling {
+    use super::*;
+
+    /// Something has come on this loop for a socket with that `Parameters.busy_poll`.
+    #[pyfunction]
+    fn arrived(event_loop: &Bound<'_, PyAny>, busy_poll: Option<f64>) -> PyResult<()> {
+        match begun(policy(busy_poll)?) {
+            Some(number) => ask(event_loop, number),
+            None => Ok(()),
         }
-        took = begun.elapsed().min(limit); // more, if others had the processor
-        if took == limit {
-            return Ok((false, took));
-        }
-        std::hint::spin_loop();
     }
 }

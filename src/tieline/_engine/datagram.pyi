@@ -118,8 +118,7 @@ class DatagramDescriptor:
     def __new__(cls, *_arguments: Any, **_options: Any) -> Self: ...
     def _open(self, raw: int, connected: bool, told: bool, busy_poll: float | None) -> None:
         """Begin to use a socket. `told`: `_metadata` is to be asked what the kernel says of packets. `busy_poll`: for how many
-        seconds what comes next is looked for, if it is awaited, before the loop may sleep; None where that pays. The subclass
-        has its event loop as `_loop`.
+        seconds the loop, which the subclass has as `_loop`, stays awake after something has come; None where that pays.
         """
 
     def _shut_down(self) -> None:
@@ -130,8 +129,5 @@ class DatagramDescriptor:
         """Wake-ups for which one read is enough."""
 
     def _readable(self) -> None: ...
-    def _look(self) -> None:
-        """Look for what comes next before the loop may sleep."""
-
 def adopt_datagrams(message: Any, plain: Any) -> None:
     """The class of a received message, and the metadata of a datagram of which nothing is said."""

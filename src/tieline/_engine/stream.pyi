@@ -285,8 +285,8 @@ class Descriptor:
         busy_poll: float | None,
     ) -> None:
         """Begin to use a socket: its descriptor, what moves large pieces, the size of the first read, whether `_arrived` is to
-        be called for each piece, and for how many seconds the next one is looked for, if a call waits, before the loop may
-        sleep: None where that pays. The subclass has its event loop as `_loop`.
+        be called for each piece, and for how many seconds the loop, which the subclass has as `_loop`, stays awake after one:
+        None where that pays.
         """
 
     def _shut_down(self) -> None:
@@ -300,9 +300,6 @@ class Descriptor:
         """The size of the next read, and of one that calls `_resize` for being small."""
 
     def _readable(self) -> None: ...
-    def _look(self) -> None:
-        """Look for the next piece before the loop may sleep."""
-
     def send(self, data: Buffer, /) -> int: ...
 
 def adopt_messages(message: Any, more: Any, end: Any) -> None:

@@ -16,7 +16,7 @@ use super::flow::Datagrams;
 use super::give::Given;
 use super::sharing::Sharing;
 use super::towards::{Name, Towards};
-use crate::polling::{Looking, Met, ask, look};
+use crate::polling::{Policy, note, policy};
 use crate::stream::{Held, Raw, copy, invoke_two, later, raise};
 
 const READS: u32 = 64; // for one wake-up
@@ -44,11 +44,8 @@ struct State {
     gathers: Option<bool>,
     /// Wake-ups for which one read is enough.
     single: u32,
-    looking: Looking,
-    /// Whoever took what came last waits for more.
-    awaited: bool,
-    /// A look has read what a wake-up may still be about.
-    foreseen: bool,
+    /// Whether the loop is to stay awake after something has come.
+    busy_poll: Policy,
     peers: HashMap<SocketAddr, Py<PyAny>>,
     recent_peer: Option<(SocketAddr, Py<PyAny>)>,
     /// The way that a datagram has gone last.
@@ -231,6 +228,8 @@ impl DatagramDescriptor {
         told: bool,
     ) -> PyResult<()> {
         let py = slf.py();
+        let busy_poll = self.state.borrow(py).busy_poll;
+        note(slf, busy_poll)?;
         let peer = self.peer(slf, arrival.peer)?;
         let metadata = match told {
             true => {
@@ -253,65 +252,12 @@ impl DatagramDescriptor {
         } else {
             None
         };
-        self.state.borrow(py).looking.arrived(self.name());
-        let awaited = match flow {
-            Some(flow) => {
-                flow.get().take_in(&flow, pieces, &metadata)?;
-                flow.get().has_calls(py)
-            }
-            None => {
-                handler.call_method1(intern!(py, "received_all"), (pieces, peer, metadata))?;
-                true // a protocol, which takes whatever comes
-            }
-        };
-        self.state.borrow(py).awaited = awaited;
-        Ok(())
-    }
-
-    /// Read what is there. How often that brought something.
-    fn read_all(&self, slf: &Bound<'_, Self>) -> PyResult<u32> {
-        let py = slf.py();
-        let reads = match self.state.borrow(py).single {
-            0 => READS,
-            _ => 1,
-        };
-        for number in 0..reads {
-            let Some(raw) = self.state.borrow(py).raw else {
-                return Ok(number);
-            };
-            let Err(error) = self.read(slf, raw)? else {
-                if number > 0 && self.state.borrow(py).gathers.is_none() {
-                    let gathers = slf.call_method0(intern!(py, "_gather"))?.is_truthy()?;
-                    self.state.borrow(py).gathers = Some(gathers);
-                }
-                continue;
-            };
-            if !later(&error) {
-                self.state.borrow(py).awaited = false;
-                let error = raise(py, &error);
-                slf.call_method1(intern!(py, "_broke"), (error.value(py),))?;
-            } else if number == 1 {
-                self.state.borrow(py).single = PATIENCE;
-            }
-            return Ok(number);
+        match flow {
+            Some(flow) => flow.get().take_in(&flow, pieces, &metadata),
+            None => handler
+                .call_method1(intern!(py, "received_all"), (pieces, peer, metadata))
+                .map(drop),
         }
-        let mut state = self.state.borrow(py);
-        state.single = state.single.saturating_sub(1);
-        Ok(reads)
-    }
-
-    /// Have the loop look for what comes next, where that pays.
-    fn look_soon(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
-        let asks = {
-            let mut state = self.state.borrow(slf.py());
-            state.raw.is_some() && state.awaited && state.looking.awaits(self.name())
-        };
-        if asks { ask(slf) } else { Ok(()) }
-    }
-
-    /// Which one it is, among the thread's.
-    fn name(&self) -> usize {
-        std::ptr::from_ref(self).addr()
     }
 }
 
@@ -348,12 +294,12 @@ impl DatagramDescriptor {
         told: bool,
         busy_poll: Option<f64>,
     ) -> PyResult<()> {
-        let looking = Looking::new(busy_poll)?;
+        let busy_poll = policy(busy_poll)?;
         let mut state = self.state.borrow(py);
         state.raw = Some(raw);
         state.connected = connected;
         state.told = told;
-        state.looking = looking;
+        state.busy_poll = busy_poll;
         Ok(())
     }
 
@@ -381,39 +327,33 @@ impl DatagramDescriptor {
     fn _readable(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        let brought = this.read_all(slf)?;
-        let foreseen = std::mem::take(&mut this.state.borrow(py).foreseen);
-        if brought > 0 {
-            return this.look_soon(slf);
+        let reads = match this.state.borrow(py).single {
+            0 => READS,
+            _ => 1,
+        };
+        for number in 0..reads {
+            let Some(raw) = this.state.borrow(py).raw else {
+                return Ok(());
+            };
+            let Err(error) = this.read(slf, raw)? else {
+                if number > 0 && this.state.borrow(py).gathers.is_none() {
+                    let gathers = slf.call_method0(intern!(py, "_gather"))?.is_truthy()?;
+                    this.state.borrow(py).gathers = Some(gathers);
+                }
+                continue;
+            };
+            if !later(&error) {
+                let error = raise(py, &error);
+                slf.call_method1(intern!(py, "_broke"), (error.value(py),))?;
+            } else if number == 1 {
+                this.state.borrow(py).single = PATIENCE;
+            } else if number == 0 {
+                slf.call_method0(intern!(py, "_nothing"))?;
+            }
+            return Ok(());
         }
-        if !foreseen {
-            slf.call_method0(intern!(py, "_nothing"))?;
-        }
-        Ok(())
-    }
-
-    /// Look for what comes next before the loop may sleep.
-    fn _look(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get();
-        let limit = this.state.borrow(py).looking.begin();
-        let (found, took) = look(limit, || {
-            let brought = this.read_all(slf)?;
-            let state = this.state.borrow(py);
-            Ok(match state.raw.is_some() && state.awaited {
-                _ if brought > 0 => Met::Something,
-                true => Met::Nothing,
-                false => Met::Enough,
-            })
-        })?;
-        {
-            let mut state = this.state.borrow(py);
-            state.looking.end(took, found);
-            state.foreseen |= found;
-        }
-        if found {
-            this.look_soon(slf)?;
-        }
+        let mut state = this.state.borrow(py);
+        state.single = state.single.saturating_sub(1);
         Ok(())
     }
 

@@ -67,10 +67,6 @@ impl Datagrams {
         state.readers.is_empty() && !state.inbox.is_empty()
     }
 
-    pub(super) fn has_calls(&self, py: Python<'_>) -> bool {
-        !self.state.borrow(py).readers.is_empty()
-    }
-
     pub(super) fn has_datagrams(&self, py: Python<'_>) -> bool {
         !self.state.borrow(py).inbox.is_empty()
     }

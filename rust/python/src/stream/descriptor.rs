@@ -13,7 +13,7 @@ use pyo3::{PyTraverseError, PyVisit, intern};
 use super::held::{Held, copy};
 use super::invoke::invoke;
 use super::receiving::Receiving;
-use crate::polling::{Looking, Met, ask, look};
+use crate::polling::{Policy, note, policy};
 
 /// Reads and writes of up to so many bytes are made here: they take less time than giving the interpreter's lock away and
 /// getting it back. Larger ones are the socket module's, which lets other threads run meanwhile.
@@ -43,7 +43,8 @@ struct State {
     little: usize,
     /// To be told of each piece.
     watched: bool,
-    looking: Looking,
+    /// Whether the loop is to stay awake after something has come.
+    busy_poll: Policy,
 }
 
 /// What reads and writes a stream socket that the subclass has opened.
@@ -118,66 +119,36 @@ impl Descriptor {
         Ok(count)
     }
 
-    /// Whether the next piece may be worth being looked for: a call waits for it.
-    fn is_awaited(&self, py: Python<'_>) -> bool {
-        let sink = {
-            let state = self.state.borrow(py);
-            match (&state.sink, state.raw) {
-                // What comes in large pieces comes often enough.
-                (Some(sink), Some(_)) if state.size <= SMALL => sink.clone_ref(py),
-                _ => return false,
-            }
-        };
-        sink.get().has_calls(py)
-    }
-
-    /// Have the loop look for the next piece, where that pays.
-    fn look_soon(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
+    /// Read, and hand on what came.
+    fn read_once(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
-        if !self.is_awaited(py) {
-            return Ok(());
-        }
-        if self.state.borrow(py).looking.awaits(self.name()) {
-            ask(slf)?;
-        }
-        Ok(())
-    }
-
-    /// Which one it is, among the thread's.
-    fn name(&self) -> usize {
-        std::ptr::from_ref(self).addr()
-    }
-
-    /// Read, and hand on what came. True if that was something, and not the end.
-    fn read_once(&self, slf: &Bound<'_, Self>) -> PyResult<bool> {
-        let py = slf.py();
-        let (size, little, watched) = {
+        let (size, little, watched, busy_poll) = {
             let state = self.state.borrow(py);
-            (state.size, state.little, state.watched)
+            (state.size, state.little, state.watched, state.busy_poll)
         };
         let data = match self.read(py, size) {
-            Ok(None) => return Ok(false),
+            Ok(None) => return Ok(()),
             Ok(Some(data)) => data,
             Err(error) if error.is_instance_of::<PyOSError>(py) => {
                 slf.call_method1(intern!(py, "_fail"), (error.value(py),))?;
-                return Ok(false);
+                return Ok(());
             }
             Err(error) => return Err(error),
         };
+        note(slf, busy_poll)?;
         let count = data.as_bytes().len();
         if count == size || count < little {
             slf.call_method1(intern!(py, "_resize"), (count,))?;
         }
         if count == 0 {
             slf.call_method0(intern!(py, "_ended_by_peer"))?;
-            return Ok(false);
+            return Ok(());
         }
         if watched {
             slf.call_method0(intern!(py, "_arrived"))?;
         }
         let (sink, handler) = {
-            let mut state = self.state.borrow(py);
-            state.looking.arrived(self.name());
+            let state = self.state.borrow(py);
             match &state.sink {
                 Some(sink) => (Some(sink.clone_ref(py)), None),
                 None => (None, copy(py, &state.handler)),
@@ -188,7 +159,7 @@ impl Descriptor {
         } else if let Some(handler) = handler {
             invoke(handler.bind(py), intern!(py, "received"), &data)?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// What has arrived; None if that is nothing yet.
@@ -237,7 +208,7 @@ impl Descriptor {
                 size: 0,
                 little: 0,
                 watched: false,
-                looking: Looking::default(),
+                busy_poll: Policy::Adaptive,
             }),
         }
     }
@@ -254,14 +225,14 @@ impl Descriptor {
         watched: bool,
         busy_poll: Option<f64>,
     ) -> PyResult<()> {
-        let looking = Looking::new(busy_poll)?;
+        let busy_poll = policy(busy_poll)?;
         let mut state = self.state.borrow(py);
         state.raw = Some(raw);
         state.receive = Some(receive);
         state.send = Some(send);
         state.size = size;
         state.watched = watched;
-        state.looking = looking;
+        state.busy_poll = busy_poll;
         Ok(())
     }
 
@@ -310,28 +281,7 @@ impl Descriptor {
     }
 
     fn _readable(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let this = slf.get();
-        if this.read_once(slf)? {
-            this.look_soon(slf)?;
-        }
-        Ok(())
-    }
-
-    /// Look for the next piece before the loop may sleep.
-    fn _look(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get();
-        let limit = this.state.borrow(py).looking.begin();
-        let (found, took) = look(limit, || match this.is_awaited(py) {
-            true if this.read_once(slf)? => Ok(Met::Something),
-            true => Ok(Met::Nothing),
-            false => Ok(Met::Enough),
-        })?;
-        this.state.borrow(py).looking.end(took, found);
-        if found {
-            this.look_soon(slf)?;
-        }
-        Ok(())
+        slf.get().read_once(slf)
     }
 
     #[pyo3(signature = (data, /))]

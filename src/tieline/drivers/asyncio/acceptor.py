@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tieline._engine.polling import arrived
 from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, to_sockaddr
 from tieline.drivers.asyncio.tcp import TCPSocket
@@ -93,6 +94,8 @@ class Acceptor:
                     self._back_off = self._loop.call_later(ACCEPT_BACK_OFF, self._try_again)
                 self._failed(error)
                 return
+            if number == 0:
+                arrived(self._loop, self._parameters.busy_poll)
             try:
                 stream = TCPSocket.accepted(self._loop, sock, self._family, self._local, remote, self._parameters)
             except OSError:  # reset before we came to it: nobody is there

@@ -1,0 +1,6 @@
+"""Busy polling: an event loop that does not sleep while what comes next is expected soon."""
+
+import asyncio
+
+def arrived(event_loop: asyncio.AbstractEventLoop, busy_poll: float | None) -> None:
+    """Something has come on this loop for a socket with that `Parameters.busy_poll`."""
