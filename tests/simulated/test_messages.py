@@ -39,3 +39,32 @@ async def test_messages_arrive_whole_and_in_order(simulated_network: SimulatedNe
                 await connection.send(content)
             for content in CONTENTS:
                 assert (await connection.receive()).content == content
+
+
+@pytest.mark.parametrize("name", STACKS)
+async def test_what_is_sent_in_a_row_leaves_together(simulated_network: SimulatedNetwork, name: str) -> None:
+    """The first few at once; the last although nothing follows."""
+    server, client = two_hosts(simulated_network, latency=0.02)
+    received: list[bytes] = []
+
+    async def collect(connection: NetworkConnection[Any]) -> None:
+        async for content, _ in connection.messages:
+            received.append(content)
+            if len(received) == 100:
+                await connection.send(b"all")
+
+    def sent() -> int:
+        return sum("client.test: sent" in str(entry) and entry.packet.payload != b"" for entry in simulated_network.trace)
+
+    server.start(NetworkListener(STACKS[name], on=7).run, collect)
+    with client:
+        async with NetworkConnection("server.test:7", STACKS[name]) as connection:
+            await connection.ready()
+            before = sent()
+            for number in range(100):
+                await connection.send(b"%d" % number)
+                if number == 3:
+                    assert sent() - before == 4
+            assert (await connection.receive()).content == b"all"
+            assert sent() - before < 20
+    assert received == [b"%d" % number for number in range(100)]

@@ -255,9 +255,8 @@ class Sending:
     def _slice(self) -> int:
         """Bytes of plaintext that go through the pipeline at once."""
 
-    @property
-    def _gather(self) -> int:
-        """Bytes of records that wait for each other."""
+    def _gathers(self, wire: bytes) -> bool:
+        """Keep a record until there are more, if it is to wait for them."""
     _size: int
     """Of what is accepted."""
     _due: bool

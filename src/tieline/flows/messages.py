@@ -110,9 +110,10 @@ class RecordReceiving(MessageReceiving):
 class MessageSending(StreamSending):
     """The outbound half, wherever records come from.
 
-    Whoever answers many messages that came together gives rise to many small sends, and a system call for each would cost more
-    than all the rest. So while more input is there to be taken, records gather, and leave together: with the first that is sent
-    when nothing is left, or when many bytes have come together, or else at the loop's next turn.
+    Whoever answers many messages that came together, or sends many without hearing anything, gives rise to many small sends, and
+    a system call for each would cost more than all the rest. So while more input is there to be taken, and when some have been
+    sent in a row, records gather, and leave together: with the first that need not wait, or when many bytes have come together,
+    or else at the loop's next turn.
     """
 
     __slots__ = ()
@@ -128,17 +129,15 @@ class MessageSending(StreamSending):
     def _begin(self, record: bytes) -> None:
         """Give a record of at most a slice to the kernel, or gather it; nobody is before it."""
         machine = self._flow.machine
-        self._give_on(record if machine is None else machine.send(record))
+        wire = record if machine is None else machine.send(record)
+        if not self._gathers(wire):
+            self._give_on(wire)
         self.count += len(record)
 
     def _give_on(self, wire: bytes) -> None:
-        flow, socket = self._flow, self._flow.socket
-        if flow.receiving.inbox.size and self._size + len(wire) <= self._gather:
-            self._accept(wire)
-            if not self._due:
-                self._due = True
-                flow.soon(self._leave)
-        elif self._accepted:
+        """What has gathered leaves with it."""
+        socket = self._flow.socket
+        if self._accepted:
             self._accept(wire)
             self.pump()
         else:

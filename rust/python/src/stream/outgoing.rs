@@ -13,6 +13,8 @@ use super::sending::{STREAK, Sending};
 
 /// A frame is that much larger than its content.
 const HEAD: usize = 14;
+/// Records that are sent one after the other, with nothing taken in between, before those that follow are gathered.
+const ROW: u32 = 4;
 
 /// What makes the bytes of values; behind their lengths they are records.
 pub(super) struct Values {
@@ -136,37 +138,54 @@ impl Sending {
         record: &Bound<'py, PyBytes>,
     ) -> PyResult<Step<'py>> {
         let py = slf.py();
-        let flow = self.flow.bind(py);
-        let receiving = flow
-            .getattr(intern!(py, "receiving"))?
-            .cast_into::<Receiving>()?; // of every flow that has this half
-        let machine = flow.getattr(intern!(py, "machine"))?;
+        let machine = self.flow.bind(py).getattr(intern!(py, "machine"))?;
         let wire = match machine.is_none() {
             true => record.clone(),
             false => self.through(&machine, record)?,
         };
-        let (size, count) = (wire.as_bytes().len(), record.as_bytes().len());
-        let accepted = self.accepted.bind(py);
-        let more = receiving.get().waiting(py) > 0;
-        if more && self.state.borrow(py).size + size <= self.gather {
-            accepted.append(wire)?;
-            let due = {
-                let mut state = self.state.borrow(py);
-                state.size += size;
-                std::mem::replace(&mut state.due, true)
-            };
-            if !due {
-                let leave = slf.getattr(intern!(py, "_leave"))?;
-                invoke(flow, intern!(py, "soon"), &leave)?;
+        let count = record.as_bytes().len();
+        if !self.gathers(slf, &wire)? {
+            if self.accepted.bind(py).is_empty() {
+                return self.deliver(slf, socket, &wire, count);
             }
-        } else if !accepted.is_empty() {
             invoke(slf, intern!(py, "_give_on"), &wire)?;
-        } else {
-            return self.deliver(slf, socket, &wire, count);
         }
         let mut state = self.state.borrow(py);
         state.count += count as u64;
         state.streak += 1;
         Ok(Step::Done(py.None().into_bound(py)))
+    }
+
+    /// Keep a record until there are more, if it is to wait for them.
+    pub(super) fn gathers(
+        &self,
+        slf: &Bound<'_, Self>,
+        wire: &Bound<'_, PyBytes>,
+    ) -> PyResult<bool> {
+        let py = slf.py();
+        let flow = self.flow.bind(py);
+        let receiving = flow
+            .getattr(intern!(py, "receiving"))?
+            .cast_into::<Receiving>()?; // of every flow that has this half
+        let (waiting, taken) = (receiving.get().waiting(py), receiving.get().total(py));
+        let size = wire.as_bytes().len();
+        let due = {
+            let mut state = self.state.borrow(py);
+            if state.taken != taken {
+                (state.taken, state.row) = (taken, 0);
+            }
+            state.row = state.row.saturating_add(1);
+            if (waiting == 0 && state.row <= ROW) || state.size + size > self.gather {
+                return Ok(false);
+            }
+            state.size += size;
+            std::mem::replace(&mut state.due, true)
+        };
+        self.accepted.bind(py).append(wire)?;
+        if !due {
+            let leave = slf.getattr(intern!(py, "_leave"))?;
+            invoke(flow, intern!(py, "soon"), &leave)?;
+        }
+        Ok(true)
     }
 }

@@ -34,6 +34,9 @@ pub(super) struct State {
     pub(super) size: usize,
     /// What has gathered leaves at the loop's next turn.
     pub(super) due: bool,
+    /// Records that have been sent since anything was taken, and what had been taken then.
+    pub(super) row: u32,
+    pub(super) taken: u64,
     /// What makes the frames of messages, where those are a WebSocket's.
     pub(super) codec: Option<Py<WebSocketCodec>>,
     /// Where the socket takes ciphertext, and this is all that is between.
@@ -261,6 +264,8 @@ impl Sending {
                 cipher: None,
                 size: 0,
                 due: false,
+                row: 0,
+                taken: 0,
                 codec: None,
             }),
         })
@@ -332,9 +337,9 @@ impl Sending {
         before.map_err(|_| PyRuntimeError::new_err("there is a codec already"))
     }
 
-    #[getter]
-    fn _gather(&self) -> usize {
-        self.gather
+    /// Keep a record until there are more, if it is to wait for them.
+    fn _gathers(slf: &Bound<'_, Self>, wire: &Bound<'_, PyBytes>) -> PyResult<bool> {
+        slf.get().gathers(slf, wire)
     }
 
     #[getter]

@@ -90,6 +90,11 @@ impl Receiving {
         Ok(())
     }
 
+    /// Bytes, or what messages count for, that calls have taken.
+    pub(super) fn total(&self, py: Python<'_>) -> u64 {
+        self.state.borrow(py).count
+    }
+
     /// Bytes, or messages, that wait.
     pub(super) fn waiting(&self, py: Python<'_>) -> usize {
         match self.whole(py) {
