@@ -1,4 +1,4 @@
-"""Looking for the next message before the event loop may sleep."""
+"""An event loop that goes on turning while what comes next is expected soon."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tieline import TCP, UDP, HostPort, NetworkConnection, NetworkError, Parameters
+from tieline import TCP, UDP, HostPort, NetworkConnection, NetworkError, NetworkListener, Parameters
 
 from .conftest import Pair
 
@@ -64,7 +64,7 @@ async def sleeps() -> AsyncIterator[list[float | None]]:
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 @pytest.mark.parametrize("busy_poll", [None, 0.0, LONGEST])
 async def test_answers_that_come_soon_are_met_awake(busy_poll: float | None, kind: socket.SocketKind) -> None:
-    """The peer answers in the next turn of the loop, which goes before the look."""
+    """The peer answers in the next turn of the loop, which would have gone to sleep behind it."""
     loop = asyncio.get_running_loop()
     count = MORE_ROUND_TRIPS if busy_poll is None else ROUND_TRIPS
     with socket.socket(type=kind) as peer:
@@ -92,6 +92,28 @@ async def test_answers_that_come_soon_are_met_awake(busy_poll: float | None, kin
         assert len(slept) < (count / 4 if busy_poll else count * 0.9)
 
 
+@pytest.mark.asyncio_only
+@pytest.mark.parametrize("busy_poll", [0.0, LONGEST])
+async def test_connections_that_come_soon_are_met_awake(busy_poll: float) -> None:
+    loop = asyncio.get_running_loop()
+    came = asyncio.Queue[None]()
+
+    async def count(connection: NetworkConnection[TCP]) -> None:
+        await came.put(None)
+
+    async with NetworkListener(Parameters(TCP(), busy_poll=busy_poll), on="127.0.0.1:0").serving(count) as listener:
+
+        def call() -> None:
+            with socket.create_connection(("127.0.0.1", listener.port)):
+                pass
+
+        async with sleeps() as slept:
+            for _ in range(100):
+                loop.call_soon(call)
+                await came.get()
+    assert len(slept) < 25 if busy_poll else len(slept) >= 100
+
+
 async def test_other_tasks_have_their_turn() -> None:
     ticks = 0
 
@@ -108,7 +130,7 @@ async def test_other_tasks_have_their_turn() -> None:
             await connection.send(b"x")
             await connection.receive(exactly=1)
         ticking.cancel()
-    assert ticks >= ROUND_TRIPS  # whatever is ready goes before each look
+    assert ticks >= ROUND_TRIPS
 
 
 async def test_everything_else_is_as_it_was(pair: Pair) -> None:

@@ -129,5 +129,6 @@ class DatagramDescriptor:
         """Wake-ups for which one read is enough."""
 
     def _readable(self) -> None: ...
+
 def adopt_datagrams(message: Any, plain: Any) -> None:
     """The class of a received message, and the metadata of a datagram of which nothing is said."""
