@@ -13,6 +13,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from tieline._engine.polling import arrived
 from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.tcp import forgets_at_error
 from tieline.drivers.asyncio.udp import open_datagram_socket
@@ -148,6 +149,7 @@ class UDPPacketSocket:
             if count:
                 batch.append((buffer[:count], remote or self.peer, local, ecn, size))
         if batch:
+            arrived(self._loop, self._parameters.busy_poll)
             self.handler.received(batch)
 
     def _watch_again(self) -> None:
