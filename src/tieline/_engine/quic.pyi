@@ -5,10 +5,11 @@ whatever the caller likes, as the clock of an event loop has them.
 """
 
 from collections.abc import Awaitable, Sequence
-from typing import TypeAlias, final
+from typing import Any, Self, TypeAlias, final
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
+from tieline._engine.stream import Receiving
 from tieline._engine.tls import TlsConfig, TlsFailure, TlsInfo
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "QuicError",
     "QuicParameters",
     "QuicStatistics",
+    "QuicStream",
     "QuicTransport",
 ]
 
@@ -241,6 +243,14 @@ class QuicConnection:
         The peer may send as much again. If nothing is there, `readable` will tell.
         """
 
+    @property
+    def read_count(self) -> int:
+        """Bytes that were read of streams."""
+
+    @property
+    def written_count(self) -> int:
+        """Bytes that streams took."""
+
     def send_datagrams(self, datagrams: list[Buffer], /) -> int:
         """Queue datagrams, in this order, until the queue is full. Returns how many were taken.
 
@@ -321,3 +331,25 @@ class QuicConnection:
     @property
     def needs_validation(self) -> bool:
         """The handshake resumed a session, so the validator has not seen this connection's peer yet."""
+
+@disjoint_base
+class QuicStream:
+    """What reads and writes a stream for the subclass."""
+
+    handler: Any
+    sink: Receiving | None
+    _session: Any
+    _connection: QuicConnection
+    _reading: bool
+    _closed: bool
+    _ended: bool
+    """Nothing more is to be had from the engine."""
+    _news: bool
+    """There may be something to read."""
+    _refuses: bool
+    """Nothing more is taken: `send` of the subclass raises why."""
+    def __new__(cls, session: Any, number: int, *_arguments: Any, **_options: Any) -> Self: ...
+    @property
+    def number(self) -> int: ...
+    def readable(self) -> None:
+        """Something has come. Calls `_ended_by_peer` behind all there was, or `_unreadable` with what reading raised."""

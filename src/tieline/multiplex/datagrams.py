@@ -39,7 +39,7 @@ class QUICDatagramSocket:
     def readable(self) -> None:
         """Some have come."""
         while not self._closed and (datagrams := self._session.connection.receive_datagrams(AT_ONCE)):
-            self._session.received_count += sum(map(len, datagrams))
+            self._session.received_in_datagrams += sum(map(len, datagrams))
             self.handler.received_all(datagrams, None)
             if len(datagrams) < AT_ONCE:
                 return
@@ -74,7 +74,7 @@ class QUICDatagramSocket:
                 code = errno.EMSGSIZE if error.reason == "too_large" else errno.EOPNOTSUPP
                 raise OSError(code, str(error)) from None
             session.endpoint.touched(len(some))
-            session.sent_count += sum(map(len, some[:gone]))
+            session.sent_in_datagrams += sum(map(len, some[:gone]))
             taken += gone
             if gone < len(some):
                 break

@@ -56,7 +56,8 @@ class Session:
         self.arrived: list[QUICStreamSocket] = []  # that nobody had taken when the connection ended
         self.draining: dict[int, None] = {}  # streams whose end, or all that was before it, the peer does not have yet
         self.drain_waiter: Waiter | None = None
-        self.received_count = self.sent_count = 0  # bytes on streams and in datagrams
+        self.received_in_datagrams = self.sent_in_datagrams = 0  # bytes
+        self._rejected_count = 0  # bytes on streams that the peer did not want early
 
     # Called by the endpoint
 
@@ -90,7 +91,7 @@ class Session:
                 self._riding.clear()
                 self._streams.clear()
                 self.draining.clear()
-                self.sent_count = 0
+                self._rejected_count = self.connection.written_count
             case "connected":
                 if self.owner is not None:
                     self.owner.connected()
@@ -181,6 +182,16 @@ class Session:
     def unfinished_count(self) -> int:
         """How many of them there are."""
         return len(self.draining) + sum(stream.is_ending for stream in self._streams.values())
+
+    @property
+    def received_count(self) -> int:
+        """Bytes on streams and in datagrams."""
+        return self.connection.read_count + self.received_in_datagrams
+
+    @property
+    def sent_count(self) -> int:
+        """Bytes on streams and in datagrams."""
+        return self.connection.written_count - self._rejected_count + self.sent_in_datagrams
 
     def progress(self) -> tuple[int, int]:
         """Something to compare: how many datagrams have come, and how many bytes have gone and were not found to be lost."""

@@ -4,6 +4,8 @@ What has arrived stays in the engine until it is read, and the peer may send as 
 makes the peer wait. What is written stays in the engine until it is acknowledged, within a window for the whole connection.
 
 When the connection ends, the engine forgets it. What had come until then is gathered first, and read as if it came now.
+
+What most messages pass is compiled (`tieline._engine.quic.QuicStream`); here is what is rare.
 """
 
 from __future__ import annotations
@@ -11,13 +13,12 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Protocol
 
-from tieline._engine.quic import QuicError
+from tieline._engine.quic import QuicError, QuicStream
 from tieline.drivers.port import StreamHandler
 from tieline.errors import ErrorDomain, NetworkError, PeerResetError, Phase, raisable
 from tieline.reports import TransportCounters
 
 if TYPE_CHECKING:
-    from tieline._engine.stream import Receiving
     from tieline.drivers.port import Address, Buffer
     from tieline.flows.sending import StreamSending
     from tieline.multiplex.session import Session
@@ -44,21 +45,19 @@ class QUICStreamHandler(StreamHandler, Protocol):
     def receive_failed(self, error: NetworkError) -> None: ...
 
 
-class QUICStreamSocket:
+class QUICStreamSocket(QuicStream):
     """One stream."""
 
     __slots__ = (
-        "_broken", "_closed", "_connection", "_done", "_end_sent", "_ended", "_failure", "_gathered", "_news", "_reading",
-        "_session", "_soon", "early", "error_code", "handler", "is_made", "is_ours", "may_receive", "may_send", "number",
-        "priority", "sink",
+        "_broken", "_done", "_end_sent", "_failure", "_gathered", "_soon", "early", "error_code", "is_made", "is_ours",
+        "may_receive", "may_send", "priority",
     )  # fmt: skip
 
+    _session: Session
+    handler: QUICStreamHandler | None  # None until somebody has taken the stream
+
     def __init__(self, session: Session, number: int) -> None:
-        self._session = session
-        self._connection = session.connection
-        self._reading = self._closed = False
         self._soon = True  # whoever takes the stream calls `start`
-        self.number = number
         self.is_ours = is_ours = bool(number & 1) != session.is_client  # RFC 9000 section 2.1: the last bit says who opened it
         self.may_send = is_ours or not number & 2
         self.may_receive = not is_ours or not number & 2
@@ -73,8 +72,6 @@ class QUICStreamSocket:
         self.priority = 0
         self.early = 0
         self.is_made = True
-        self.sink: Receiving | None = None
-        self.handler: QUICStreamHandler | None = None  # None until somebody has taken the stream
 
     @property
     def local_address(self) -> Address | None:
@@ -99,30 +96,19 @@ class QUICStreamSocket:
 
     # Events
 
-    def readable(self) -> None:
-        """Something has come."""
-        self._news = True
-        handler, connection, number = self.handler, self._connection, self.number
-        while self._reading and not self._closed and not self._ended and handler is not None:
-            try:
-                data, ended = connection.read(number, LARGEST_READ)
-            except QuicError as error:
-                self._ended = error.reason != "closed"  # that is told to all streams at once
-                if error.reason == "reset":
-                    handler.receive_failed(self._reset_error(error))
-                    self._retire()
-                return
-            self._ended = ended
-            if data:
-                self._session.received_count += len(data)
-                (handler.received if self.sink is None else self.sink.feed)(data)
-            if ended:
-                if not self._closed:
-                    handler.received_end()
-                self._retire()
-            elif len(data) < LARGEST_READ:
-                self._news = False
-                return
+    def _unreadable(self, error: QuicError) -> None:
+        """Nothing more is to be read."""
+        self._ended = error.reason != "closed"  # that is told to all streams at once
+        if error.reason == "reset":
+            if self.handler is not None:
+                self.handler.receive_failed(self._reset_error(error))
+            self._retire()
+
+    def _ended_by_peer(self) -> None:
+        """All has been read."""
+        if not self._closed and self.handler is not None:
+            self.handler.received_end()
+        self._retire()
 
     def _reset_error(self, error: QuicError) -> PeerResetError:
         return reset_error(f"the peer reset the stream with code {error.code}", error.code, self._session.peer_name)
@@ -142,6 +128,7 @@ class QUICStreamSocket:
         if self._broken is None and not self._done:
             what = f"the peer wants nothing more of this stream (STOP_SENDING with code {code})"
             self._broken = reset_error(what, code, self._session.peer_name)
+            self._refuses = True
             self.reset(code)
             self.writable()
 
@@ -168,7 +155,6 @@ class QUICStreamSocket:
                     self._gathered.append(self._reset_error(error))
                 return
             if data:
-                self._session.received_count += len(data)
                 self._gathered.append(data)
             if self._ended:
                 self._gathered.append(None)
@@ -179,6 +165,7 @@ class QUICStreamSocket:
         """The connection has ended."""
         if not self._closed:
             self._failure = error
+            self._refuses = True
             if self.handler is not None:
                 self._deliver(self.handler)
 
@@ -213,7 +200,6 @@ class QUICStreamSocket:
                 assert self._broken is not None  # or we had ended before
                 raise raisable(self._broken) from None
             raise OSError(errno.EPIPE, str(error)) from None
-        self._session.sent_count += taken
         self._session.endpoint.touched()
         return taken
 

@@ -1,6 +1,7 @@
 //! One connection of an endpoint.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pyo3::buffer::{PyBuffer, ReadOnlyCell};
 use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyValueError};
@@ -26,11 +27,19 @@ pub(crate) struct QuicConnection {
     endpoint: Arc<Shared>,
     #[pyo3(get)]
     handle: Handle,
+    /// Bytes of streams, as they were read and written.
+    read: AtomicU64,
+    written: AtomicU64,
 }
 
 impl QuicConnection {
     pub(super) fn new(endpoint: Arc<Shared>, handle: Handle) -> Self {
-        Self { endpoint, handle }
+        Self {
+            endpoint,
+            handle,
+            read: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+        }
     }
 
     fn with<R: Send>(
@@ -46,21 +55,23 @@ impl QuicConnection {
     }
 
     /// What cannot change is kept until it is acknowledged, and copied only if that costs less.
-    fn write_bytes(
+    pub(super) fn write_bytes(
         &self,
         py: Python<'_>,
         stream: u64,
         bytes: &Bound<'_, PyBytes>,
     ) -> PyResult<usize> {
         let content = bytes.as_bytes();
-        match content.len() {
-            0 => Ok(0),
-            1..SHARED_FROM => self.stream(py, |connection| connection.write(stream, content)),
+        let taken = match content.len() {
+            0 => 0,
+            1..SHARED_FROM => self.stream(py, |connection| connection.write(stream, content))?,
             SHARED_FROM.. => {
                 let mut shared = Bytes::from_owner(PyBackedBytes::from(bytes.clone()));
-                self.stream(py, |connection| connection.write_bytes(stream, &mut shared))
+                self.stream(py, |connection| connection.write_bytes(stream, &mut shared))?
             }
-        }
+        };
+        self.written.fetch_add(taken as u64, Ordering::Relaxed);
+        Ok(taken)
     }
 
     /// Piece by piece: nothing is copied that is not taken, but for the last one.
@@ -73,6 +84,7 @@ impl QuicConnection {
             let mut copy: Bytes = piece.iter().map(ReadOnlyCell::get).collect();
             let count = self.stream(py, |connection| connection.write_bytes(stream, &mut copy))?;
             taken += count;
+            self.written.fetch_add(count as u64, Ordering::Relaxed);
             if count < piece.len() {
                 break;
             }
@@ -221,7 +233,7 @@ impl QuicConnection {
 
     /// What is there of a stream, up to `maximum` bytes, and whether that was the end.
     #[pyo3(signature = (stream, maximum = 65536, /))]
-    fn read<'py>(
+    pub(super) fn read<'py>(
         &self,
         py: Python<'py>,
         stream: u64,
@@ -231,6 +243,7 @@ impl QuicConnection {
         let Read { length, end } = self.stream(py, |connection| {
             connection.read(stream, maximum, &mut chunks)
         })?;
+        self.read.fetch_add(length as u64, Ordering::Relaxed);
         let data = PyBytes::new_with(py, length, |mut room| {
             for chunk in &chunks {
                 let (head, tail) = room.split_at_mut(chunk.len());
@@ -240,6 +253,18 @@ impl QuicConnection {
             Ok(())
         })?;
         Ok((data, end))
+    }
+
+    /// Bytes that were read of streams.
+    #[getter]
+    fn read_count(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that streams took.
+    #[getter]
+    fn written_count(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 
     // Datagrams.

@@ -1,6 +1,7 @@
 //! `tieline._engine.quic`. Its contract is src/tieline/_engine/quic.pyi.
 
 mod connection;
+mod stream;
 mod values;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,6 +19,7 @@ use tieline_engine::quic::{
 
 use crate::tls::{Input, TlsConfig, refused};
 use connection::QuicConnection;
+pub(crate) use stream::QuicStream;
 use values::{
     Address, QuicClose, QuicParameters, QuicStatistics, QuicTransport, address, change, duration,
     ip, socket_address,
@@ -32,7 +34,7 @@ pub(crate) mod quic {
     #[pymodule_export]
     use super::{
         QuicClient, QuicClose, QuicConnection, QuicEndpoint, QuicParameters, QuicStatistics,
-        QuicTransport,
+        QuicStream, QuicTransport,
     };
 
     #[pymodule_init]

@@ -24,6 +24,7 @@ pub(crate) use held::{Held, copy};
 pub(crate) use invoke::{invoke, invoke_two, pair};
 pub(crate) use messages::{MessageInbox, Received};
 pub(crate) use native::{Handle, Visit};
+pub(crate) use receiving::Receiving;
 pub(crate) use waiter::{Waiter, Waiters};
 
 use pyo3::prelude::*;

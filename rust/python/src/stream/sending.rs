@@ -14,6 +14,7 @@ use super::held::{Held, copy};
 use super::invoke::{invoke, invoke_two};
 use super::native::Visit;
 use super::outgoing::Values;
+use crate::quic::QuicStream;
 use crate::tls::TlsEngine;
 use crate::websocket::WebSocketCodec;
 
@@ -227,6 +228,9 @@ impl Sending {
 fn give(socket: &Bound<'_, PyAny>, wire: &Bound<'_, PyBytes>) -> PyResult<usize> {
     if let Ok(descriptor) = socket.cast::<Descriptor>() {
         return descriptor.get().give(descriptor, wire);
+    }
+    if let Ok(stream) = socket.cast::<QuicStream>() {
+        return stream.get().give(stream, wire);
     }
     invoke(socket, intern!(socket.py(), "send"), wire)?.extract()
 }
