@@ -229,7 +229,10 @@ class NetworkChannel(WebSocketChannel[P_co]):
 
         Cancelling: those before the cancellation were sent, those after it not.
         """
-        return self._call("send_many", contents, metadata=metadata)  # type: ignore[no-any-return]
+        try:
+            return self._sending.send_many(contents, metadata=metadata)  # type: ignore[no-any-return]
+        except (AttributeError, TypeError):
+            return self._call("send_many", contents, metadata=metadata)  # type: ignore[no-any-return]
 
     def send_idempotent(
         self: NetworkChannel[StreamProtocol], content: Buffer | FixedWidthInteger, *, end_of_stream: bool = False
@@ -306,7 +309,10 @@ class NetworkChannel(WebSocketChannel[P_co]):
 
         Cancelling: nothing has been consumed.
         """
-        return self._call("receive_many", at_most=at_most)  # type: ignore[no-any-return]
+        try:
+            return self._receiving.receive_many(at_most=at_most)  # type: ignore[no-any-return]
+        except (AttributeError, TypeError):
+            return self._call("receive_many", at_most=at_most)  # type: ignore[no-any-return]
 
     if not TYPE_CHECKING:  # it is, and its callers need not go through it
         send = Forward(send, "_sending", "send")

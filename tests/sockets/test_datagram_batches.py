@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
-import errno
-import os
 import socket
 import sys
+import threading
+from collections import deque
 from typing import Any
 
 import pytest
 
 from tieline import IP, UDP, MessageTooLargeError, NetworkConnection, NetworkListener
-from tieline.drivers.asyncio.udp import LARGEST_SEGMENTS, SEGMENTS, runs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="GSO and GRO are Linux's")
 
 SOL_UDP, UDP_SEGMENT = 17, 103
-
-
-@pytest.mark.parametrize(
-    ("sizes", "expected"),
-    [
-        ([], []),
-        ([5], [[5]]),
-        ([5, 5, 5], [[5, 5, 5]]),
-        ([5, 5, 7, 5], [[5, 5], [7], [5]]),
-        ([0, 0], [[0], [0]]),  # an empty datagram is one, and no segment
-        ([1] * (SEGMENTS + 1), [[1] * SEGMENTS, [1]]),
-        ([30_000] * 5, [[30_000] * 2, [30_000] * 2, [30_000]]),
-        ([LARGEST_SEGMENTS], [[LARGEST_SEGMENTS]]),
-        ([65_507, 65_507], [[65_507], [65_507]]),  # more than may go at once: the kernel says what it thinks of them
-    ],
-)
-def test_what_goes_at_once(sizes: list[int], expected: list[list[int]]) -> None:
-    datagrams = [bytes(size) for size in sizes]
-    found = runs(datagrams)
-    assert [[len(one) for one in run] for run in found] == expected
-    assert all(len(run) == 1 or sum(map(len, run)) <= LARGEST_SEGMENTS for run in found)
+SO_NO_CHECK = 11  # asm-generic/socket.h
 
 
 @pytest.mark.parametrize("count", [1, 9, 10, 11, 20, 25])
@@ -110,45 +90,107 @@ async def test_what_a_foreign_socket_sends_at_once(pair_over: Any) -> None:
             assert await seen == [data[start : start + 10] for start in range(0, 205, 10)]
 
 
-class Refusing:
-    """A socket that does not take several at once."""
-
-    def __init__(self, real: Any, code: int) -> None:
-        self._real = real
-        self._code = code
-        self.refused = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-    def sendmsg(self, *_: Any) -> int:
-        self.refused += 1
-        raise OSError(self._code, os.strerror(self._code))
+async def test_other_buffers_and_sequences_go_in_batches_too(pair_over: Any) -> None:
+    async with pair_over("udp") as (client, server):
+        various = [b"one", bytearray(b"two"), memoryview(b"-six-")[1:4], array.array("H", [0, 0])]
+        for some in (various, tuple(various), deque(various), (b"a", b"b")):
+            await client.send_many(some)
+            assert await arrived(server, len(some)) == [bytes(one) for one in some]
+        for wrong in ([b"one", "two"], [b"one", 2], ["one"]):
+            with pytest.raises(TypeError, match=r"^UDP: bytes, a buffer or a fixed-width integer can be sent, got"):
+                await client.send_many(wrong)
+        await client.send(b"nothing of those")
+        assert await arrived(server, 1) == [b"nothing of those"]
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.EINVAL])
-async def test_a_card_that_cannot_cut_segments(pair_over: Any, code: int) -> None:
+async def test_what_the_program_does_with_its_list_meanwhile(pair_over: Any) -> None:
+    """A batch is what it was when it was sent, also while larger ones leave without the interpreter's lock."""
+    async with pair_over("udp") as (client, server):
+        batch = [bytes([number]) * 1200 for number in range(50)]
+        expected = list(batch)
+        over = threading.Event()
+
+        def disturb() -> None:
+            while not over.is_set():
+                batch[:] = reversed(batch)
+                batch[:] = reversed(batch)
+
+        thread = threading.Thread(target=disturb)
+        thread.start()
+        try:
+            for _ in range(20):
+                await client.send_many(batch)
+                assert sorted(await arrived(server, 50)) == expected
+        finally:
+            over.set()
+            thread.join()
+
+
+def udp_lite() -> socket.socket:
+    try:
+        return socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDPLITE)
+    except OSError as error:  # Linux has dropped it
+        pytest.skip(f"no UDP-Lite: {error}")
+
+
+async def test_a_way_out_that_cannot_cut_segments(pair_over: Any) -> None:
+    """The kernel says EIO where no checksums can be made of segments: on old network cards, and always with UDP-Lite."""
+    async with pair_over("udp") as (client, _):
+        below = client._flow.socket
+        with udp_lite() as here, udp_lite() as there:
+            there.bind(("127.0.0.1", 0))
+            here.connect(there.getsockname())
+            there.setblocking(False)
+            below._open(here.fileno(), True, False, 0.0)
+            assert below._segments
+            for _ in range(2):
+                await client.send_many([b"a", b"b", b"c"])
+                assert [there.recv(10) for _ in range(3)] == [b"a", b"b", b"c"]
+                assert not below._segments  # it is not tried again
+            below._open(below._sock.fileno(), True, False, 0.0)
+
+
+async def test_datagrams_that_cannot_go_at_once(pair_over: Any) -> None:
+    """The kernel says EINVAL where there is to be no checksum: that is about these datagrams, and others may go together."""
     async with pair_over("udp") as (client, server):
         below = client._flow.socket
-        below._sock = refusing = Refusing(below._sock, code)
+        below._sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
         for _ in range(2):
             await client.send_many([b"a", b"b", b"c"])
             assert await arrived(server, 3) == [b"a", b"b", b"c"]
-        assert refusing.refused == (1 if code == errno.EIO else 2)  # EIO is about the card, EINVAL about these
+            assert below._segments
 
 
-async def test_what_the_kernel_has_no_room_for_goes_later(pair_over: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nobody_there_is_said_of_a_batch() -> None:
+    """The answer to the first part is met by the second."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+    async with NetworkConnection(f"127.0.0.1:{port}", UDP()) as connection:
+        await connection.ready()
+        with pytest.raises(ConnectionRefusedError, match="ICMP"):
+            await connection.send_many([bytes(1200)] * 200)
+        assert 0 < connection._flow.sent_datagrams < 200
+        assert connection.state.value == "ready"
+
+
+async def test_what_the_kernel_has_no_room_for_goes_later(pair_over: Any) -> None:
     async with pair_over("udp") as (client, server):
-        below = client._flow.socket
-        send_many, room = below.send_many, 2
+        below, room = client._flow.socket, 2
 
-        def take(datagrams: Any, remote: Any = None, metadata: Any = None) -> int:
-            nonlocal room
-            some = datagrams[:room]
-            room = 0
-            return send_many(some, remote) if some else 0
+        class Full:
+            """The socket, but for how much it takes."""
 
-        monkeypatch.setattr(below, "send_many", take)
+            def __getattr__(self, name: str) -> Any:
+                return getattr(below, name)
+
+            def send_many(self, datagrams: Any, remote: Any = None, metadata: Any = None) -> int:
+                nonlocal room
+                some = datagrams[:room]
+                room = 0
+                return below.send_many(some, remote) if some else 0
+
+        client._flow.socket = Full()
         sending = asyncio.create_task(client.send_many([b"%d" % number for number in range(6)]))
         assert await arrived(server, 2) == [b"0", b"1"]
         assert not sending.done()
@@ -156,6 +198,25 @@ async def test_what_the_kernel_has_no_room_for_goes_later(pair_over: Any, monkey
         client._flow.writable()
         await sending
         assert await arrived(server, 4) == [b"2", b"3", b"4", b"5"]
+        assert client._flow.sent_datagrams == 7  # and the first, which began the flow
+
+
+async def test_batches_without_end_let_others_run(pair_over: Any) -> None:
+    """A kernel that takes everything makes no sender wait."""
+    async with pair_over("udp") as (client, _):
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        running = asyncio.create_task(other())
+        for _ in range(200):
+            await client.send_many([b"x"] * 64)
+        running.cancel()
+        assert turns >= 20
 
 
 async def test_one_that_becomes_too_large_on_the_way_is_told(pair_over: Any) -> None:

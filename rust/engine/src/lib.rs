@@ -6,5 +6,6 @@
 pub mod inbox;
 pub mod polling;
 pub mod quic;
+pub mod segments;
 pub mod tls;
 pub mod websocket;

@@ -21,7 +21,7 @@ class Datagrams:
     _ended: bool
     """No more will come."""
     _streak: int
-    """Datagrams that were sent in a row."""
+    """Datagrams that were sent in a row; of a batch some count as one."""
 
     def __new__(cls, *_arguments: Any, **_options: Any) -> Self: ...
     def _begin(self, limit: int, overhead: int, described: bool) -> None:
@@ -41,6 +41,10 @@ class Datagrams:
         self, content: Any, *, metadata: Any = None, end_of_stream: Any = None, last_message: Any = None, type: Any = None
     ) -> Coroutine[Any, Any, None]:
         """The last three are other protocols'."""
+
+    def send_many(self, contents: Any, *, metadata: Any = None) -> Coroutine[Any, Any, None]: ...
+    def _put(self, datagrams: tuple[Any, ...], metadata: Any = None) -> int:
+        """Give datagrams to the socket, or none if one is too large; how many it has taken. Raises what the call is to raise."""
 
     def received_all(self, datagrams: list[bytes], remote: Any, metadata: Any = None) -> None:
         """Several at once. The last thing that a driver does with them: the call that they answer may run in here."""
@@ -120,6 +124,15 @@ class DatagramDescriptor:
         """Begin to use a socket. `told`: `_metadata` is to be asked what the kernel says of packets. `busy_poll`: for how many
         seconds the loop, which the subclass has as `_loop`, stays awake after something has come; None where that pays.
         """
+
+    def send_many(self, datagrams: Any, remote: Any = None, metadata: Any = None, /) -> int:
+        """As the port says; `_send_described` does it where something is said of the packets."""
+
+    def _give(self, datagrams: Any, remote: Any, control: list[tuple[int, int, bytes]]) -> int:
+        """Send datagrams, each with these control messages; how many the kernel has taken. Raises OSError for the first."""
+
+    _segments: bool
+    """The kernel takes several at once."""
 
     def _shut_down(self) -> None:
         """The socket is about to be closed."""

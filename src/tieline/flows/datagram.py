@@ -32,7 +32,7 @@ __all__ = ["DatagramFlow"]
 
 PLAIN = DatagramMetadata()
 adopt_datagrams(Message, PLAIN)
-STREAK = 64  # datagrams that may be sent before other tasks have their turn: the kernel hardly ever makes a sender wait
+STREAK = 64  # single datagrams that may be sent before other tasks have their turn: the kernel hardly ever makes a sender wait
 
 
 class Place:
@@ -88,14 +88,13 @@ class DatagramFlow(Datagrams):
         told.__cause__ = error
         return told
 
-    async def send_many(self, contents: Sequence[Any], *, metadata: IPMetadata | None = None) -> None:
-        datagrams = [content if type(content) is bytes else octets(content, self) for content in contents]
+    async def _send_all(self, contents: Sequence[Any], metadata: IPMetadata | None) -> None:
+        datagrams = tuple(content if type(content) is bytes else octets(content, self) for content in contents)
         await self._send(datagrams, sendable(metadata, self))
 
-    async def _send(self, datagrams: Sequence[Buffer], metadata: IPMetadata | None) -> None:
-        self._streak += len(datagrams)
+    async def _send(self, datagrams: tuple[Buffer, ...], metadata: IPMetadata | None) -> None:
         place: Place | None = None
-        if self.socket is None or self._senders or self._streak > STREAK:
+        if self.socket is None or self._senders or self._streak >= STREAK:
             self._need()
             place = Place(self._waiter())
             self._senders.append(place)
@@ -103,46 +102,33 @@ class DatagramFlow(Datagrams):
             if place is not None:
                 await self._until_first(place)
             self._raise_notice()
-            limit, largest = self.maximum_size, max(map(len, datagrams), default=0)
-            if largest > limit:
-                raise too_large(largest, limit, self.endpoint)
             while datagrams:
-                if gone := self._put(datagrams, metadata):
+                if self.socket is None:  # on the way to another endpoint
+                    self._need()
+                elif gone := self._put(datagrams, metadata):
                     datagrams = datagrams[gone:]
-                else:
-                    if place is None:  # nobody waits, or this call would have
-                        place = Place(self._waiter())
-                        self._senders.append(place)
-                    await self._until_room(place)
+                    continue
+                if place is None:  # nobody waits, or this call would have
+                    place = Place(self._waiter())
+                    self._senders.append(place)
+                await self._until_room(place)
         finally:
             if place is not None:
                 self._senders.remove(place)
                 self.writable()
 
-    def _put(self, datagrams: Sequence[Buffer], metadata: IPMetadata | None) -> int:
-        """Give datagrams to the kernel; how many it has taken when it has no room for more."""
-        socket = self.socket
-        if socket is None:  # on the way to another endpoint
-            self._need()
-            return 0
-        gone = len(datagrams)
-        try:
-            if gone > 1:
-                gone = socket.send_many(datagrams, self.remote, metadata)
-            elif not socket.send(datagrams[0], self.remote, metadata):
-                return 0
-        except OSError as error:
-            raise self._not_sent(error, datagrams[0]) from error
-        self._sent(gone, sum(map(len, datagrams[:gone])))
-        return gone
-
     async def _until_first(self, place: Place) -> None:
         """Wait for the sends before this one, for a socket, and for one turn of the loop after many sends without any."""
         if self.socket is not None and self._senders[0] is place:
-            present(self._owner).driver.call_soon(self.writable)
+            present(self._owner).driver.call_soon(self._turn, place)
         await self._until_room(place)
         while self.socket is None:
             await self._until_room(place)
+
+    @staticmethod
+    def _turn(place: Place) -> None:
+        if not place.waiter.done():
+            place.waiter.resume()
 
     async def _until_room(self, place: Place) -> None:
         """Wait for `writable`, which wakes the first in the queue."""

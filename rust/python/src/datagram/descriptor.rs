@@ -7,17 +7,20 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, UdpSocket};
 
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PySequence, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
 use super::arrival::{Arrival, receive, receive_one};
+use super::departure::{self, Control};
 use super::flow::Datagrams;
 use super::give::Given;
 use super::sharing::Sharing;
 use super::towards::{Name, Towards};
 use crate::polling::{Policy, note, policy};
-use crate::stream::{Held, Raw, copy, invoke_two, later, raise};
+use crate::stream::{Held, Raw, SMALL, copy, invoke_two, later, raise};
 
 const READS: u32 = 64; // for one wake-up
 /// Wake-ups with one read each, after one in which a second found nothing: that costs as much as a read.
@@ -38,6 +41,10 @@ struct State {
     connected: bool,
     /// The handler wants to hear what the kernel says of packets.
     told: bool,
+    /// The kernel takes several at once.
+    segments: bool,
+    /// The error that it had for a datagram behind others which it took: whoever sends the rest is told.
+    refusal: Option<i32>,
     handler: Option<Py<PyAny>>,
     /// Whether the kernel hands over several of one peer at once: None until several came in a row, as those that come alone
     /// are read with less effort where it does not. It cannot be asked to stop: it no longer tells of those it has put together.
@@ -89,13 +96,8 @@ impl DatagramDescriptor {
         remote: &Bound<'py, PyAny>,
     ) -> PyResult<Given> {
         let py = slf.py();
+        let limit = self.limit(slf, remote)?;
         let way = self.towards(slf, remote)?;
-        let limit = match way.known(py) {
-            Some(limit) => limit,
-            None => slf
-                .call_method1(intern!(py, "maximum_size"), (remote,))?
-                .extract()?,
-        };
         let bytes = datagram.as_bytes();
         if bytes.len() > limit {
             return Ok(Given::TooLarge(limit));
@@ -123,6 +125,74 @@ impl DatagramDescriptor {
                 Err(error)
             }
         }
+    }
+
+    /// The size that the way to a peer takes.
+    pub(super) fn limit(
+        &self,
+        slf: &Bound<'_, Self>,
+        remote: &Bound<'_, PyAny>,
+    ) -> PyResult<usize> {
+        let py = slf.py();
+        match self.towards(slf, remote)?.known(py) {
+            Some(limit) => Ok(limit),
+            None => slf
+                .call_method1(intern!(py, "maximum_size"), (remote,))?
+                .extract(),
+        }
+    }
+
+    /// Give several datagrams to the kernel; how many it has taken. The subclass hears if it has no room for more.
+    pub(super) fn give_all<'py>(
+        &self,
+        slf: &Bound<'py, Self>,
+        datagrams: &Bound<'py, PyTuple>,
+        remote: &Bound<'py, PyAny>,
+        control: &[Control],
+    ) -> PyResult<usize> {
+        let py = slf.py();
+        let (raw, segments, refusal) = {
+            let mut state = self.state.borrow(py);
+            (state.raw, state.segments, state.refusal.take())
+        };
+        if let Some(number) = refusal {
+            return Err(raise(py, &io::Error::from_raw_os_error(number)));
+        }
+        let raw = raw.ok_or_else(|| PyOSError::new_err("the socket is closed"))?;
+        let to = match &self.towards(slf, remote)?.address {
+            Name::Connected => None,
+            Name::Address(address) => Some(*address),
+            Name::Other => return Err(PyOSError::new_err("datagrams go to addresses of IP")),
+        };
+        let datagrams = plain(datagrams)?;
+        let pieces: Vec<&[u8]> = datagrams
+            .iter_borrowed()
+            .map(|datagram| datagram.extract().map_err(PyErr::from))
+            .collect::<PyResult<_>>()?;
+        let size: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let work = || departure::send(raw, &pieces, to, control, segments);
+        let departure = match size > SMALL {
+            true => py.detach(work),
+            false => work(),
+        };
+        if departure.segments != segments {
+            self.state.borrow(py).segments = departure.segments;
+        }
+        match departure.error {
+            None => {}
+            Some(error) if later(&error) || crowded(&error) => {
+                slf.call_method0(intern!(py, "_wait_writable"))?;
+            }
+            Some(error) => {
+                let told = raise(py, &error);
+                invoke_two(slf, intern!(py, "_learn"), told.value(py), remote)?;
+                if departure.gone == 0 {
+                    return Err(told);
+                }
+                self.state.borrow(py).refusal = error.raw_os_error();
+            }
+        }
+        Ok(departure.gone)
     }
 
     fn towards<'py>(
@@ -261,6 +331,27 @@ impl DatagramDescriptor {
     }
 }
 
+/// The same datagrams, all of them bytes: other buffers are copied.
+fn plain<'py>(datagrams: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyTuple>> {
+    let py = datagrams.py();
+    if datagrams
+        .iter_borrowed()
+        .all(|one| one.is_instance_of::<PyBytes>())
+    {
+        return Ok(datagrams.clone());
+    }
+    let pieces = datagrams
+        .iter()
+        .map(|datagram| match datagram.cast_into::<PyBytes>() {
+            Ok(bytes) => Ok(bytes),
+            Err(other) => {
+                let buffer = PyBuffer::<u8>::get(&other.into_inner())?;
+                Ok(PyBytes::new(py, &buffer.to_vec(py)?))
+            }
+        });
+    PyTuple::new(py, pieces.collect::<PyResult<Vec<_>>>()?)
+}
+
 /// An address as the socket module has it.
 fn tuple(py: Python<'_>, name: SocketAddr) -> PyResult<Bound<'_, PyTuple>> {
     match name {
@@ -303,6 +394,36 @@ impl DatagramDescriptor {
         Ok(())
     }
 
+    #[pyo3(signature = (datagrams, remote=None, metadata=None, /))]
+    fn send_many<'py>(
+        slf: &Bound<'py, Self>,
+        datagrams: &Bound<'py, PyAny>,
+        remote: Option<Bound<'py, PyAny>>,
+        metadata: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<usize> {
+        let remote = remote.unwrap_or_else(|| slf.py().None().into_bound(slf.py()));
+        match metadata {
+            None => Self::_give(slf, datagrams, &remote, Vec::new()),
+            Some(metadata) => slf
+                .call_method1(
+                    intern!(slf.py(), "_send_described"),
+                    (datagrams, remote, metadata),
+                )?
+                .extract(),
+        }
+    }
+
+    /// Send datagrams, each with these control messages.
+    fn _give<'py>(
+        slf: &Bound<'py, Self>,
+        datagrams: &Bound<'py, PyAny>,
+        remote: &Bound<'py, PyAny>,
+        control: Vec<Control>,
+    ) -> PyResult<usize> {
+        let datagrams = datagrams.cast::<PySequence>()?.to_tuple()?;
+        slf.get().give_all(slf, &datagrams, remote, &control)
+    }
+
     /// The socket is about to be closed.
     fn _shut_down(&self, py: Python<'_>) {
         self.state.borrow(py).raw = None;
@@ -317,6 +438,16 @@ impl DatagramDescriptor {
     fn set_handler(&self, py: Python<'_>, handler: Py<PyAny>) {
         let before = self.state.borrow(py).handler.replace(handler);
         drop(before);
+    }
+
+    #[getter]
+    fn _segments(&self, py: Python<'_>) -> bool {
+        self.state.borrow(py).segments
+    }
+
+    #[setter(_segments)]
+    fn set_segments(&self, py: Python<'_>, value: bool) {
+        self.state.borrow(py).segments = value;
     }
 
     #[getter]

@@ -7,11 +7,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
-use super::give::Give;
+use super::give::{Give, cost, put};
 use super::take::{Form, Take, adopted};
 use crate::stream::{Call, Handle, Held, Waiter, Waiters, Work, copy};
 
-/// Datagrams that may be sent before other tasks have their turn: the kernel hardly ever makes a sender wait.
+/// Datagrams that may be sent, each by itself, before other tasks have their turn: the kernel hardly ever makes a sender wait.
 const STREAK: usize = 64;
 
 struct Datagram {
@@ -214,32 +214,40 @@ impl Datagrams {
     // Sending
 
     /// The socket and the peer there, None for the one it is connected to; nothing if a datagram cannot go straight there. It
-    /// counts as one more in a row.
+    /// counts as so many more in a row.
     pub(super) fn way<'py>(
         &self,
         py: Python<'py>,
+        count: usize,
     ) -> Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         if !self.senders.bind(py).is_empty() {
             return None;
         }
+        let place = self.place(py)?;
         let mut state = self.state.borrow(py);
         if state.streak >= STREAK || state.notice.is_some() {
             return None;
         }
+        state.streak += count;
+        Some(place)
+    }
+
+    fn place<'py>(&self, py: Python<'py>) -> Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        let state = self.state.borrow(py);
         let socket = state.socket.as_ref()?.bind(py).clone();
         let remote = match &state.remote {
             None => py.None().into_bound(py),
             Some(remote) => remote.bind(py).clone(),
         };
-        state.streak += 1;
         Some((socket, remote))
     }
 
-    pub(super) fn sent(&self, py: Python<'_>, size: usize) {
+    /// The kernel has taken so many datagrams of so many bytes.
+    pub(super) fn sent(&self, py: Python<'_>, count: usize, size: usize) {
         let mut state = self.state.borrow(py);
         state.sent_count += size as u64;
-        state.sent_datagrams += 1;
-        state.activity += 1;
+        state.sent_datagrams += count as u64;
+        state.activity += count as u64;
     }
 
     /// Whether what comes for it can be given to it.
@@ -372,6 +380,22 @@ impl Datagrams {
             flow: slf.clone().unbind(),
             content: content.unbind(),
             metadata: metadata.map(Bound::unbind),
+            many: false,
+        };
+        Call::make(slf.py(), Work::Give(give))
+    }
+
+    #[pyo3(signature = (contents, *, metadata=None))]
+    fn send_many<'py>(
+        slf: &Bound<'py, Self>,
+        contents: Py<PyAny>,
+        metadata: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let give = Give {
+            flow: slf.clone().unbind(),
+            content: contents,
+            metadata,
+            many: true,
         };
         Call::make(slf.py(), Work::Give(give))
     }
@@ -494,12 +518,23 @@ impl Datagrams {
         self.state.borrow(py).streak = value;
     }
 
-    /// The kernel has taken so many datagrams of so many bytes.
-    fn _sent(&self, py: Python<'_>, datagrams: u64, size: u64) {
-        let mut state = self.state.borrow(py);
-        state.sent_count += size;
-        state.sent_datagrams += datagrams;
-        state.activity += datagrams;
+    fn _sent(&self, py: Python<'_>, datagrams: usize, size: usize) {
+        self.sent(py, datagrams, size);
+    }
+
+    /// Give datagrams to the socket, or none if one is too large; how many it has taken.
+    #[pyo3(signature = (datagrams, metadata=None))]
+    fn _put<'py>(
+        slf: &Bound<'py, Self>,
+        datagrams: &Bound<'py, PyTuple>,
+        metadata: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<usize> {
+        let (this, py) = (slf.get(), slf.py());
+        let Some((socket, remote)) = this.place(py) else {
+            return Ok(0);
+        };
+        this.state.borrow(py).streak += cost(datagrams.len());
+        put(slf, &socket, &remote, datagrams, metadata)
     }
 
     #[getter]

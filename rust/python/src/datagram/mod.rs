@@ -2,6 +2,7 @@
 //! src/tieline/_engine/datagram.pyi.
 
 mod arrival;
+mod departure;
 mod descriptor;
 mod flow;
 mod give;

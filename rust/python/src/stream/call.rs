@@ -73,7 +73,8 @@ impl Native for Call {
         match &self.work {
             Work::Receive(receive) => receive.name(),
             Work::Take(take) => take.name(),
-            Work::Send(_) | Work::Give(_) => c"send",
+            Work::Give(give) => give.name(),
+            Work::Send(_) => c"send",
         }
     }
 

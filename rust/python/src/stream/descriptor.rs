@@ -17,7 +17,7 @@ use crate::polling::{Policy, note, policy};
 
 /// Reads and writes of up to so many bytes are made here: they take less time than giving the interpreter's lock away and
 /// getting it back. Larger ones are the socket module's, which lets other threads run meanwhile.
-const SMALL: usize = 32 * 1024;
+pub(crate) const SMALL: usize = 32 * 1024;
 
 thread_local! {
     /// What is read lands here and is copied once, into bytes of its size.

@@ -19,7 +19,7 @@ mod waiter;
 mod whole;
 
 pub(crate) use call::{Call, Step, Work};
-pub(crate) use descriptor::{Raw, later, raise};
+pub(crate) use descriptor::{Raw, SMALL, later, raise};
 pub(crate) use held::{Held, copy};
 pub(crate) use invoke::{invoke, invoke_two, pair};
 pub(crate) use messages::{MessageInbox, Received};

@@ -11,10 +11,8 @@ import asyncio
 import errno
 import os
 import socket
-import struct
 import sys
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from tieline._engine.datagram import DatagramDescriptor, Towards
@@ -22,7 +20,7 @@ from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, to_sockaddr
 from tieline.drivers.asyncio.ancillary import Control, control_messages, described, priority_message, unfragmented
 from tieline.drivers.asyncio.tcp import bind_local, forgets_at_error
-from tieline.drivers.port import Address, Buffer, DatagramHandler, OneByOne
+from tieline.drivers.port import Address, Buffer, DatagramHandler
 from tieline.protocols.ip import IP, IPMetadata
 
 if TYPE_CHECKING:
@@ -37,12 +35,9 @@ LARGEST = 65535  # RFC 768: the length field has 16 bits
 DEFAULT_MTU = 1500  # of Ethernet, where the system does not tell
 LIMIT_LIFETIME = 1.0  # seconds that the size which a path takes is not asked for again
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104  # linux/udp.h
-LARGEST_SEGMENTS = 65535 - 48  # bytes of all together, behind the headers of IPv6 and UDP
-SEGMENTS = 64  # UDP_MAX_SEGMENTS of Linux before 6.9
-SEGMENT_SIZE = struct.Struct("=H")
 
 
-class UDPSocket(DatagramDescriptor, OneByOne):
+class UDPSocket(DatagramDescriptor):
     """One datagram socket. What cannot be received whole is not received: the buffer holds the largest datagram."""
 
     def __init__(
@@ -67,12 +62,7 @@ class UDPSocket(DatagramDescriptor, OneByOne):
         self.handler = handler
         self.remote_address = to
         self._sock, self.local_address = open_datagram_socket(at, to, parameters)
-        self._segments = options.LINUX
-        if options.LINUX:
-            try:
-                self._sock.getsockopt(SOL_UDP, UDP_SEGMENT)
-            except OSError:  # before Linux 4.18
-                self._segments = False
+        self._segments = takes_segments(self._sock)
         self._open(self._sock.fileno(), to is not None, self._described is not None, parameters.busy_poll)
         loop.add_reader(self._sock.fileno(), self._readable)
 
@@ -111,10 +101,10 @@ class UDPSocket(DatagramDescriptor, OneByOne):
         return from_sockaddr(name)
 
     def send(self, datagram: Buffer, remote: Address | None = None, metadata: IPMetadata | None = None, /) -> bool:
+        if metadata is not None:
+            return self.send_many((datagram,), remote, metadata) == 1
         try:
-            if metadata is not None:
-                self._send_described((datagram,), (), remote, metadata)
-            elif remote is None:
+            if remote is None:
                 self._sock.send(datagram)
             else:
                 self._sock.sendto(datagram, self._towards(remote).name)
@@ -129,64 +119,22 @@ class UDPSocket(DatagramDescriptor, OneByOne):
             raise
         return True
 
-    def _send_described(
-        self, datagrams: Sequence[Buffer], ancillary: Sequence[Control], remote: Address | None, metadata: IPMetadata
-    ) -> None:
+    def _send_described(self, datagrams: Sequence[Buffer], remote: Address | None, metadata: IPMetadata) -> int:
         """Datagrams whose packets are not like the others of this socket."""
         if not options.LINUX:
             raise OSError(errno.ENOPROTOOPT, f"nothing can be said of the packet of one datagram on {sys.platform}")
-        family, usual = self._sock.family, self._service_class
-        control = [*ancillary, *control_messages(metadata, family, usual)]
+        usual = self._service_class
+        control = list(control_messages(metadata, self._sock.family, usual))
         priority = priority_message(metadata, usual) if self._priorities else ()
         with unfragmented(self._sock, metadata):
             try:
-                self._give(datagrams, [*control, *priority], remote)
+                return self._give(datagrams, remote, [*control, *priority])
             except OSError as error:
                 if error.errno != errno.EINVAL or not priority:
                     raise
-                self._give(datagrams, control, remote)
+                gone = self._give(datagrams, remote, control)
                 self._priorities = False  # before Linux 6.14: the queues go by the code point (IPv4), or the socket (IPv6)
-
-    def _give(self, datagrams: Sequence[Buffer], ancillary: Sequence[Control], remote: Address | None) -> None:
-        if remote is None:
-            self._sock.sendmsg(datagrams, ancillary)
-        else:
-            self._sock.sendmsg(datagrams, ancillary, 0, self._towards(remote).name)
-
-    def send_many(self, datagrams: Sequence[Buffer], remote: Address | None = None, metadata: IPMetadata | None = None, /) -> int:
-        if not self._segments:
-            return super().send_many(datagrams, remote, metadata)
-        gone = 0
-        for run in runs(datagrams):
-            try:
-                taken = self._send_run(run, remote, metadata)
-            except OSError:
-                if not gone:
-                    raise
-                break  # whoever sends the rest is told
-            gone += taken
-            if taken < len(run):
-                break
-        return gone
-
-    def _send_run(self, run: Sequence[Buffer], remote: Address | None, metadata: IPMetadata | None) -> int:
-        """Datagrams of one size."""
-        if len(run) < 2:
-            return super().send_many(run, remote, metadata)
-        ancillary = ((SOL_UDP, UDP_SEGMENT, SEGMENT_SIZE.pack(len(run[0]))),)
-        try:
-            if metadata is None:
-                self._give(run, ancillary, remote)
-            else:
-                self._send_described(run, ancillary, remote, metadata)
-        except (BlockingIOError, InterruptedError):
-            self._wait_writable()
-            return 0
-        except OSError as error:
-            if error.errno == errno.EIO:  # a network card that cannot checksum segments
-                self._segments = False
-            return super().send_many(run, remote, metadata)  # which tells what it is about, and of which one
-        return len(run)
+                return gone
 
     def _towards(self, remote: Address | None) -> Towards:
         """What is known of the way to that peer, None for the one that the socket is connected to."""
@@ -253,18 +201,6 @@ class UDPSocket(DatagramDescriptor, OneByOne):
         self._sock.close()
 
 
-def runs(datagrams: Sequence[Buffer]) -> list[Sequence[Buffer]]:
-    """The same in order, in parts of one size that the kernel takes at once."""
-    found: list[Sequence[Buffer]] = []
-    start = 0
-    for size, same in groupby(map(len, datagrams)):
-        end = start + sum(1 for _ in same)
-        most = max(1, min(SEGMENTS, LARGEST_SEGMENTS // size)) if size else 1
-        found += [datagrams[begin : min(begin + most, end)] for begin in range(start, end, most)]
-        start = end
-    return found
-
-
 def open_datagram_socket(at: Address | None, to: Address | None, parameters: Parameters[Any]) -> tuple[socket.socket, Address]:
     """A socket with its options, bound if `at` is given, connected if `to` is; and its address. Raises OSError."""
     options.require_supported(parameters)
@@ -288,6 +224,17 @@ def open_datagram_socket(at: Address | None, to: Address | None, parameters: Par
     except BaseException:
         sock.close()
         raise
+
+
+def takes_segments(sock: socket.socket) -> bool:
+    """Whether the kernel takes several datagrams at once."""
+    if not options.LINUX:
+        return False
+    try:
+        sock.getsockopt(SOL_UDP, UDP_SEGMENT)
+    except OSError:  # before Linux 4.18
+        return False
+    return True
 
 
 def mtu_towards(remote: Address) -> int:
