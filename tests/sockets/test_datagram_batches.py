@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tieline import IP, UDP, MessageTooLargeError, NetworkConnection, NetworkListener
+from tieline.flows.datagram import STREAK
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="GSO and GRO are Linux's")
 
@@ -228,6 +229,31 @@ async def test_one_that_becomes_too_large_on_the_way_is_told(pair_over: Any) -> 
             await client.send_many([b"a", b"b", bytes(70_000), b"c"])
         assert (caught.value.size, caught.value.limit) == (70_000, 65_507)
         assert await arrived(server, 2) == [b"a", b"b"]
+
+
+async def test_what_is_wrong_with_one_is_told_to_whom_it_belongs() -> None:
+    """Flows share a listener's socket. The rest of a batch waits for its turn, and another flow is before it."""
+    flows: asyncio.Queue[NetworkConnection[UDP]] = asyncio.Queue()
+
+    async def handler(connection: NetworkConnection[UDP]) -> None:
+        flows.put_nowait(connection)
+        await asyncio.Event().wait()
+
+    async with NetworkListener(UDP(), on="127.0.0.1:0").serving(handler) as listener, asyncio.timeout(10):
+        async with NetworkConnection(listener.endpoint, UDP()) as one, NetworkConnection(listener.endpoint, UDP()) as other:
+            await one.send(b"hello")
+            wide = (await flows.get())._flow
+            await other.send(b"hello")
+            usual = (await flows.get())._flow
+            assert wide.socket is usual.socket
+            wide.socket._towards(wide.remote).learn(100_000, float("inf"))
+            wide._streak = STREAK - 1
+            results = await asyncio.gather(
+                wide.send_many([b"a", bytes(70_000)]), usual.send_many([b"b", b"c"]), return_exceptions=True
+            )
+            assert [type(result) for result in results] == [MessageTooLargeError, type(None)]
+            assert await arrived(one, 1) == [b"a"]
+            assert await arrived(other, 2) == [b"b", b"c"]
 
 
 async def test_a_wide_path_is_asked_about_again(pair_over: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,8 +43,8 @@ struct State {
     told: bool,
     /// The kernel takes several at once.
     segments: bool,
-    /// The error that it had for a datagram behind others which it took: whoever sends the rest is told.
-    refusal: Option<i32>,
+    /// Its error for a datagram to that peer, behind others which it took: whoever sends the rest is told.
+    refusal: Option<(Py<PyAny>, i32)>,
     handler: Option<Py<PyAny>>,
     /// Whether the kernel hands over several of one peer at once: None until several came in a row, as those that come alone
     /// are read with less effort where it does not. It cannot be asked to stop: it no longer tells of those it has put together.
@@ -153,9 +153,10 @@ impl DatagramDescriptor {
         let py = slf.py();
         let (raw, segments, refusal) = {
             let mut state = self.state.borrow(py);
-            (state.raw, state.segments, state.refusal.take())
+            let refusal = state.refusal.take_if(|(peer, _)| peer.is(remote));
+            (state.raw, state.segments, refusal)
         };
-        if let Some(number) = refusal {
+        if let Some((_, number)) = refusal {
             return Err(raise(py, &io::Error::from_raw_os_error(number)));
         }
         let raw = raw.ok_or_else(|| PyOSError::new_err("the socket is closed"))?;
@@ -189,7 +190,10 @@ impl DatagramDescriptor {
                 if departure.gone == 0 {
                     return Err(told);
                 }
-                self.state.borrow(py).refusal = error.raw_os_error();
+                let refusal = error.raw_os_error().unwrap_or_default(); // it is the kernel's
+                let refusal = (remote.clone().unbind(), refusal);
+                let before = self.state.borrow(py).refusal.replace(refusal);
+                drop(before);
             }
         }
         Ok(departure.gone)
@@ -493,6 +497,9 @@ impl DatagramDescriptor {
             .inspect(|state| {
                 visit.call(&state.handler)?;
                 if let Some((_, peer)) = &state.recent_peer {
+                    visit.call(peer)?;
+                }
+                if let Some((peer, _)) = &state.refusal {
                     visit.call(peer)?;
                 }
                 if let Some((remote, way)) = &state.recent {

@@ -8,26 +8,17 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
 use super::give::{Give, cost, put};
+use super::inbox::{Datagram, Inbox};
 use super::take::{Form, Take, adopted};
 use crate::stream::{Call, Handle, Held, Waiter, Waiters, Work, copy};
 
 /// Datagrams that may be sent, each by itself, before other tasks have their turn: the kernel hardly ever makes a sender wait.
 const STREAK: usize = 64;
 
-struct Datagram {
-    content: Py<PyBytes>,
-    /// Only where something is said of datagrams.
-    metadata: Option<Py<PyAny>>,
-}
-
 #[derive(Default)]
 struct State {
-    /// Bytes that may wait for a reader, and what each datagram costs beside its content.
-    limit: usize,
-    overhead: usize,
     described: bool,
-    inbox: VecDeque<Datagram>,
-    size: usize,
+    inbox: Inbox,
     readers: VecDeque<Handle<Waiter>>,
     waiters: Option<Py<Waiters>>,
     socket: Option<Py<PyAny>>,
@@ -35,12 +26,20 @@ struct State {
     streak: usize,
     notice: Option<Py<PyAny>>,
     ended: bool,
-    dropped: u64,
     activity: u64,
     received_count: u64,
     received_datagrams: u64,
     sent_count: u64,
     sent_datagrams: u64,
+}
+
+impl State {
+    fn take(&mut self) -> Option<Datagram> {
+        let datagram = self.inbox.take()?;
+        self.received_count += datagram.size as u64;
+        self.received_datagrams += 1;
+        Some(datagram)
+    }
 }
 
 /// Moves datagrams between a socket and the program.
@@ -131,14 +130,15 @@ impl Datagrams {
     }
 
     /// The oldest datagram, for a call.
-    pub(super) fn pop(&self, py: Python<'_>) -> Option<(Py<PyBytes>, Option<Py<PyAny>>)> {
+    pub(super) fn take(&self, py: Python<'_>) -> Option<Datagram> {
+        self.state.borrow(py).take()
+    }
+
+    /// The oldest, but at most so many.
+    pub(super) fn take_many(&self, py: Python<'_>, at_most: usize) -> Vec<Datagram> {
         let mut state = self.state.borrow(py);
-        let datagram = state.inbox.pop_front()?;
-        let size = datagram.content.as_bytes(py).len();
-        state.size -= size + state.overhead;
-        state.received_count += size as u64;
-        state.received_datagrams += 1;
-        Some((datagram.content, datagram.metadata))
+        let count = at_most.min(state.inbox.len());
+        (0..count).map_while(|_| state.take()).collect()
     }
 
     /// A call has taken: another may be the first now.
@@ -180,8 +180,9 @@ impl Datagrams {
         let described = self.describing(slf, metadata)?;
         let first = {
             let mut state = self.state.borrow(py);
+            state.activity += datagrams.len() as u64;
             for datagram in datagrams {
-                keep(&mut state, datagram, copy(py, &described));
+                state.inbox.keep(datagram, copy(py, &described));
             }
             match state.inbox.is_empty() {
                 true => None,
@@ -261,21 +262,6 @@ impl Datagrams {
     }
 }
 
-/// Keep one for the calls, or drop it if too much waits for them.
-fn keep(state: &mut State, content: Bound<'_, PyBytes>, metadata: Option<Py<PyAny>>) {
-    state.activity += 1;
-    let cost = content.as_bytes().len() + state.overhead;
-    if state.size + cost > state.limit && !state.inbox.is_empty() {
-        state.dropped += 1;
-        return;
-    }
-    state.size += cost;
-    state.inbox.push_back(Datagram {
-        content: content.unbind(),
-        metadata,
-    });
-}
-
 #[pymethods]
 impl Datagrams {
     #[new]
@@ -303,8 +289,7 @@ impl Datagrams {
     /// of each.
     fn _begin(&self, py: Python<'_>, limit: usize, overhead: usize, described: bool) {
         let mut state = self.state.borrow(py);
-        state.limit = limit;
-        state.overhead = overhead;
+        state.inbox = Inbox::new(limit, overhead);
         state.described = described;
     }
 
@@ -425,7 +410,11 @@ impl Datagrams {
         let _ = remote;
         let metadata = metadata.unwrap_or_else(|| py.None().into_bound(py));
         let described = this.describing(slf, &metadata)?;
-        keep(&mut this.state.borrow(py), datagram, described);
+        {
+            let mut state = this.state.borrow(py);
+            state.activity += 1;
+            state.inbox.keep(datagram, described);
+        }
         this.wake(py)
     }
 
@@ -440,16 +429,12 @@ impl Datagrams {
     /// What they and their overhead come to in bytes.
     #[getter]
     fn _size(&self, py: Python<'_>) -> usize {
-        self.state.borrow(py).size
+        self.state.borrow(py).inbox.size()
     }
 
     /// Forget them.
     fn _clear(&self, py: Python<'_>) {
-        let before = {
-            let mut state = self.state.borrow(py);
-            state.size = 0;
-            std::mem::take(&mut state.inbox)
-        };
+        let before = self.state.borrow(py).inbox.clear();
         drop(before);
     }
 
@@ -539,7 +524,7 @@ impl Datagrams {
 
     #[getter]
     fn dropped(&self, py: Python<'_>) -> u64 {
-        self.state.borrow(py).dropped
+        self.state.borrow(py).inbox.dropped()
     }
 
     #[getter]
@@ -575,9 +560,7 @@ impl Datagrams {
                 visit.call(&state.socket)?;
                 visit.call(&state.remote)?;
                 visit.call(&state.notice)?;
-                for datagram in &state.inbox {
-                    visit.call(&datagram.metadata)?;
-                }
+                state.inbox.traverse(&visit)?;
                 state
                     .readers
                     .iter()

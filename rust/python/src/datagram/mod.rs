@@ -6,6 +6,7 @@ mod departure;
 mod descriptor;
 mod flow;
 mod give;
+mod inbox;
 mod sharing;
 mod take;
 mod towards;

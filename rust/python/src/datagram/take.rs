@@ -6,9 +6,10 @@ use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyList, PyTuple, PyType};
+use pyo3::types::{PyList, PyTuple, PyType};
 
 use super::flow::Datagrams;
+use super::inbox::Datagram;
 use crate::stream::{Handle, Step, Visit, Waiter, pair};
 
 /// One receive.
@@ -45,14 +46,10 @@ pub(super) fn adopted(py: Python<'_>) -> PyResult<&(Py<PyType>, Py<PyAny>)> {
         .ok_or_else(|| PyRuntimeError::new_err("adopt_datagrams() comes first"))
 }
 
-fn message<'py>(
-    py: Python<'py>,
-    datagram: Py<PyBytes>,
-    metadata: Option<Py<PyAny>>,
-) -> PyResult<Bound<'py, PyAny>> {
+fn message(py: Python<'_>, datagram: Datagram) -> PyResult<Bound<'_, PyAny>> {
     let (class, plain) = adopted(py)?;
-    let metadata = metadata.unwrap_or_else(|| plain.clone_ref(py));
-    let content = datagram.into_bound(py).into_any();
+    let metadata = datagram.metadata.unwrap_or_else(|| plain.clone_ref(py));
+    let content = datagram.content.into_bound(py).into_any();
     pair(class.bind(py), content, metadata.into_bound(py))
 }
 
@@ -95,20 +92,16 @@ impl Take {
         let py = flow.py();
         let this = flow.get();
         let Form::Many(at_most) = self.form else {
-            let Some((datagram, metadata)) = this.pop(py) else {
+            let Some(datagram) = this.take(py) else {
                 return Err(PyRuntimeError::new_err("a datagram was taken twice"));
             };
             this.wake_next(py)?;
-            return message(py, datagram, metadata);
+            return message(py, datagram);
         };
-        let mut taken = Vec::new();
-        while taken.len() < at_most
-            && let Some((datagram, metadata)) = this.pop(py)
-        {
-            taken.push(message(py, datagram, metadata)?);
-        }
+        let taken = this.take_many(py, at_most);
         this.wake_next(py)?;
-        Ok(PyList::new(py, taken)?.into_any())
+        let messages = taken.into_iter().map(|datagram| message(py, datagram));
+        Ok(PyList::new(py, messages.collect::<PyResult<Vec<_>>>()?)?.into_any())
     }
 
     /// It raises instead of taking.
