@@ -239,7 +239,7 @@ async def test_what_is_wrong_with_one_is_told_to_whom_it_belongs() -> None:
         flows.put_nowait(connection)
         await asyncio.Event().wait()
 
-    async with NetworkListener(UDP(), on="127.0.0.1:0").serving(handler) as listener, asyncio.timeout(10):
+    async with NetworkListener(UDP(), on="127.0.0.1:0").serving(handler) as listener, asyncio.timeout(10):  # noqa: SIM117
         async with NetworkConnection(listener.endpoint, UDP()) as one, NetworkConnection(listener.endpoint, UDP()) as other:
             await one.send(b"hello")
             wide = (await flows.get())._flow

@@ -1,8 +1,7 @@
 """Datagram sockets: connected to one peer, or open to many.
 
 Linux takes several datagrams of one size at once (GSO) and hands over several of one peer at once (GRO), which saves most of what
-a datagram costs; elsewhere each goes by itself. Reading, and a send of one, are compiled
-(`tieline._engine.datagram.DatagramDescriptor`).
+a datagram costs; elsewhere each goes by itself. Reading and sending are compiled (`tieline._engine.datagram.DatagramDescriptor`).
 """
 
 from __future__ import annotations
