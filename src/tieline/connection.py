@@ -36,6 +36,11 @@ P_co = TypeVar("P_co", bound=NetworkProtocol, covariant=True)
 
 FIRST_BACK_OFF, LAST_BACK_OFF = 1.0, 60.0  # seconds between attempts while WAITING
 
+# By names of their own: before Python 3.12, to look a member up in its class takes longer than what is done with it.
+SETUP, PREPARING, WAITING, READY = State.SETUP, State.PREPARING, State.WAITING, State.READY
+FAILED, CANCELLED = State.FAILED, State.CANCELLED
+START, ESTABLISHED, CLOSE = Event.START, Event.ESTABLISHED, Event.CLOSE
+
 _ids = itertools.count(1)
 
 
@@ -54,7 +59,7 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
 
     def __init__(self, to: EndpointLike, using: P_co | Parameters[P_co]) -> None:
         self._id = next(_ids)
-        self._state = State.SETUP
+        self._state = SETUP
         self._endpoint: Endpoint | None = to_endpoint(to)
         self._parameters = destined(self._endpoint, Parameters.of(using))
         self._prepare(self._endpoint)
@@ -85,7 +90,7 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
         """A connection that a listener hands out, ready: `attach` gives its flow a socket and returns that."""
         self: NetworkConnection[Any] = cls.__new__(cls)
         self._id = next(_ids)
-        self._state = State.READY
+        self._state = READY
         self._parameters = parameters
         self._endpoint = None
         self._prepare(remote)
@@ -122,9 +127,9 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
 
     def start(self) -> Self:
         """Begin to establish the connection, if nobody has yet. Further calls do nothing."""
-        if self._state is State.SETUP:
+        if self._state is SETUP:
             self.driver = drivers.current()
-            self._establish(Event.START)
+            self._establish(START)
         return self
 
     async def ready(self) -> None:
@@ -134,7 +139,7 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
 
         Cancelling: the connection goes on being established.
         """
-        if self._state is not State.READY:
+        if self._state is not READY:
             self.needed()
             await self._readiness()
 
@@ -164,12 +169,12 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
             return
         self._closing = True
         try:
-            if self._state is not State.READY and self.accepted_early and not self._state.is_final:
+            if self._state is not READY and self.accepted_early and not self._state.is_final:
                 await self._ready_to_drain()
-            if self._state is State.READY:
+            if self._state is READY:
                 self._reporting.freeze(self._flow, self.driver)
                 await self._flow.finish()
-            elif self._state is State.FAILED and self._flow.lost and self._error is not None:
+            elif self._state is FAILED and self._flow.lost and self._error is not None:
                 raise raisable(self._error)
         finally:
             self.abort()
@@ -206,13 +211,13 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
             self._establishment.cancel()
         if self._retry_timer is not None:
             self._cancel_retry()
-        if self._state is State.READY:
+        if self._state is READY:
             self._reporting.freeze(self._flow, self.driver)
         self._flow.abort()
         if not self._state.is_final:
             if self._becoming_ready is not None:
                 self._tell_waiting(self._closed_error())
-            self._become(Event.CLOSE)
+            self._become(CLOSE)
         if self._closed is not None:
             self._closed.release()
 
@@ -220,8 +225,8 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
         return ChannelClosedError("the connection was closed by this side", endpoint=self._name, phase=Phase.CLOSING)
 
     def __del__(self) -> None:
-        state = getattr(self, "_state", State.SETUP)
-        if state is not State.SETUP and not state.is_final:
+        state = getattr(self, "_state", SETUP)
+        if state is not SETUP and not state.is_final:
             if self._state_updates is not None:
                 self._state_updates.handler = None
             try:
@@ -266,14 +271,14 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
 
     def needed(self) -> None:
         """A call waits for bytes or for room: see that the connection is established, or raise why it will not be."""
-        if self._state is State.SETUP:
+        if self._state is SETUP:
             self.start()
         elif not self._parameters.waits_for_connectivity and not self._closing:
             self.retry()
-        if self._state is State.FAILED:  # only now: a state handler may have closed it meanwhile
+        if self._state is FAILED:  # only now: a state handler may have closed it meanwhile
             assert self._error is not None
             raise raisable(self._error)
-        if self._closing or self._state is State.CANCELLED:
+        if self._closing or self._state is CANCELLED:
             raise self._flow.farewell or self._closed_error()
 
     @property
@@ -297,8 +302,8 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
         socket = won.hand_over(self._flow)
         self._tell_waiting()
         self._local, self._remote = socket.local_address, socket.remote_address
-        self._become(Event.ESTABLISHED)
-        if self._state is State.READY:
+        self._become(ESTABLISHED)
+        if self._state is READY:
             self._watch_path()
 
     def not_established(self, error: NetworkError) -> None:
@@ -315,11 +320,11 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
             self._flow.raise_pending(error)
             self._tell_waiting(error)
         self._become(Event.UNAVAILABLE, error)
-        if self._state is State.WAITING:
+        if self._state is WAITING:
             self._watching.waiting()
 
     def retry(self) -> None:
-        if self._state is State.WAITING:
+        if self._state is WAITING:
             self._cancel_retry()
             self._establish(Event.RETRY)
 
@@ -334,7 +339,7 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
         For services where the application finds that the host it reached is the wrong one. Calls that wait go on waiting.
         Does nothing unless the connection is ready. Raises `RuntimeError` on a connection that a listener handed out.
         """
-        if self._state is not State.READY or self._closing:
+        if self._state is not READY or self._closing:
             return
         if self._establishment is None:
             raise RuntimeError("an accepted connection has no other candidate: only the side that connects can try the next")
@@ -347,15 +352,15 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
 
     def flow_failed(self, error: NetworkError | None) -> None:
         """The established connection broke, or its peer closed it in good order (None). The calls that wait have been told."""
-        if self._state is State.PREPARING:  # as it was handed over: it is told of in its order, after READY
+        if self._state is PREPARING:  # as it was handed over: it is told of in its order, after READY
             self.driver.call_soon(self._broke, error)
         else:
             self._broke(error)
 
     def _broke(self, error: NetworkError | None) -> None:
-        if self._state is State.READY and not self._closing:
+        if self._state is READY and not self._closing:
             self._reporting.freeze(self._flow, self.driver)
-            self._become(Event.CLOSE if error is None else Event.BROKEN, error)
+            self._become(CLOSE if error is None else Event.BROKEN, error)
 
     # Inspecting
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Watched", "Watching", "WatchingOwner", "connected_path", "current_network", "is_viable"]
 
 GONE = UnsatisfiedReason.NOT_AVAILABLE
+ONE_PATH = Multipath.DISABLED  # before Python 3.12, to look it up there takes longer than what is done with it
 
 
 class WatchingOwner(Protocol):
@@ -313,7 +314,7 @@ class Watched:
 
     def _watch_path(self) -> None:
         """Data can flow: there is a path to watch, if anybody wants to know or the connection is to move by itself."""
-        if self._watch is not None or self._parameters.multipath is not Multipath.DISABLED:
+        if self._watch is not None or self._parameters.multipath is not ONE_PATH:
             self._watching.ready()
 
 

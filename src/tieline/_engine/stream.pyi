@@ -11,7 +11,7 @@ from tieline._engine.websocket import WebSocketCodec
 
 __all__ = [
     "OVERHEAD", "ByteInbox", "Call", "Descriptor", "Forward", "MessageInbox", "Receiving", "Sending", "Waiter", "Waiters",
-    "adopt_messages",
+    "accept", "adopt_messages",
 ]  # fmt: skip
 
 OVERHEAD: int
@@ -300,6 +300,11 @@ class Descriptor:
 
     def _readable(self) -> None: ...
     def send(self, data: Buffer, /) -> int: ...
+
+def accept(raw: int, unix: bool, /) -> tuple[int, Any] | None:
+    """Take in one connection: its descriptor, which does not block and is the caller's, and its peer's address as the socket
+    module has it. None if nobody is there. Raises OSError.
+    """
 
 def adopt_messages(message: Any, more: Any, end: Any) -> None:
     """The class of a received message, and the metadata of a piece in a stream and at its end."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Attempt", "Shaken", "StreamAttempt"]
 
+CONNECTING = Phase.CONNECTING  # before Python 3.12, to look a member up in its class takes longer than what is done with it
+
 Shaken: TypeAlias = "tuple[str, float, float | Counted | None]"
 """A handshake for the report: its protocol, how long it took, and the round trip, or counters with that."""
 
@@ -89,7 +91,7 @@ class StreamAttempt(Attempt):
         if pipeline is not None and pipeline.messages:
             self._alarm = Alarm(driver, pipeline.messages, self._rung)
         self.begun = self._mark
-        self.phase = Phase.CONNECTING
+        self.phase = CONNECTING
         self.handshakes: Sequence[Shaken] = ()
 
     # Beginning and ending
@@ -133,7 +135,7 @@ class StreamAttempt(Attempt):
 
     def counters(self) -> Counted | None:
         """What the transport has moved so far."""
-        if self.phase is Phase.CONNECTING and self._counters is not None:
+        if self.phase is CONNECTING and self._counters is not None:
             return self._counters  # nothing has moved since
         return None if self._socket is None else self._socket.counters()
 
@@ -217,7 +219,7 @@ class StreamAttempt(Attempt):
     @guarded
     def failed(self, error: OSError) -> None:
         self._socket = None
-        self._fail(error if self.phase is Phase.CONNECTING else translate(error, self._endpoint, self.phase))
+        self._fail(error if self.phase is CONNECTING else translate(error, self._endpoint, self.phase))
 
     # Handshaking
 
@@ -240,7 +242,7 @@ class StreamAttempt(Attempt):
             taken = self._socket.send(wire)
         except OSError as error:
             # The peer broke off. What it said before may say why, and is read before the reset is noticed.
-            if self.phase is Phase.CONNECTING:
+            if self.phase is CONNECTING:
                 self._fail(error)
             return
         self._wire = wire[taken:]

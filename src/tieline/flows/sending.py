@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamSending"]
 
+NONE, DUE, CLOSING, DONE = End  # before Python 3.12, to look one up there takes longer than what is done with it
 NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO})  # sendfile(2): it is the file's fault
 
 
@@ -39,7 +40,7 @@ class StreamSending(Sending):
 
     def __init__(self, flow: StreamFlow, limit: int) -> None:
         self._limit = limit
-        self._end = End.NONE
+        self._end = NONE
         self.error: NetworkError | None = None  # the peer takes nothing any more
         self.lost = False  # and did not take what was accepted
         self.first: bytearray | bytes = b""  # idempotent bytes from before ready: they may ride on the first flight
@@ -176,7 +177,7 @@ class StreamSending(Sending):
                     return
                 if self._writers and self._writers[0] is writer:  # it has not failed by its own file
                     if writer.end:
-                        self._end = End.DUE
+                        self._end = DUE
                     self._answer(self._writers.pop(0), None)
         except OSError as error:
             self._broken(error)
@@ -291,9 +292,9 @@ class StreamSending(Sending):
         if not self.ended:
             self.ended = True
             if self._flow.pipeline is None and self._flow.closed and self.idle:  # the flow ends its socket, and nobody waits
-                self._end = End.DONE
+                self._end = DONE
                 return
-            self._end = End.DUE
+            self._end = DUE
         if not self.idle:
             self.pump()
 
@@ -301,14 +302,14 @@ class StreamSending(Sending):
         """Nothing is left to send: end our direction if that was asked for."""
         socket, machine = self._flow.socket, self._flow.machine
         assert socket is not None
-        if self._end is End.DUE:
-            self._end = End.CLOSING
+        if self._end is DUE:
+            self._end = CLOSING
             if machine is not None:
                 self._accept(machine.end())
-        if self._end is End.CLOSING:
+        if self._end is CLOSING:
             if not self._flush():
                 return
-            self._end = End.DONE
+            self._end = DONE
             if not self._flow.closed:  # or the flow ends its socket when it has nothing more to hear
                 socket.end()
         self._flow.wake_close()
@@ -382,4 +383,4 @@ class StreamSending(Sending):
     def _drop(self) -> None:
         self._accepted.clear()
         self._size = 0
-        self._end = End.NONE
+        self._end = NONE

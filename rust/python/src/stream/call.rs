@@ -13,6 +13,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyTuple, PyType};
 
 use super::held::Held;
+use super::invoke::{Sent, advance};
 use super::native::{Answer, Handle, Method, Native, Visit, plain};
 use super::receive::Receive;
 use super::sending::Send;
@@ -150,10 +151,13 @@ impl Call {
     /// Let the coroutine go on.
     fn pass<'py>(&self, coroutine: Py<PyAny>, value: &Bound<'py, PyAny>) -> PyResult<Answer<'py>> {
         let py = value.py();
-        let answer = coroutine
-            .bind(py)
-            .call_method1(intern!(py, "send"), (value,));
-        self.passed(py, coroutine, answer)
+        match advance(coroutine.bind(py), value)? {
+            Sent::Yielded(future) => {
+                *self.stage.borrow(py) = Stage::Handed(coroutine);
+                Ok(Answer::Yield(future))
+            }
+            Sent::Returned(result) => Ok(Answer::Return(result)),
+        }
     }
 
     fn passed<'py>(

@@ -2,7 +2,7 @@
 
 use std::ptr::null_mut;
 
-use pyo3::ffi;
+use pyo3::ffi::{self, PySendResult};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyType};
 
@@ -44,6 +44,31 @@ pub(crate) fn invoke_two<'py>(
             null_mut::<ffi::PyObject>(),
         );
         Bound::from_owned_ptr_or_err(object.py(), result)
+    }
+}
+
+/// What driving a coroutine on came to.
+pub(crate) enum Sent<'py> {
+    Yielded(Bound<'py, PyAny>),
+    Returned(Bound<'py, PyAny>),
+}
+
+/// `coroutine.send(value)`, whose result does not travel in a `StopIteration`.
+#[expect(unsafe_code)]
+pub(crate) fn advance<'py>(
+    coroutine: &Bound<'py, PyAny>,
+    value: &Bound<'py, PyAny>,
+) -> PyResult<Sent<'py>> {
+    let py = coroutine.py();
+    let mut result = null_mut::<ffi::PyObject>();
+    // SAFETY: both are alive and borrowed for the call, and its result is a new reference, or null with the error set.
+    unsafe {
+        let sent = ffi::PyIter_Send(coroutine.as_ptr(), value.as_ptr(), &raw mut result);
+        let result = Bound::from_owned_ptr_or_err(py, result)?;
+        Ok(match sent {
+            PySendResult::PYGEN_RETURN => Sent::Returned(result),
+            _ => Sent::Yielded(result),
+        })
     }
 }
 

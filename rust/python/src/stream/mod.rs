@@ -1,6 +1,7 @@
 //! `tieline._engine.stream`: what a message passes between a stream socket and the program. Its contract is
 //! src/tieline/_engine/stream.pyi.
 
+mod accept;
 mod call;
 mod descriptor;
 mod forward;
@@ -31,6 +32,8 @@ use pyo3::prelude::*;
 
 #[pymodule(submodule)]
 pub(crate) mod stream {
+    #[pymodule_export]
+    use super::accept::accept;
     #[pymodule_export]
     use super::descriptor::Descriptor;
     #[pymodule_export]

@@ -68,6 +68,23 @@ pub(crate) struct Receiving {
     pub(super) state: Held<State>,
 }
 
+/// What a class finds are messages; they are given as they are; its `receive` is ours.
+const MESSAGES: u8 = 1;
+const UNCHANGED: u8 = 2;
+const PLAIN: u8 = 4;
+
+fn kind(cls: &Bound<'_, PyType>) -> PyResult<u8> {
+    let py = cls.py();
+    let own = py.get_type::<Receiving>();
+    let receive = cls.getattr(intern!(py, "receive"))?;
+    let plain = receive.is(own.getattr(intern!(py, "receive"))?)
+        || receive.is(own.getattr(intern!(py, "receive_message"))?);
+    let messages = cls.hasattr(intern!(py, "_is_whole"))?;
+    let unchanged = !cls.hasattr(intern!(py, "_changed"))?;
+    let when = |holds, flag| if holds { flag } else { 0 };
+    Ok(when(messages, MESSAGES) | when(unchanged, UNCHANGED) | when(plain, PLAIN))
+}
+
 impl Receiving {
     /// Read or push back, as the room says.
     pub(super) fn adjust(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -140,6 +157,21 @@ impl Receiving {
 
 #[pymethods]
 impl Receiving {
+    /// What the class can do is looked at once: to find nothing costs the interpreter an exception.
+    #[classmethod]
+    #[pyo3(signature = (**_options))]
+    fn __init_subclass__(
+        cls: &Bound<'_, PyType>,
+        _options: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<()> {
+        cls.setattr(intern!(cls.py(), "_kind"), kind(cls)?)
+    }
+
+    #[classattr]
+    fn _kind() -> u8 {
+        PLAIN | UNCHANGED
+    }
+
     /// A subclass that has `_is_whole` finds messages.
     #[new]
     #[classmethod]
@@ -152,16 +184,14 @@ impl Receiving {
         let py = cls.py();
         let flow = arguments.get_item(0)?.unbind();
         let limit = arguments.get_item(1)?.extract()?;
-        let messages = cls.hasattr(intern!(py, "_is_whole"))?;
-        let (own, receive) = (py.get_type::<Self>(), cls.getattr(intern!(py, "receive"))?);
+        let kind: u8 = cls.getattr(intern!(py, "_kind"))?.extract()?;
         Ok(Receiving {
-            plain: receive.is(own.getattr(intern!(py, "receive"))?)
-                || receive.is(own.getattr(intern!(py, "receive_message"))?),
-            unchanged: !cls.hasattr(intern!(py, "_changed"))?,
+            messages: kind & MESSAGES != 0,
+            unchanged: kind & UNCHANGED != 0,
+            plain: kind & PLAIN != 0,
             flow,
             inbox: Py::new(py, ByteInbox::new())?,
             limit,
-            messages,
             records: OnceLock::new(),
             state: Held::new(State {
                 calls: VecDeque::new(),

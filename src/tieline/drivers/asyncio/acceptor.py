@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tieline._engine.polling import arrived
+from tieline._engine.stream import accept
 from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, to_sockaddr
 from tieline.drivers.asyncio.tcp import TCPSocket
@@ -49,9 +50,10 @@ class Acceptor:
         self._back_off: asyncio.TimerHandle | None = None
         self._family = family_of(at)
         self._sock = options.stream_socket(self._family, parameters)
+        self._fd, self._proto = self._sock.fileno(), self._sock.proto
+        self._unix = self._family == socket.AF_UNIX
         self._path = at.path if isinstance(at, UnixEndpoint) and not at.is_abstract else None
         try:
-            self._sock.setblocking(False)
             options.apply_stream(self._sock, self._family, parameters, listening=True)
             if self._family == socket.AF_INET6:
                 self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
@@ -83,19 +85,23 @@ class Acceptor:
     def _readable(self) -> None:
         for number in range(1 if self._single else ACCEPTS_PER_WAKEUP):
             try:
-                sock, remote = self._sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                if number == 1:
-                    self._single = PATIENCE
-                return
+                taken = accept(self._fd, self._unix)
+            except ConnectionAbortedError:
+                taken = None
             except OSError as error:
                 if error.errno in OUT_OF_RESOURCES:
                     self.pause()
                     self._back_off = self._loop.call_later(ACCEPT_BACK_OFF, self._try_again)
                 self._failed(error)
                 return
+            if taken is None:
+                if number == 1:
+                    self._single = PATIENCE
+                return
             if number == 0:
                 arrived(self._loop, self._parameters.busy_poll)
+            descriptor, remote = taken
+            sock = options.accepted_socket(descriptor, self._family, self._proto)
             try:
                 stream = TCPSocket.accepted(self._loop, sock, self._family, self._local, remote, self._parameters)
             except OSError:  # reset before we came to it: nobody is there

@@ -17,6 +17,17 @@ OWN_ADDRESSES_KEPT = 64
 SockAddr = Any
 
 
+def plain(host: str, port: int) -> HostPort:
+    """Of an IPv4 address, which the system writes in its one form: nothing has to be looked at."""
+    address: HostPort = new(HostPort)
+    set_host(address, host)
+    set_port(address, port)
+    return address
+
+
+new, set_host, set_port = object.__new__, vars(HostPort)["host"].__set__, vars(HostPort)["port"].__set__
+
+
 def family_of(address: Address) -> socket.AddressFamily:
     """AF_INET, AF_INET6 or AF_UNIX."""
     if isinstance(address, UnixEndpoint):
@@ -42,6 +53,8 @@ def from_sockaddr(sockaddr: SockAddr) -> Address | None:
         sockaddr = sockaddr.decode("utf-8", "surrogateescape")
     if isinstance(sockaddr, str):
         return UnixEndpoint(sockaddr) if sockaddr else None
+    if len(sockaddr) == 2:
+        return plain(*sockaddr)
     host, port, *rest = sockaddr
     if len(rest) == 2 and rest[1] and "%" not in host and ipaddress.IPv6Address(host).is_link_local:
         try:

@@ -20,7 +20,7 @@ READ = struct.Struct("=68xII52xQII4xI48xQQ")
 NO_RTT = 0xFFFFFFFF  # tcpi_min_rtt before the first measurement
 
 
-def transport_information(sock: socket.socket) -> bytes:
+def transport_information(sock: socket.SocketType) -> bytes:
     """What the system tells of a TCP connection that is open, for `transport_counters`; empty where it tells nothing."""
     return sock.getsockopt(IPPROTO_TCP, TCP_INFO, READ.size) if LINUX else b""
 

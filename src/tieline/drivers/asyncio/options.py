@@ -24,6 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 LINUX = sys.platform == "linux"
+ONE_PATH = Multipath.DISABLED  # before Python 3.12, to look it up there takes longer than what is done with it
 IP_MTU_DISCOVER, IP_PMTUDISC_DO = 10, 2
 IPV6_MTU_DISCOVER, IPV6_MTU, IPV6_ADDR_PREFERENCES = 23, 24, 72
 IPV6_PREFER_SRC_TMP, IPV6_PREFER_SRC_PUBLIC = 0x1, 0x2
@@ -46,6 +47,7 @@ PRIORITY = {
     ServiceClass.INTERACTIVE_VOICE: 6,
 }
 
+STREAM = int(socket.SOCK_STREAM) | getattr(socket, "SOCK_NONBLOCK", 0)  # Linux has the latter, which saves a system call
 Option = tuple[int, int, int | bytes]
 
 _LINUX_TCP = ("no_push", "retransmit_connection_drop_time", "ack_stretching_disabled", "fast_open_allowed")
@@ -93,19 +95,33 @@ def _require_supported(parameters: Parameters[Any]) -> None:
         )
 
 
-def stream_socket(family: int, parameters: Parameters[Any]) -> socket.socket:
-    """A stream socket, of Multipath TCP if the parameters want that and the system has it. Raises OSError."""
-    wanted = parameters.multipath is not Multipath.DISABLED and family != socket.AF_UNIX
+def stream_socket(family: int, parameters: Parameters[Any]) -> socket.SocketType:
+    """A stream socket that does not block, of Multipath TCP if the parameters want that and the system has it. Raises OSError.
+
+    It is what `socket.socket` is made of, whose names for numbers and files on sockets nobody here needs.
+    """
+    wanted = parameters.multipath is not ONE_PATH and family != socket.AF_UNIX
     if wanted and LINUX:
         try:
-            return socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP)
+            return socket.SocketType(family, STREAM, IPPROTO_MPTCP)
         except OSError as error:
             if error.errno not in (errno.EPROTONOSUPPORT, errno.ENOPROTOOPT, errno.EPERM):  # built without, or switched off
                 raise
-    return socket.socket(family, socket.SOCK_STREAM)
+    return unblocked(socket.SocketType(family, STREAM))
 
 
-def is_multipath(sock: socket.socket) -> bool:
+def accepted_socket(descriptor: int, family: int, protocol: int) -> socket.SocketType:
+    """The socket of a descriptor that was accepted, which is the socket's from here on."""
+    return unblocked(socket.SocketType(family, STREAM, protocol, descriptor))
+
+
+def unblocked(sock: socket.SocketType) -> socket.SocketType:
+    if not LINUX:  # where `STREAM` says so
+        sock.setblocking(False)
+    return sock
+
+
+def is_multipath(sock: socket.SocketType) -> bool:
     """Whether a connected socket speaks Multipath TCP: this side asked, and the peer agreed (RFC 8684 section 3.1)."""
     try:
         return bool(sock.getsockopt(SOL_MPTCP, MPTCP_INFO, 128))
@@ -113,7 +129,7 @@ def is_multipath(sock: socket.socket) -> bool:
         return False
 
 
-def apply_stream(sock: socket.socket, family: int, parameters: Parameters[Any], *, listening: bool, on_syn: bool = False) -> None:
+def apply_stream(sock: socket.SocketType, family: int, parameters: Parameters[Any], *, listening: bool, on_syn: bool = False) -> None:
     """Set everything on a stream socket that is not yet bound or connected. Raises OSError.
 
     `on_syn`: there are bytes for the SYN. Without any, Linux would not even send that before the first write.
@@ -152,7 +168,7 @@ def _not_on_multipath(family: int, parameters: Parameters[Any]) -> OSError:
     return OSError(errno.ENOPROTOOPT, f"{what}: leave that out, or multipath")
 
 
-def apply_accepted(sock: socket.socket, family: int, parameters: Parameters[Any]) -> None:
+def apply_accepted(sock: socket.SocketType, family: int, parameters: Parameters[Any]) -> None:
     """Linux hands a listener's options down to what it accepts, but not the priority; elsewhere all are set again."""
     if family == socket.AF_UNIX:
         return
@@ -173,12 +189,12 @@ def apply_datagram(sock: socket.socket, parameters: Parameters[Any]) -> None:
         sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
 
 
-def _set(sock: socket.socket, options: Iterable[Option]) -> None:
+def _set(sock: socket.SocketType, options: Iterable[Option]) -> None:
     for level, option, value in options:
         sock.setsockopt(level, option, value)
 
 
-def _bind_to_interface(sock: socket.socket, name: str | None) -> None:
+def _bind_to_interface(sock: socket.SocketType, name: str | None) -> None:
     """Let packets leave and come only by one interface. Any user may do that once for each socket, since Linux 5.7."""
     if name is None:
         return

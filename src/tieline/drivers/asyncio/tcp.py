@@ -64,7 +64,7 @@ class TCPSocket(Descriptor):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        sock: socket.socket,
+        sock: socket.SocketType,
         family: int,
         remote: Address | None,
         parameters: Parameters[Any],
@@ -92,7 +92,6 @@ class TCPSocket(Descriptor):
         family = family_of(to)
         sock = options.stream_socket(family, parameters)
         try:
-            sock.setblocking(False)
             options.apply_stream(sock, family, parameters, listening=False, on_syn=bool(first))
             bind_local(sock, family, parameters)
             sockaddr = to_sockaddr(to)
@@ -109,7 +108,8 @@ class TCPSocket(Descriptor):
                     self.early = 0
             if error not in (0, errno.EINPROGRESS):
                 raise OSError(error, os.strerror(error))
-            self.is_made = has_connected(sock, self._unix)  # as on this machine: the peer's kernel has answered meanwhile
+            self._information = made_at_once(sock, self._unix)
+            self.is_made = self._unix or is_established(self._information)
             if self.is_made:
                 loop.call_soon(self._connected)
             else:
@@ -124,14 +124,13 @@ class TCPSocket(Descriptor):
     def accepted(
         cls,
         loop: asyncio.AbstractEventLoop,
-        sock: socket.socket,
+        sock: socket.SocketType,
         family: int,
         local: Address | None,
         remote: Any,
         parameters: Parameters[Any],
     ) -> TCPSocket:
         """One that came in; `local` is None where only the socket knows by which address."""
-        sock.setblocking(False)
         options.apply_accepted(sock, family, parameters)
         self = cls(loop, sock, family, from_sockaddr(remote), parameters)
         self.local_address = own_address(sock.getsockname()) if local is None else local
@@ -143,9 +142,8 @@ class TCPSocket(Descriptor):
         if self._writing:
             self._loop.remove_writer(self._fd)
             self._writing = False
-        if self.is_made and not self._unix:
-            self._information = transport_information(self._sock)
-        if not is_established(self._information):
+        if not self.is_made:
+            self._information = b""
             error = self._sock.getsockopt(SOL_SOCKET, SO_ERROR)
             if error:
                 self._fail(OSError(error, os.strerror(error)))
@@ -312,7 +310,7 @@ def forgets_at_error(loop: asyncio.AbstractEventLoop) -> bool:
     return not isinstance(loop, asyncio.BaseEventLoop)
 
 
-def bind_local(sock: socket.socket, family: int, parameters: Parameters[Any]) -> None:
+def bind_local(sock: socket.SocketType, family: int, parameters: Parameters[Any]) -> None:
     """Bind to the local endpoint or port that the parameters ask for, if it is of this socket's family."""
     local = parameters.local_endpoint
     if local is not None and family_of(local) == family:  # type: ignore[arg-type]  # Parameters made it an address
@@ -321,13 +319,14 @@ def bind_local(sock: socket.socket, family: int, parameters: Parameters[Any]) ->
         sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", parameters.local_port))
 
 
-def has_connected(sock: socket.socket, unix: bool) -> bool:
-    """Whether a socket that has begun to connect is connected. False if the system does not tell: then it is waited for."""
+def made_at_once(sock: socket.SocketType, unix: bool) -> bytes:
+    """What the system tells of a TCP connection that has just begun: on one machine the peer's kernel has answered meanwhile.
+
+    Empty if the system does not tell: then it is waited for.
+    """
     if unix:
-        return True
-    if not options.LINUX:
-        return False
+        return b""
     try:
-        return is_established(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1))
+        return transport_information(sock)
     except OSError:  # of another protocol: Multipath TCP
-        return False
+        return b""
