@@ -141,7 +141,8 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
         """
         if self._state is not READY:
             self.needed()
-            await self._readiness()
+            if self._state is not READY:
+                await self._readiness()
 
     def _readiness(self) -> Coroutine[Any, Any, None]:
         """What `_tell_waiting` ends."""
@@ -275,6 +276,8 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
             self.start()
         elif not self._parameters.waits_for_connectivity and not self._closing:
             self.retry()
+        if self._state is PREPARING and self._establishment is not None:
+            self._establishment.hurry()
         if self._state is FAILED:  # only now: a state handler may have closed it meanwhile
             assert self._error is not None
             raise raisable(self._error)

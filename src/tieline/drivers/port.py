@@ -87,7 +87,8 @@ class StreamSocket(Protocol):
     early: int
     """How many of the first bytes that `Driver.connect` was given have gone with the SYN. The others are the caller's."""
     is_made: bool
-    """Whether the peer had answered when `Driver.connect` returned, as on one machine: `connected` is all that is missing."""
+    """Whether the peer had answered when `Driver.connect` returned, as on one machine. Then no `connected` follows: its owner
+    goes on when it likes, and begins with `resume`."""
 
     @property
     def local_address(self) -> Address | None: ...
@@ -328,7 +329,7 @@ class Driver(Protocol):
         ...
 
     def connect(self, to: Address, parameters: Parameters[Any], handler: StreamHandler, first: bytes = b"") -> StreamSocket:
-        """Begin to connect; `connected` or `failed` follows. Of `first`, `early` bytes ride on the SYN. Raises OSError."""
+        """Begin to connect; `connected` or `failed` follows, or it `is_made`. Of `first`, `early` bytes ride on the SYN. Raises OSError."""
         ...
 
     def listen(

@@ -96,8 +96,11 @@ class StreamAttempt(Attempt):
 
     # Beginning and ending
 
-    def connect(self, address: Address, first: bytes) -> None:
-        """Begin towards an address. `first` are idempotent bytes that may ride on the first flight. Raises OSError."""
+    def connect(self, address: Address, first: bytes, *, awaited: bool = False) -> None:
+        """Begin towards an address. `first` are idempotent bytes that may ride on the first flight. Raises OSError.
+
+        It succeeds from the event loop, or where a call waits for it (`awaited`) perhaps at once, and never fails at once.
+        """
         tcp: TCP | None = self._parameters.stack.find(TCP)
         timeout = (tcp or TCP()).connection_timeout
         fast_open = tcp is not None and tcp.fast_open_allowed
@@ -112,15 +115,25 @@ class StreamAttempt(Attempt):
             if fast_open:
                 flight = self._opening
         self._socket = self._driver.connect(address, self._parameters, self, flight)
-        if not self._socket.is_made:
+        if self._socket.is_made:
+            if awaited:
+                self._made()
+            else:
+                self._driver.call_soon(self._made)
+        else:
             self._start_timer(timeout, self._connect_expired, timeout)
 
     def accept(self, socket: StreamSocket) -> None:
         """Begin on a socket that a listener accepted."""
         self._socket = socket
         socket.handler = self
-        socket.resume()
-        self.connected()
+        self._made()
+
+    def _made(self) -> None:
+        """The transport was connected from the beginning."""
+        if self._socket is not None:
+            self._socket.resume()
+            self.connected()
 
     def cancel(self) -> None:
         """Give up, and tell nobody."""

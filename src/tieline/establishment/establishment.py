@@ -24,8 +24,11 @@ from tieline.establishment.guard import guarded
 from tieline.establishment.ordering import interleave, sort_destinations
 from tieline.establishment.routes import Candidate, Routes
 from tieline.establishment.stacks import client_pipeline, forget_tickets, prepare_client, server_name, transport_endpoint
+from tieline.protocols.coder import Coder
 from tieline.protocols.ip import IP, IPVersion
 from tieline.protocols.roles import MultiplexProtocol
+from tieline.protocols.tcp import TCP
+from tieline.protocols.tlv import TLV
 from tieline.reports import DNSProtocol, Resolution, ResolutionSource
 
 if TYPE_CHECKING:
@@ -70,7 +73,7 @@ class Establishment:
         self._again: set[int] = set()  # attempts whose ticket was in the way
         self._resolving: dict[int, tuple[Task, Timer]] = {}
         self._timer: Timer | None = None
-        self._ended = self._cancelled = False
+        self._begun = self._awaited = self._ended = self._cancelled = False
         self._resolved_after: float | None = None
         self._winner: Candidate | None = None
         self._left_one = False  # somebody did not want the winner
@@ -79,10 +82,19 @@ class Establishment:
 
     # For the connection
 
+    def hurry(self) -> None:
+        """A call waits. Where nothing has to be looked up or agreed on first, begin now and not with the loop's next turn: on
+        one machine, the call then finds the connection made."""
+        if not self._begun and not self._named and self._parameters.kept(is_bare):
+            self._awaited = True
+            self.start()
+            self._awaited = False
+
     @guarded
     def start(self) -> None:
-        if self._cancelled:
+        if self._begun or self._cancelled:
             return
+        self._begun = True
         unusable = prepare_client(self._parameters.stack) or self._routes.unusable()
         if unusable is not None:
             self._not_established(failures.unusable(unusable, self._endpoint))
@@ -268,7 +280,8 @@ class Establishment:
         )
         self._attempts[number] = attempt
         owner = self._owner() if parameters.fast_open_allowed else None
-        attempt.connect(candidate.address, b"" if owner is None else owner.accepted_early)
+        first = b"" if owner is None else owner.accepted_early
+        attempt.connect(candidate.address, first, awaited=self._awaited and self._race is None)
 
     def _begin_session(self, number: int, candidate: Candidate) -> None:
         from tieline.establishment.handshaking import QUICAttempt  # takes in QUIC's engine
@@ -359,3 +372,11 @@ class Establishment:
         owner = self._owner()
         if owner is not None:
             owner.not_established(error)
+
+
+def is_bare(parameters: Parameters[Any]) -> bool:
+    """Whether to be connected is all that is wanted: no handshake, no first flight, and no look at the interfaces before."""
+    kinds = (TCP, IP, TLV, Coder)
+    if parameters.fast_open_allowed or parameters.restrictions is not None:
+        return False
+    return all(issubclass(type(layer), kinds) for layer in parameters.stack.layers)

@@ -108,10 +108,11 @@ class TCPSocket(Descriptor):
                     self.early = 0
             if error not in (0, errno.EINPROGRESS):
                 raise OSError(error, os.strerror(error))
-            self._information = made_at_once(sock, self._unix)
-            self.is_made = self._unix or is_established(self._information)
+            information = made_at_once(sock, self._unix)
+            self.is_made = self._unix or is_established(information)
             if self.is_made:
-                loop.call_soon(self._connected)
+                self._information = information
+                self.local_address = from_sockaddr(sock.getsockname())
             else:
                 loop.add_writer(self._fd, self._connected)
                 self._writing = True
@@ -139,15 +140,12 @@ class TCPSocket(Descriptor):
     def _connected(self) -> None:
         if self._closed:
             return
-        if self._writing:
-            self._loop.remove_writer(self._fd)
-            self._writing = False
-        if not self.is_made:
-            self._information = b""
-            error = self._sock.getsockopt(SOL_SOCKET, SO_ERROR)
-            if error:
-                self._fail(OSError(error, os.strerror(error)))
-                return
+        self._loop.remove_writer(self._fd)
+        self._writing = False
+        error = self._sock.getsockopt(SOL_SOCKET, SO_ERROR)
+        if error:
+            self._fail(OSError(error, os.strerror(error)))
+            return
         self.local_address = from_sockaddr(self._sock.getsockname())
         self.resume()
         self.handler.connected()
