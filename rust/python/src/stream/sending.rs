@@ -147,6 +147,15 @@ impl Sending {
         self.plain
     }
 
+    /// Whether somebody is before a send that is made now, or it is other tasks' turn.
+    fn is_behind(&self, py: Python<'_>) -> bool {
+        let state = self.state.borrow(py);
+        state.ended
+            || state.streak + 1 >= STREAK
+            || !self.accepted.bind(py).is_empty()
+            || !self.writers.bind(py).is_empty()
+    }
+
     /// Straight to the kernel, if nobody is before us and nothing is special.
     fn direct<'py>(
         &self,
@@ -155,18 +164,16 @@ impl Sending {
     ) -> PyResult<Option<Step<'py>>> {
         let py = slf.py();
         let size = content.as_bytes().len();
-        {
-            let state = self.state.borrow(py);
-            if state.ended || state.streak + 1 >= STREAK || size == 0 {
-                return Ok(None);
-            }
-        }
-        if !self.accepted.bind(py).is_empty() || !self.writers.bind(py).is_empty() {
+        if size == 0 || self.is_behind(py) {
             return Ok(None);
         }
         let flow = self.flow.bind(py);
-        let socket = flow.getattr(intern!(py, "socket"))?;
-        if socket.is_none() {
+        let mut socket = flow.getattr(intern!(py, "socket"))?;
+        if socket.is_none() && slf.getattr(intern!(py, "error"))?.is_none() {
+            flow.call_method0(intern!(py, "need"))?; // on one machine that connects
+            socket = flow.getattr(intern!(py, "socket"))?;
+        }
+        if socket.is_none() || self.is_behind(py) {
             return Ok(None);
         }
         let machine = flow.getattr(intern!(py, "machine"))?;
