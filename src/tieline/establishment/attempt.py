@@ -101,19 +101,11 @@ class StreamAttempt(Attempt):
 
         It succeeds from the event loop, or where a call waits for it (`awaited`) perhaps at once, and never fails at once.
         """
-        tcp: TCP | None = self._parameters.stack.find(TCP)
-        timeout = (tcp or TCP()).connection_timeout
-        fast_open = tcp is not None and tcp.fast_open_allowed
         flight = b""
         if not self._parameters.fast_open_allowed:
             first = b""
-        if self._pipeline is None:
-            if fast_open:
-                flight = first
-        elif fast_open or first:
-            self._opening = self._open(self._pipeline, first)
-            if fast_open:
-                flight = self._opening
+        if first or self._pipeline is not None:
+            flight = self._first_flight(first)
         self._socket = self._driver.connect(address, self._parameters, self, flight)
         if self._socket.is_made:
             if awaited:
@@ -121,7 +113,18 @@ class StreamAttempt(Attempt):
             else:
                 self._driver.call_soon(self._made)
         else:
+            timeout = (self._parameters.stack.find(TCP) or TCP()).connection_timeout
             self._start_timer(timeout, self._connect_expired, timeout)
+
+    def _first_flight(self, first: bytes) -> bytes:
+        """What may ride on the SYN."""
+        tcp: TCP | None = self._parameters.stack.find(TCP)
+        fast_open = tcp is not None and tcp.fast_open_allowed
+        if self._pipeline is None:
+            return first if fast_open else b""
+        if fast_open or first:
+            self._opening = self._open(self._pipeline, first)
+        return self._opening if fast_open and self._opening is not None else b""
 
     def accept(self, socket: StreamSocket) -> None:
         """Begin on a socket that a listener accepted."""

@@ -334,7 +334,8 @@ class StreamSending(Sending):
     def attached(self, wire: bytes, early: int) -> None:
         """A socket is there. `wire` ends its handshake; of the idempotent bytes, `early` have gone with the first flight."""
         self._full = False
-        self._accept(wire)
+        if wire:
+            self._accept(wire)
         if self.first:
             rest = bytes(self.first[early:])
             self.count += early

@@ -94,9 +94,11 @@ class StreamFlow:
         self.machine = None if pipeline is None else self._lower(pipeline)
         self.usable = True
         socket.handler = self
-        if self.takes_bytes:
+        if self.machine is None:
+            socket.sink = self.receiving if self.takes_bytes else None
+        elif self.takes_bytes:
             cipher = self.receiving.cipher = self.sending.cipher = getattr(self.machine, "cipher", None)
-            socket.sink = self.receiving if self.machine is None or cipher is not None else None
+            socket.sink = self.receiving if cipher is not None else None
         self.receiving.attached(plaintext)
         self.sending.attached(wire, early)
         if pipeline is not None and pipeline.ended:

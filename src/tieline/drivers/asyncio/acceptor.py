@@ -108,6 +108,8 @@ class Acceptor:
                 sock.close()
                 continue
             self._accepted(stream)
+            # Who connects mostly speaks first: what he says has come by the time that the handler waits for it.
+            self._loop.call_soon(stream.look)
             if not self._accepting:
                 return
         if self._single:

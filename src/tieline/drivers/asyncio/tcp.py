@@ -150,9 +150,10 @@ class TCPSocket(Descriptor):
         self.resume()
         self.handler.connected()
 
-    def start(self) -> None:
-        """Begin to read an accepted socket, once its handler is set."""
-        self.resume()
+    def look(self) -> None:
+        """Read what has come meanwhile, and not only when the loop has looked."""
+        if self._reading:
+            self._readable()
 
     # Reading
 
@@ -268,8 +269,10 @@ class TCPSocket(Descriptor):
     def counters(self) -> Counted:
         if self._unix or self._closed:
             return NOTHING
-        information, self._information = self._information, b""  # of now, if it was just connected
-        return information or transport_information(self._sock)
+        if self._information:  # of now: it was just connected
+            information, self._information = self._information, b""
+            return information
+        return transport_information(self._sock)
 
     def metadata(self) -> TCPMetadata | None:
         if self._closed or self._unix or not options.LINUX:
