@@ -141,8 +141,8 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
         """
         if self._state is not READY:
             self.needed()
-            if self._state is not READY:
-                await self._readiness()
+        if self._state is not READY:  # which on one machine it may be by now
+            await self._readiness()
 
     def _readiness(self) -> Coroutine[Any, Any, None]:
         """What `_tell_waiting` ends."""

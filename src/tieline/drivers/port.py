@@ -329,7 +329,10 @@ class Driver(Protocol):
         ...
 
     def connect(self, to: Address, parameters: Parameters[Any], handler: StreamHandler, first: bytes = b"") -> StreamSocket:
-        """Begin to connect; `connected` or `failed` follows, or it `is_made`. Of `first`, `early` bytes ride on the SYN. Raises OSError."""
+        """Begin to connect: `connected` or `failed` follows, or it `is_made`. Of `first`, `early` bytes ride on the SYN.
+
+        Raises OSError.
+        """
         ...
 
     def listen(

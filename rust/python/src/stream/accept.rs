@@ -58,10 +58,7 @@ mod system {
     }
 
     #[expect(unsafe_code)]
-    pub(super) fn unix(
-        py: Python<'_>,
-        raw: Raw,
-    ) -> io::Result<(Raw, PyResult<Bound<'_, PyAny>>)> {
+    pub(super) fn unix(py: Python<'_>, raw: Raw) -> io::Result<(Raw, PyResult<Bound<'_, PyAny>>)> {
         // SAFETY: as above.
         let listener = ManuallyDrop::new(unsafe { UnixListener::from_raw_fd(raw) });
         let (stream, peer) = listener.accept()?;

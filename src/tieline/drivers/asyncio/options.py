@@ -129,7 +129,9 @@ def is_multipath(sock: socket.SocketType) -> bool:
         return False
 
 
-def apply_stream(sock: socket.SocketType, family: int, parameters: Parameters[Any], *, listening: bool, on_syn: bool = False) -> None:
+def apply_stream(
+    sock: socket.SocketType, family: int, parameters: Parameters[Any], *, listening: bool, on_syn: bool = False
+) -> None:
     """Set everything on a stream socket that is not yet bound or connected. Raises OSError.
 
     `on_syn`: there are bytes for the SYN. Without any, Linux would not even send that before the first write.
