@@ -302,3 +302,27 @@ async def test_parameters_are_worked_out_once() -> None:
     assert pickle.loads(pickle.dumps(parameters)) == parameters
     with pytest.raises(ZeroDivisionError):
         parameters.kept(lambda _: 1 // 0)
+
+
+async def test_a_call_that_waits_finds_the_connection_made_with_every_state_told() -> None:
+    states: list[State] = []
+    async with NetworkListener(TCP(), on="127.0.0.1:0").serving(echo) as listener:
+        connection = NetworkConnection(listener.endpoint, TCP()).on_state_update(lambda _, state: states.append(state))
+        async with connection:
+            assert states == [State.PREPARING]
+            await connection.send(b"hello")
+            assert states == [State.PREPARING, State.READY]
+            assert (await connection.receive(exactly=5)).content == b"hello"
+        assert states[2:] == [State.CANCELLED]
+
+
+async def test_a_handler_that_aborts_at_ready_is_heard_by_the_call_that_connected() -> None:
+    def abort(connection: NetworkConnection[TCP], state: State) -> None:
+        if state is State.READY:
+            connection.abort()
+
+    async with NetworkListener(TCP(), on="127.0.0.1:0").serving(echo) as listener:
+        connection = NetworkConnection(listener.endpoint, TCP()).on_state_update(abort)
+        with pytest.raises(ChannelClosedError):
+            await connection.send(b"hello")
+        assert connection.state is State.CANCELLED
