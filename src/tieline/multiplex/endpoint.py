@@ -212,9 +212,11 @@ class QUICEndpoint:
     def _expired(self) -> None:
         self._timer = None
         due = self._engine.timeout()
-        if due is not None and due <= self.now:
-            self._engine.handle_timeout(self.now)
-            self._look_for_address()
+        if due is None or due > self.now:
+            self._set_timer()  # the engine has put it off since
+            return
+        self._engine.handle_timeout(self.now)
+        self._look_for_address()
         self._turn()
 
     def _look_for_address(self) -> None:

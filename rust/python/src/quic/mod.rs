@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 use tieline_engine::quic::{
@@ -283,7 +284,7 @@ impl QuicEndpoint {
                 Event::Refused(remote, reason) => {
                     let reason = QuicClose::new(py, reason)?;
                     let value = (address(py, remote)?, reason).into_pyobject(py)?;
-                    (0, "refused", value.into_any().unbind())
+                    (0, intern!(py, "refused"), value.into_any().unbind())
                 }
             })?;
         }

@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::{PyBytes, PyString, PyTuple};
+use pyo3::{IntoPyObjectExt, intern};
 use tieline_engine::quic::{
     Change, CloseReason, Congestion, Direction, PeerParameters, Statistics, Transport,
     transport_error_name,
@@ -180,23 +180,38 @@ impl QuicClose {
 }
 
 /// An event's name, and what comes with it.
-pub(super) fn change(py: Python<'_>, change: Change) -> PyResult<(&'static str, Py<PyAny>)> {
+pub(super) fn change(
+    py: Python<'_>,
+    change: Change,
+) -> PyResult<(&Bound<'_, PyString>, Py<PyAny>)> {
     let bidirectional = |direction| direction == Direction::Bidirectional;
     Ok(match change {
-        Change::Incoming => ("incoming", py.None()),
-        Change::EarlyDataRejected => ("early_data_rejected", py.None()),
-        Change::Connected => ("connected", py.None()),
-        Change::Opened(direction) => ("opened", bidirectional(direction).into_py_any(py)?),
-        Change::Readable(stream) => ("readable", stream.into_py_any(py)?),
-        Change::Writable(stream) => ("writable", stream.into_py_any(py)?),
-        Change::Finished(stream) => ("finished", stream.into_py_any(py)?),
-        Change::Stopped(stream, code) => ("stopped", (stream, code).into_py_any(py)?),
-        Change::Available(direction) => ("available", bidirectional(direction).into_py_any(py)?),
-        Change::Datagrams => ("datagrams", py.None()),
-        Change::DatagramsUnblocked => ("datagrams_unblocked", py.None()),
-        Change::PeerAddress(remote) => ("peer_address", address(py, remote)?.into_any().unbind()),
-        Change::Lost(reason) => ("lost", QuicClose::new(py, reason)?.into_py_any(py)?),
-        Change::Drained => ("drained", py.None()),
+        Change::Incoming => (intern!(py, "incoming"), py.None()),
+        Change::EarlyDataRejected => (intern!(py, "early_data_rejected"), py.None()),
+        Change::Connected => (intern!(py, "connected"), py.None()),
+        Change::Opened(direction) => (
+            intern!(py, "opened"),
+            bidirectional(direction).into_py_any(py)?,
+        ),
+        Change::Readable(stream) => (intern!(py, "readable"), stream.into_py_any(py)?),
+        Change::Writable(stream) => (intern!(py, "writable"), stream.into_py_any(py)?),
+        Change::Finished(stream) => (intern!(py, "finished"), stream.into_py_any(py)?),
+        Change::Stopped(stream, code) => (intern!(py, "stopped"), (stream, code).into_py_any(py)?),
+        Change::Available(direction) => (
+            intern!(py, "available"),
+            bidirectional(direction).into_py_any(py)?,
+        ),
+        Change::Datagrams => (intern!(py, "datagrams"), py.None()),
+        Change::DatagramsUnblocked => (intern!(py, "datagrams_unblocked"), py.None()),
+        Change::PeerAddress(remote) => (
+            intern!(py, "peer_address"),
+            address(py, remote)?.into_any().unbind(),
+        ),
+        Change::Lost(reason) => (
+            intern!(py, "lost"),
+            QuicClose::new(py, reason)?.into_py_any(py)?,
+        ),
+        Change::Drained => (intern!(py, "drained"), py.None()),
     })
 }
 
