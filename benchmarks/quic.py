@@ -46,7 +46,9 @@ def identity() -> Any:
 # Tieline
 
 
+@cache
 def options(*, server: bool) -> Parameters[QUIC]:
+    """Made once and used for every connection, as the others' configuration is."""
     shared: dict[str, Any] = {"alpn": [ALPN], "max_datagram_frame_size": LARGEST_DATAGRAM, "idle_timeout": IDLE, "tickets": False}
     if server:
         return Parameters(QUIC(identity=identity(), **shared))
