@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from tieline import TCP, TLS, Coder, DecodingError, EncodingError, NetworkConnection, NetworkListener, Opcode, WebSocket
+from tieline import (
+    TCP,
+    TLS,
+    Coder,
+    DecodingError,
+    EncodingError,
+    NetworkConnection,
+    NetworkError,
+    NetworkListener,
+    Opcode,
+    WebSocket,
+)
 from tieline._engine.stream import MessageInbox
 
 from ..authority import LOCALHOST, TRUST
@@ -138,3 +149,30 @@ def test_an_inbox_gives_what_it_has() -> None:
     assert inbox.take() == ("a", None, 1)
     inbox.clear()
     assert (len(inbox), inbox.size, inbox.partial, inbox.ended) == (0, 0, b"", False)
+
+
+@pytest.mark.parametrize("large", ["text", "binary"])
+async def test_a_large_message_that_the_kernel_does_not_take_at_once(large: str) -> None:
+    content: Any = "ä€𝄞x" * 1_500_000 if large == "text" else bytes(range(256)) * 60_000
+    async with pair(WebSocket(), WebSocket(TCP())) as (client, server):
+        client._flow.socket.pause()
+        sending = [asyncio.create_task(server.send(content)) for _ in range(2)]
+        sending.append(asyncio.create_task(server.send("behind")))
+        await asyncio.sleep(0.05)
+        assert not sending[0].done()
+        sending[0].cancel()  # it has begun to leave, and leaves whole
+        sending[1].cancel()
+        await asyncio.sleep(0)
+        client._flow.socket.resume()
+        assert (await client.receive()).content == content
+        assert (await client.receive()).content == "behind"
+        await sending[2]
+        assert server._flow.sending.count > len(content)
+
+
+async def test_a_large_message_to_a_peer_that_has_gone() -> None:
+    async with pair(WebSocket(), WebSocket(TCP())) as (client, server):
+        client.abort()
+        contents = [bytes(100_000)] * 1000
+        with pytest.raises(NetworkError):
+            await send_all(server, contents)

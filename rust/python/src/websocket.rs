@@ -1,5 +1,6 @@
 //! `tieline._engine.websocket`. Its contract is src/tieline/_engine/websocket.pyi.
 
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use pyo3::create_exception;
@@ -7,7 +8,8 @@ use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
 use tieline_engine::websocket::{
-    Content, Decoder, Direction, Encoder, Event, Limits, Opcode, Role, Violation, close_payload,
+    Content, Decoder, Direction, Encoder, Event, Head, Limits, Opcode, Role, Violation,
+    close_payload,
 };
 
 use crate::stream::{MessageInbox, Received};
@@ -284,6 +286,37 @@ impl WebSocketCodec {
         data: &[u8],
         inbox: &MessageInbox,
     ) -> PyResult<Option<Bound<'py, PyList>>> {
+        self.found(py, inbox, |decoder, give| decoder.receive(data, give))
+    }
+
+    /// Read what is still to come of a large frame to where it is gathered. None if it does not come to that.
+    pub(crate) fn fill(
+        &self,
+        py: Python<'_>,
+        at_most: usize,
+        read: impl FnOnce(&mut [u8]) -> io::Result<usize> + Send,
+    ) -> PyResult<Option<io::Result<usize>>> {
+        let mut halves = self.lock()?;
+        let room = halves.decoder.room(at_most);
+        Ok(room.map(|room| py.detach(|| read(room))))
+    }
+
+    /// What was read so counts.
+    pub(crate) fn filled<'py>(
+        &self,
+        py: Python<'py>,
+        count: usize,
+        inbox: &MessageInbox,
+    ) -> PyResult<Option<Bound<'py, PyList>>> {
+        self.found(py, inbox, |decoder, give| decoder.filled(count, give))
+    }
+
+    fn found<'py>(
+        &self,
+        py: Python<'py>,
+        inbox: &MessageInbox,
+        receive: impl FnOnce(&mut Decoder, &mut dyn FnMut(Event<'_>)) -> Result<(), Violation>,
+    ) -> PyResult<Option<Bound<'py, PyList>>> {
         let mut found = Found {
             py,
             inbox,
@@ -292,7 +325,7 @@ impl WebSocketCodec {
         };
         let mut halves = self.lock()?;
         let mut outcome = Ok(());
-        let result = halves.decoder.receive(data, &mut |event| {
+        let result = receive(&mut halves.decoder, &mut |event| {
             if outcome.is_ok() {
                 outcome = append(&mut found, event);
             }
@@ -310,6 +343,12 @@ impl WebSocketCodec {
     pub(crate) fn frame<'py>(&self, content: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         let mut halves = self.lock()?;
         encode(content.py(), &mut halves.encoder, content, true, false)
+    }
+
+    /// What stands before a whole message of so many bytes, if the message itself follows as it is.
+    pub(crate) fn head(&self, text: bool, size: usize) -> PyResult<Option<Head>> {
+        let opcode = if text { Opcode::Text } else { Opcode::Binary };
+        Ok(self.lock()?.encoder.head(opcode, size))
     }
 
     fn lock(&self) -> PyResult<MutexGuard<'_, Halves>> {

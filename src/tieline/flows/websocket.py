@@ -28,7 +28,7 @@ from tieline.protocols.websocket import CloseCode, Opcode, WebSocket, WebSocketM
 
 if TYPE_CHECKING:
     from tieline._engine.websocket import WebSocketFailure
-    from tieline.drivers.port import StreamSocket
+    from tieline.drivers.port import Buffer, StreamSocket
     from tieline.engines.pipeline import Pipeline
     from tieline.parameters import Parameters
 
@@ -179,9 +179,14 @@ class WebSocketSending(LayeredSending):
         finally:
             self.turn.give()
 
-    async def _begun(self, content: Any, record: bytes) -> None:
+    async def _begun(self, content: Any, record: Buffer) -> None:
         """A frame was made that is too large to leave at once."""
         await self._queue(MessageWriter(content, {}, False).begun(record))
+
+    async def _go_on(self, content: bytes | str, taken: int) -> None:
+        """The kernel has taken the beginning of a large message, which leaves without a copy."""
+        data = content.encode() if isinstance(content, str) else content
+        await self._begun(content, memoryview(data)[taken:])
 
     def _checked(self, content: Any) -> Any:
         if isinstance(content, str):

@@ -6,7 +6,7 @@ import enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tieline.drivers.port import Waiter
+    from tieline.drivers.port import Buffer, Waiter
     from tieline.flows.files import FileSource
 
 __all__ = ["End", "MessageWriter", "Writer"]
@@ -72,7 +72,7 @@ class MessageWriter(Writer):
         super().__init__(memoryview(b""), end, whole=True)
         self.message: tuple[Any, dict[str, Any]] | None = (content, options)
 
-    def begun(self, record: bytes) -> MessageWriter:
+    def begun(self, record: Buffer) -> MessageWriter:
         """It is encoded, and leaves whole from here on."""
         self.message = None
         self.rest = memoryview(record)

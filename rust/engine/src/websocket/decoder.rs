@@ -1,13 +1,12 @@
 //! The receiving half.
 //!
 //! A frame that lies whole in what arrived is given from there, unmasked on the way. What does not is gathered, and text is
-//! checked as it comes. A little input can stand for much content, so one call gives a limited amount ("batch") and holds
+//! checked as it comes. What is known to be still to come of a large frame may be read to where it is gathered ("room"). A little input can stand for much content, so one call gives a limited amount ("batch") and holds
 //! the rest of its input back until the next.
-
-use std::cell::Cell;
 
 use super::close::{self, MESSAGE_TOO_BIG};
 use super::deflate::{Direction, Fault, Inflater};
+use super::gathered::{Gathered, SPARE_LIMIT};
 use super::header::{HEADER_LIMIT, Header, Opcode};
 use super::{Content, Event, Role, Violation, mask, utf8};
 
@@ -21,6 +20,9 @@ pub struct Limits {
     /// What one call gives before it holds back the rest; each message counts [`OVERHEAD`] more.
     pub batch: usize,
 }
+
+/// What is worth being read apart from what follows it, and the least that is offered for it.
+const ROOM: usize = 256 * 1024;
 
 /// What an empty message costs whoever keeps it.
 const OVERHEAD: usize = 128;
@@ -48,10 +50,10 @@ pub struct Decoder {
     head: Vec<u8>,
     frame: Option<Frame>,
     /// The beginning of a control frame's payload.
-    control: Vec<u8>,
+    control: Gathered,
     message: Option<Message>,
     /// Content of that message.
-    gathered: Vec<u8>,
+    gathered: Gathered,
     /// How much of it is known to be text.
     checked: usize,
     streaming: bool,
@@ -71,9 +73,9 @@ impl Decoder {
             inflater: deflate.map(Inflater::new),
             head: Vec::new(),
             frame: None,
-            control: Vec::new(),
+            control: Gathered::default(),
             message: None,
-            gathered: Vec::new(),
+            gathered: Gathered::default(),
             checked: 0,
             streaming: false,
             held: Vec::new(),
@@ -102,9 +104,48 @@ impl Decoder {
             self.read(&held, give)
         };
         let result = result.and_then(|()| self.give_piece(give));
+        self.settle(result)
+    }
+
+    /// Room for at most so much of what comes next, where all of that is content of a frame that has begun: to be read into, and
+    /// then `filled`. It grows with what has come, not with what the peer has announced.
+    pub fn room(&mut self, at_most: usize) -> Option<&mut [u8]> {
+        let (frame, message) = (self.frame?, self.message.as_ref()?);
+        let whole = !(message.compressed || message.in_pieces || self.streaming);
+        if !whole || frame.header.opcode.is_control() || !self.held.is_empty() {
+            return None;
+        }
+        let rest = usize::try_from(frame.header.length - frame.taken).unwrap_or(usize::MAX);
+        if rest < ROOM / 8 || self.failure.is_some() {
+            return None;
+        }
+        let size = rest.min(at_most).min((2 * self.gathered.len()).max(ROOM));
+        Some(self.gathered.spare(size))
+    }
+
+    /// So many bytes have been read into the `room`. As `receive`.
+    pub fn filled(
+        &mut self,
+        count: usize,
+        give: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), Violation> {
+        let Some(frame) = self.frame else {
+            return Ok(()); // there was no room
+        };
+        self.batch = 0;
+        let key = mask::rotated(frame.header.key, frame.taken);
+        self.gathered.filled(count, key);
+        let taken = frame.taken + count as u64;
+        let done = taken >= frame.header.length;
+        self.frame = (!done).then_some(Frame { taken, ..frame });
+        let result = self.gathered_more(done && frame.header.fin, give);
+        self.settle(result)
+    }
+
+    fn settle(&mut self, result: Result<(), Violation>) -> Result<(), Violation> {
         if let Err(failure) = &result {
             self.failure = Some(failure.clone());
-            self.gathered = Vec::new();
+            self.gathered = Gathered::default();
             self.held = Vec::new();
         }
         result
@@ -243,21 +284,21 @@ impl Decoder {
         give: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), Violation> {
         let key = mask::rotated(frame.header.key, frame.taken);
-        mask::append(&mut self.control, payload, key);
+        self.control.append_masked(payload, key);
         if !done {
             return Ok(());
         }
         self.batch += OVERHEAD;
         match frame.header.opcode {
-            Opcode::Ping => give(Event::Ping(&self.control)),
-            Opcode::Pong => give(Event::Pong(&self.control)),
+            Opcode::Ping => give(Event::Ping(self.control.bytes())),
+            Opcode::Pong => give(Event::Pong(self.control.bytes())),
             _ => {
-                let (code, reason) = close::read(&self.control)?;
+                let (code, reason) = close::read(self.control.bytes())?;
                 self.closed = true;
                 give(Event::Close(code, reason));
             }
         }
-        self.control.clear();
+        self.control = Gathered::default();
         Ok(())
     }
 
@@ -281,26 +322,26 @@ impl Decoder {
             give(Event::Message(content(text, payload)?));
             return Ok(());
         }
-        if self.gathered.capacity() == 0 {
-            self.gathered = spare();
-        }
+        self.gathered.begin();
         let key = mask::rotated(frame.header.key, frame.taken);
         if message.compressed {
             let limit = self.limits.message - message.given;
             let mut unmasked = Vec::new();
             let mut payload = payload;
             if self.role == Role::Server {
-                mask::append(&mut unmasked, payload, key);
+                unmasked.extend_from_slice(payload);
+                mask::apply(&mut unmasked, key);
                 payload = &unmasked;
             }
             // A compressed frame is refused where no compression was agreed on.
             if let Some(inflater) = &mut self.inflater {
-                let output = &mut self.gathered;
-                inflater
-                    .inflate(payload, output, limit)
-                    .and_then(|()| match last {
-                        true => inflater.finish(output, limit),
-                        false => Ok(()),
+                self.gathered
+                    .with(|output| {
+                        inflater.inflate(payload, output, limit)?;
+                        match last {
+                            true => inflater.finish(output, limit),
+                            false => Ok(()),
+                        }
                     })
                     .map_err(|fault| refused(fault, self.limits.message))?;
             }
@@ -314,15 +355,24 @@ impl Decoder {
                 }
             }
             match self.role {
-                Role::Client => self.gathered.extend_from_slice(payload),
-                Role::Server => mask::append(&mut self.gathered, payload, key),
+                Role::Client => self.gathered.append(payload),
+                Role::Server => self.gathered.append_masked(payload, key),
             }
         }
+        self.gathered_more(last, give)
+    }
+
+    /// Content has come; `last` if it is all of a message.
+    fn gathered_more(
+        &mut self,
+        last: bool,
+        give: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), Violation> {
         if last {
             return self.finish(give);
         }
         if self.message.as_ref().is_some_and(|message| message.text) {
-            self.checked += utf8::checked(&self.gathered[self.checked..])?;
+            self.checked += utf8::checked(&self.gathered.bytes()[self.checked..])?;
         }
         Ok(())
     }
@@ -330,14 +380,14 @@ impl Decoder {
     fn finish(&mut self, give: &mut dyn FnMut(Event<'_>)) -> Result<(), Violation> {
         if let Some(message) = self.message.take() {
             self.batch += self.gathered.len() + OVERHEAD;
-            let content = content(message.text, &self.gathered)?;
+            let content = content(message.text, self.gathered.bytes())?;
             give(match message.in_pieces {
                 true => Event::Piece(content, true),
                 false => Event::Message(content),
             });
         }
         self.checked = 0;
-        keep_spare(std::mem::take(&mut self.gathered));
+        self.gathered.end();
         Ok(())
     }
 
@@ -358,10 +408,10 @@ impl Decoder {
         message.given += size;
         self.batch += size + OVERHEAD;
         give(Event::Piece(
-            content(message.text, &self.gathered[..size])?,
+            content(message.text, &self.gathered.bytes()[..size])?,
             false,
         ));
-        self.gathered.drain(..size);
+        self.gathered.remove(size);
         self.checked = 0;
         Ok(())
     }
@@ -394,24 +444,5 @@ fn refused(fault: Fault, limit: usize) -> Violation {
             got: "other bytes".into(),
             section: "8.1",
         },
-    }
-}
-
-thread_local! {
-    /// Room for the content of messages: one for each thread instead of one for each connection, most of which are idle.
-    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
-/// Larger messages pay for an allocation each time.
-const SPARE_LIMIT: usize = 4 * 1024 * 1024;
-
-fn spare() -> Vec<u8> {
-    SPARE.take()
-}
-
-fn keep_spare(mut room: Vec<u8>) {
-    if room.capacity() <= SPARE_LIMIT {
-        room.clear();
-        SPARE.set(room);
     }
 }

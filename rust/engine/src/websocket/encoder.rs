@@ -1,7 +1,7 @@
 //! The sending half.
 
 use super::deflate::{Deflater, Direction};
-use super::header::{Header, Opcode};
+use super::header::{HEADER_LIMIT, Header, Opcode};
 use super::random::Keys;
 use super::{Role, mask};
 
@@ -21,6 +21,18 @@ pub struct Outgoing<'a> {
     header: Header,
     payload: &'a [u8],
     role: Role,
+}
+
+/// A header, ready to leave.
+pub struct Head {
+    bytes: [u8; HEADER_LIMIT],
+    size: usize,
+}
+
+impl Head {
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.size]
+    }
 }
 
 impl Outgoing<'_> {
@@ -55,6 +67,23 @@ impl Encoder {
     /// Whether a message has been begun and not ended.
     pub fn is_between(&self) -> bool {
         self.begun.is_some()
+    }
+
+    /// The header of a whole message of so many bytes, which go behind it as they are. None if they cannot.
+    pub fn head(&self, opcode: Opcode, length: usize) -> Option<Head> {
+        if self.role == Role::Client || self.deflater.is_some() || self.begun.is_some() {
+            return None;
+        }
+        let header = Header {
+            opcode,
+            fin: true,
+            compressed: false,
+            length: length as u64,
+            key: [0; 4],
+        };
+        let mut bytes = [0; HEADER_LIMIT];
+        let size = header.write(&mut bytes, self.role);
+        Some(Head { bytes, size })
     }
 
     /// The next frame of a message, `opcode` being that of the message in each; or a control frame, with `fin`.

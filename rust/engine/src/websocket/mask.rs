@@ -22,11 +22,18 @@ pub(crate) fn copy(target: &mut [u8], source: &[u8], key: [u8; 4]) {
     }
 }
 
-/// The same, to the end of a vector.
-pub(crate) fn append(target: &mut Vec<u8>, source: &[u8], key: [u8; 4]) {
-    let start = target.len();
-    target.resize(start + source.len(), 0);
-    copy(&mut target[start..], source, key);
+/// The same where it lies.
+pub(crate) fn apply(data: &mut [u8], key: [u8; 4]) {
+    const LANE: usize = 16;
+    let [a, b, c, d] = key;
+    let wide = u128::from_ne_bytes([a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d]);
+    let (lanes, rest) = data.as_chunks_mut::<LANE>();
+    for lane in lanes {
+        *lane = (u128::from_ne_bytes(*lane) ^ wide).to_ne_bytes();
+    }
+    for (index, byte) in rest.iter_mut().enumerate() {
+        *byte ^= key[index % 4];
+    }
 }
 
 #[cfg(test)]
@@ -36,28 +43,32 @@ mod tests {
     #[test]
     fn is_what_the_rfc_says() {
         // Section 5.7, "a single-frame masked text message".
-        let mut text = Vec::new();
-        append(
-            &mut text,
-            &[0x7f, 0x9f, 0x4d, 0x51, 0x58],
-            [0x37, 0xfa, 0x21, 0x3d],
-        );
-        assert_eq!(text, b"Hello");
+        let masked = [0x7f, 0x9f, 0x4d, 0x51, 0x58];
+        let key = [0x37, 0xfa, 0x21, 0x3d];
+        let mut text = [0; 5];
+        copy(&mut text, &masked, key);
+        assert_eq!(&text, b"Hello");
+        text = masked;
+        apply(&mut text, key);
+        assert_eq!(&text, b"Hello");
     }
 
     #[test]
     fn is_the_same_in_any_pieces() {
         let key = [1, 2, 3, 4];
         let data: Vec<u8> = (0..100).collect();
-        let mut whole = Vec::new();
-        append(&mut whole, &data, key);
         let naive: Vec<u8> = (0..100).map(|at: u8| at ^ key[at as usize % 4]).collect();
-        assert_eq!(whole, naive);
         for cut in 0..=data.len() {
-            let mut pieces = Vec::new();
-            append(&mut pieces, &data[..cut], key);
-            append(&mut pieces, &data[cut..], rotated(key, cut as u64));
-            assert_eq!(pieces, whole, "cut at {cut}");
+            let mut there = data.clone();
+            let (first, second) = there.split_at_mut(cut);
+            apply(first, key);
+            apply(second, rotated(key, cut as u64));
+            assert_eq!(there, naive, "cut at {cut}");
+            let mut copied = vec![0; data.len()];
+            let (first, second) = copied.split_at_mut(cut);
+            copy(first, &data[..cut], key);
+            copy(second, &data[cut..], rotated(key, cut as u64));
+            assert_eq!(copied, naive, "cut at {cut}");
         }
     }
 }

@@ -7,6 +7,7 @@ mod close;
 mod decoder;
 mod deflate;
 mod encoder;
+mod gathered;
 mod header;
 mod mask;
 mod random;
@@ -15,7 +16,7 @@ mod utf8;
 pub use close::{close_payload, sendable};
 pub use decoder::{Decoder, Limits};
 pub use deflate::Direction;
-pub use encoder::Encoder;
+pub use encoder::{Encoder, Head};
 pub use header::{CONTROL_LIMIT, HEADER_LIMIT, Opcode};
 
 /// Which side of the connection we are: it decides who masks (section 5.1).

@@ -6,3 +6,4 @@ mod hostile;
 mod literals;
 mod pair;
 mod properties;
+mod rooms;

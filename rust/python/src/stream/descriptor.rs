@@ -1,7 +1,7 @@
 //! A stream socket's descriptor: one system call for one message, read or written, and nothing of Python's around it.
 
 use std::cell::RefCell;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::mem::ManuallyDrop;
 use std::net::TcpStream;
 
@@ -18,6 +18,8 @@ use crate::polling::{Policy, note, policy};
 /// Reads and writes of up to so many bytes are made here: they take less time than giving the interpreter's lock away and
 /// getting it back. Larger ones are the socket module's, which lets other threads run meanwhile.
 pub(crate) const SMALL: usize = 32 * 1024;
+/// What one read takes of a large message.
+const LARGEST: usize = 1024 * 1024;
 
 thread_local! {
     /// What is read lands here and is copied once, into bytes of its size.
@@ -102,6 +104,27 @@ impl Descriptor {
         Ok(count)
     }
 
+    /// The same of two pieces that lie apart, the second of which is large.
+    pub(crate) fn give_both(
+        &self,
+        slf: &Bound<'_, Self>,
+        head: &[u8],
+        data: &[u8],
+    ) -> PyResult<usize> {
+        let py = slf.py();
+        let raw = self.state.borrow(py).raw.ok_or_else(closed)?;
+        let pieces = [IoSlice::new(head), IoSlice::new(data)];
+        let count = match py.detach(|| (&*stream(raw)).write_vectored(&pieces)) {
+            Ok(count) => count,
+            Err(error) if later(&error) => 0,
+            Err(error) => return Err(raise(py, &error)),
+        };
+        if count < head.len() + data.len() {
+            slf.call_method0(intern!(py, "_wait_writable"))?;
+        }
+        Ok(count)
+    }
+
     fn give_large(&self, slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<usize> {
         let py = slf.py();
         let send = copy(py, &self.state.borrow(py).send);
@@ -126,6 +149,9 @@ impl Descriptor {
             let state = self.state.borrow(py);
             (state.size, state.little, state.watched, state.busy_poll)
         };
+        if size > SMALL && self.read_on(slf, watched)? {
+            return Ok(());
+        }
         let data = match self.read(py, size) {
             Ok(None) => return Ok(()),
             Ok(Some(data)) => data,
@@ -160,6 +186,40 @@ impl Descriptor {
             invoke(handler.bind(py), intern!(py, "received"), &data)?;
         }
         Ok(())
+    }
+
+    /// Read what is still to come of a large message to where it is gathered. False if it does not come to that.
+    fn read_on(&self, slf: &Bound<'_, Self>, watched: bool) -> PyResult<bool> {
+        let py = slf.py();
+        let (sink, raw, busy_poll) = {
+            let state = self.state.borrow(py);
+            match (&state.sink, state.raw) {
+                (Some(sink), Some(raw)) => (sink.clone_ref(py), raw, state.busy_poll),
+                _ => return Ok(false),
+            }
+        };
+        let receiving = sink.get();
+        let Some(outcome) = receiving.fill(py, LARGEST, |room| (&*stream(raw)).read(room))? else {
+            return Ok(false);
+        };
+        match outcome {
+            Ok(0) => {
+                slf.call_method0(intern!(py, "_ended_by_peer"))?;
+            }
+            Ok(count) => {
+                note(slf, busy_poll)?;
+                if watched {
+                    slf.call_method0(intern!(py, "_arrived"))?;
+                }
+                receiving.filled(sink.bind(py), count)?;
+            }
+            Err(error) if later(&error) => {}
+            Err(error) => {
+                let error = raise(py, &error);
+                slf.call_method1(intern!(py, "_fail"), (error.value(py),))?;
+            }
+        }
+        Ok(true)
     }
 
     /// What has arrived; None if that is nothing yet.

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyString};
 
 use super::call::Step;
+use super::descriptor::{Descriptor, SMALL};
 use super::held::copy;
 use super::invoke::{invoke, invoke_two};
 use super::receiving::Receiving;
@@ -61,12 +62,12 @@ impl Sending {
         content: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Step<'py>>> {
         let py = slf.py();
-        let size = if let Ok(bytes) = content.cast_exact::<PyBytes>() {
-            bytes.as_bytes().len()
+        let (data, is_text) = if let Ok(bytes) = content.cast_exact::<PyBytes>() {
+            (bytes.as_bytes(), false)
         } else if let Ok(text) = content.cast_exact::<PyString>()
             && let Ok(text) = text.to_str()
         {
-            text.len()
+            (text.as_bytes(), true)
         } else {
             return Ok(None);
         };
@@ -75,18 +76,71 @@ impl Sending {
             return Ok(None);
         };
         let turn = slf.getattr(intern!(py, "turn"))?;
-        if size + HEAD > self.slice || turn.getattr(intern!(py, "is_taken"))?.is_truthy()? {
+        if turn.getattr(intern!(py, "is_taken"))?.is_truthy()? {
             return Ok(None);
         }
         let Some(socket) = self.may_begin(slf)? else {
             return Ok(None);
         };
+        if data.len() > SMALL
+            && let Some(head) = codec.get().head(is_text, data.len())?
+            && let Some(step) = self.apart(slf, &socket, head.as_bytes(), content, data)?
+        {
+            return Ok(Some(step));
+        }
+        if data.len() + HEAD > self.slice {
+            return Ok(None);
+        }
         let record = codec.get().frame(content)?;
         if record.as_bytes().len() > self.slice {
             let rest = invoke_two(slf, intern!(py, "_begun"), content, &record)?;
             return Ok(Some(Step::Hand(rest)));
         }
         self.record(slf, &socket, &record).map(Some)
+    }
+
+    /// Give a large message to the kernel from where it lies, if nothing has gathered before it and nothing is below.
+    fn apart<'py>(
+        &self,
+        slf: &Bound<'py, Self>,
+        socket: &Bound<'py, PyAny>,
+        head: &[u8],
+        content: &Bound<'py, PyAny>,
+        data: &[u8],
+    ) -> PyResult<Option<Step<'py>>> {
+        let py = slf.py();
+        let Ok(descriptor) = socket.cast::<Descriptor>() else {
+            return Ok(None);
+        };
+        let machine = self.flow.bind(py).getattr(intern!(py, "machine"))?;
+        if !machine.is_none() || !self.accepted.bind(py).is_empty() {
+            return Ok(None);
+        }
+        let taken = match descriptor.get().give_both(descriptor, head, data) {
+            Ok(taken) => taken,
+            Err(error) => return Err(self.refused(slf, &error)?),
+        };
+        let full = taken < head.len() + data.len();
+        {
+            let mut state = self.state.borrow(py);
+            state.count += taken as u64;
+            state.streak += 1;
+            state.full = full;
+        }
+        if !full {
+            return Ok(Some(Step::Done(py.None().into_bound(py))));
+        }
+        let rest = match taken.checked_sub(head.len()) {
+            Some(taken) => {
+                let taken = taken.into_pyobject(py)?;
+                invoke_two(slf, intern!(py, "_go_on"), content, &taken)?
+            }
+            None => {
+                let rest = PyBytes::new(py, &[&head[taken..], data].concat());
+                invoke_two(slf, intern!(py, "_begun"), content, &rest)?
+            }
+        };
+        Ok(Some(Step::Hand(rest)))
     }
 
     /// The socket, if nobody is before a record that is sent now and it is not other tasks' turn.

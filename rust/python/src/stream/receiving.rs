@@ -40,7 +40,7 @@ pub(super) struct State {
     /// Messages that are whole, where something below finds them.
     pub(super) whole: Option<Py<MessageInbox>>,
     /// What finds them in the bytes of a socket.
-    codec: Option<Py<WebSocketCodec>>,
+    pub(super) codec: Option<Py<WebSocketCodec>>,
     /// Calls have turns, as some are for parts of a message.
     by_turns: bool,
     /// Bytes of the first record in the inbox, as soon as that is known.
@@ -48,7 +48,7 @@ pub(super) struct State {
     /// When the codec was last given bytes.
     pub(super) heard: Option<Instant>,
     /// Where what the socket gives is ciphertext, and this is all that is between.
-    cipher: Option<Py<TlsEngine>>,
+    pub(super) cipher: Option<Py<TlsEngine>>,
 }
 
 /// Takes what arrives and hands it to the calls that wait.

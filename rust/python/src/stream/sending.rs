@@ -201,6 +201,13 @@ impl Sending {
         }
     }
 
+    /// What a call raises that the kernel has refused.
+    pub(super) fn refused(&self, slf: &Bound<'_, Self>, error: &PyErr) -> PyResult<PyErr> {
+        let py = slf.py();
+        let told = slf.call_method1(intern!(py, "_refused"), (error.value(py),))?;
+        Ok(PyErr::from_value(told))
+    }
+
     /// Give it to the kernel: it stands for `size` bytes.
     pub(super) fn deliver<'py>(
         &self,
@@ -212,10 +219,7 @@ impl Sending {
         let py = slf.py();
         let taken = match give(socket, wire) {
             Ok(taken) => taken,
-            Err(error) => {
-                let told = slf.call_method1(intern!(py, "_refused"), (error.value(py),))?;
-                return Err(PyErr::from_value(told));
-            }
+            Err(error) => return Err(self.refused(slf, &error)?),
         };
         {
             let mut state = self.state.borrow(py);

@@ -1,11 +1,12 @@
 //! The inbound half of a stream where what arrives becomes whole messages.
 
+use std::io;
 use std::time::Instant;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList};
 
 use super::held::copy;
 use super::messages::{MessageInbox, Received};
@@ -57,12 +58,52 @@ impl Receiving {
         piece: &Bound<'_, PyBytes>,
     ) -> PyResult<()> {
         let py = slf.py();
+        self.take_found(slf, |whole| codec.find(py, piece.as_bytes(), whole))
+    }
+
+    /// Read what is still to come of a large message to where it is gathered. None if it does not come to that.
+    pub(super) fn fill(
+        &self,
+        py: Python<'_>,
+        at_most: usize,
+        read: impl FnOnce(&mut [u8]) -> io::Result<usize> + Send,
+    ) -> PyResult<Option<io::Result<usize>>> {
+        let codec = {
+            let state = self.state.borrow(py);
+            match state.cipher {
+                None => copy(py, &state.codec),
+                Some(_) => None,
+            }
+        };
+        match codec {
+            Some(codec) => codec.get().fill(py, at_most, read),
+            None => Ok(None),
+        }
+    }
+
+    /// What was read so counts.
+    pub(super) fn filled(&self, slf: &Bound<'_, Self>, count: usize) -> PyResult<()> {
+        let py = slf.py();
+        let codec = copy(py, &self.state.borrow(py).codec);
+        match codec {
+            Some(codec) => self.take_found(slf, |whole| codec.get().filled(py, count, whole)),
+            None => Ok(()),
+        }
+    }
+
+    /// Messages may have been found. What else was is the flow's.
+    fn take_found<'py>(
+        &self,
+        slf: &Bound<'py, Self>,
+        find: impl FnOnce(&MessageInbox) -> PyResult<Option<Bound<'py, PyList>>>,
+    ) -> PyResult<()> {
+        let py = slf.py();
         let Some(whole) = self.whole(py) else {
             return Err(PyRuntimeError::new_err("a codec needs an inbox"));
         };
         self.state.borrow(py).heard = Some(Instant::now());
         let whole = whole.get();
-        let others = match codec.find(py, piece.as_bytes(), whole) {
+        let others = match find(whole) {
             Ok(None) => return self.found(slf, whole),
             Ok(Some(others)) => (others.into_any(), None),
             Err(error) if error.is_instance_of::<WebSocketFailure>(py) => {
