@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -149,6 +150,28 @@ def test_an_inbox_gives_what_it_has() -> None:
     assert inbox.take() == ("a", None, 1)
     inbox.clear()
     assert (len(inbox), inbox.size, inbox.partial, inbox.ended) == (0, 0, b"", False)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+async def test_messages_in_quick_succession_leave_together_and_others_at_once(stack: str) -> None:
+    async with pair(*STACKS[stack]) as (client, server):
+        sending = client._flow.sending
+        gathered = count = 0
+        while not gathered:  # what comes in between on a busy machine is no quick succession
+            for _ in range(8):
+                await client.send("quick")
+            count += 8
+            gathered = sending._size
+        await asyncio.sleep(0)
+        assert sending._size == 0
+        for _ in range(10):
+            later = time.perf_counter() + 100e-6
+            while time.perf_counter() < later:
+                pass
+            await client.send("slow")
+            assert sending._size == 0
+        contents = [(await server.receive()).content for _ in range(count + 10)]
+        assert contents == ["quick"] * count + ["slow"] * 10
 
 
 @pytest.mark.parametrize("large", ["text", "binary"])

@@ -2,6 +2,7 @@
 
 use std::ffi::c_int;
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -38,6 +39,8 @@ pub(super) struct State {
     /// Records that have been sent since anything was taken, and what had been taken then.
     pub(super) row: u32,
     pub(super) taken: u64,
+    /// When the last of them was.
+    pub(super) last: Option<Instant>,
     /// What makes the frames of messages, where those are a WebSocket's.
     pub(super) codec: Option<Py<WebSocketCodec>>,
     /// Where the socket takes ciphertext, and this is all that is between.
@@ -281,6 +284,7 @@ impl Sending {
                 due: false,
                 row: 0,
                 taken: 0,
+                last: None,
                 codec: None,
             }),
         })
@@ -354,7 +358,12 @@ impl Sending {
 
     /// Keep a record until there are more, if it is to wait for them.
     fn _gathers(slf: &Bound<'_, Self>, wire: &Bound<'_, PyBytes>) -> PyResult<bool> {
-        slf.get().gathers(slf, wire)
+        let socket = slf
+            .get()
+            .flow
+            .bind(slf.py())
+            .getattr(intern!(slf.py(), "socket"))?;
+        slf.get().gathers(slf, &socket, wire)
     }
 
     #[getter]
