@@ -172,7 +172,7 @@ async def test_an_application_close(side: str, code: int) -> None:
         await other.send(b"x")
         receiving = asyncio.create_task(stream.receive())
         sending = asyncio.create_task(send_for_ever(stream))
-        await until(lambda: len(theirs._flow.session._streams) == 2)
+        await until(lambda: len(theirs._flow.session.streams) == 2)
         ours.application_error = ApplicationError(code, "because – so")
         await ours.aclose()
         assert await iterating == 0

@@ -89,7 +89,7 @@ async def test_streams_that_are_done_leave_nothing_behind() -> None:
             await stream.send(b"%d" % number, end_of_stream=True)
             assert await collect(stream) == b"%d" % number
         for session in (client._flow.session, server._flow.session):
-            await until(lambda session=session: not session._streams and not session.draining)  # type: ignore[misc]
+            await until(lambda session=session: not session.streams and not session.draining)  # type: ignore[misc]
         assert await collect(stream) == b""
 
 
@@ -101,7 +101,7 @@ async def test_streams_that_a_handler_leaves_unread_are_given_back() -> None:
         for _ in range(20):
             stream = await client.open_stream()
             await stream.send(bytes(10_000))  # and no end: the server's refusal to read is answered with a reset
-        await until(lambda: not client._flow.session._streams)
+        await until(lambda: not client._flow.session.streams)
 
 
 # Numbers
@@ -308,7 +308,7 @@ async def test_the_windows_are_those_of_the_options() -> None:
 
 
 def server_streams(server: Any) -> list[Any]:
-    return [type("S", (), {"_flow": socket.handler}) for socket in server._flow.session._streams.values()]
+    return [type("S", (), {"_flow": socket.handler}) for socket in server._flow.session.streams.values()]
 
 
 # Opening
@@ -632,7 +632,7 @@ async def test_cancelling_inbound_streams_cancels_the_handlers_and_waits_for_the
         for stream in streams:
             stream.application_error_code = 1
             await stream.send(b"x")
-        await until(lambda: len(server._flow.session._streams) == 3)
+        await until(lambda: len(server._flow.session.streams) == 3)
         await asyncio.sleep(0.01)
         serving.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -740,7 +740,7 @@ async def test_dropping_a_reference_does_nothing() -> None:
             del stream
             gc.collect()
             assert len(await received.get()) == 3_000_000
-            assert identifier in client._flow.session._streams
+            assert identifier in client._flow.session.streams
 
 
 async def test_what_the_peer_sends_on_a_dropped_stream_costs_no_more_than_the_window() -> None:

@@ -4,7 +4,7 @@ An address is (host, port), or (host, port, flow information, scope) for IPv6, a
 whatever the caller likes, as the clock of an event loop has them.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self, TypeAlias, final
 
 from typing_extensions import Buffer, disjoint_base
@@ -13,6 +13,7 @@ from tieline._engine.stream import Receiving
 from tieline._engine.tls import TlsConfig, TlsFailure, TlsInfo
 
 __all__ = [
+    "OVERLAP",
     "QuicClient",
     "QuicClose",
     "QuicConnection",
@@ -26,6 +27,9 @@ __all__ = [
 
 _Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 _Value: TypeAlias = bool | int | tuple[int, int] | _Address | QuicClose | tuple[_Address, QuicClose] | None
+
+OVERLAP: int
+"""Things that are done before what follows from them leaves: so the peer works on these during the next ones."""
 
 class QuicError(Exception):
     """Something cannot be done with a stream or datagram."""
@@ -167,6 +171,16 @@ class QuicEndpoint:
         """When `handle_timeout` is to be called next."""
 
     def handle_timeout(self, now: float, /) -> None: ...
+    turning: bool
+    """A turn is under way, at whose end what was done leaves. The owner says so."""
+    touches: int
+    """Things that were done since something left: what streams have taken is counted here."""
+
+    def dispatch(self, sessions: dict[int, Any], other: Callable[[int, str, Any], None], /) -> bool:
+        """Tell `sessions`, by their handles, what has happened since the last call: what is readable to the stream in their
+        `streams`, all else to their `happened`; and `other` what none of them hears. False if that was nothing.
+        """
+
     def events(self) -> list[tuple[int, str, _Value]]:
         """What has happened since the last call: (handle, kind, value).
 

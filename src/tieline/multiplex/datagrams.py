@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tieline._engine.quic import QuicError
+from tieline._engine.quic import OVERLAP, QuicError
 from tieline.drivers.port import DatagramHandler
 from tieline.errors import NetworkError
 
@@ -65,7 +65,7 @@ class QUICDatagramSocket:
         if self._closed:
             raise OSError(errno.EPIPE, "the connection has ended")
         session, taken = self._session, 0
-        at_once = session.endpoint.overlap
+        at_once = OVERLAP
         while taken < len(datagrams):
             some: list[Any] = list(datagrams[taken : taken + at_once])
             try:

@@ -15,7 +15,7 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from tieline._engine.quic import QuicClient, QuicEndpoint
+from tieline._engine.quic import OVERLAP, QuicClient, QuicEndpoint
 from tieline.endpoints import HostPort
 from tieline.multiplex.session import Session
 
@@ -34,8 +34,6 @@ SILENCE = 0.5  # seconds in which nothing comes, after which a client looks whet
 
 class QUICEndpoint:
     """Drives the engine of one socket."""
-
-    overlap = 16  # things that are done before what follows from them leaves: so the peer works on these during the next ones
 
     def __init__(
         self,
@@ -58,9 +56,8 @@ class QUICEndpoint:
         self._limit: Timer | None = None  # of lingering
         self._due = 0.0
         self._heard = driver.time()
-        self._touches = 0  # since something left
         self._closes_when_empty = False
-        self._turning = self._soon = self._blocked = self._leaving = self._closed = False
+        self._soon = self._blocked = self._leaving = self._closed = False
 
     def open(
         self, at: HostPort | None, to: HostPort | None, parameters: Parameters[Any], interface: str | None = None
@@ -106,11 +103,12 @@ class QUICEndpoint:
 
     def touched(self, times: int = 1) -> None:
         """Something was done with a connection, perhaps several times: what follows from it leaves soon."""
-        if not self._turning and not self._soon and not self._closed:
+        engine = self._engine
+        engine.touches += times
+        if not engine.turning and not self._soon and not self._closed:
             self._soon = True
             self.driver.call_soon(self._turn_soon)
-        self._touches += times
-        if self._touches >= self.overlap:
+        if engine.touches >= OVERLAP:
             self._send()
 
     def _turn_soon(self) -> None:
@@ -146,9 +144,9 @@ class QUICEndpoint:
     # A turn
 
     def _turn(self) -> None:
-        if self._closed or self._turning:
+        if self._closed or self._engine.turning:
             return
-        self._turning = True
+        self._engine.turning = True
         try:
             more = True
             while more:
@@ -157,24 +155,25 @@ class QUICEndpoint:
                     self.close()
                 more = self._send()
         finally:
-            self._turning = False
+            self._engine.turning = False
         if not self._closed:
             self._set_timer()
 
     def _dispatch(self) -> None:
-        engine = self._engine
-        while events := engine.events():
-            for handle, kind, value in events:
-                session = self._sessions.get(handle)
-                if session is not None:
-                    session.happened(kind, value)
-                    if kind == "drained":
-                        self._sessions.pop(handle, None)
-                elif kind == "incoming" and not self._closed:
-                    self._arrived(handle)
-                elif kind == "refused" and self._refused is not None:
-                    remote, close = cast("tuple[PacketAddress, QuicClose]", value)
-                    self._refused(remote, close)
+        while self._engine.dispatch(self._sessions, self._other):
+            pass
+
+    def _other(self, handle: int, kind: str, value: Any) -> None:
+        """An event that no session hears."""
+        if kind == "incoming" and not self._closed:
+            self._arrived(handle)
+        elif kind == "refused" and self._refused is not None:
+            remote, close = cast("tuple[PacketAddress, QuicClose]", value)
+            self._refused(remote, close)
+
+    def drained(self, session: Session) -> None:
+        """The engine has forgotten a connection."""
+        self._sessions.pop(session.connection.handle, None)
 
     def _arrived(self, handle: int) -> None:
         session = self._sessions[handle] = Session(self, self._engine.connection(handle), is_client=False)
@@ -183,7 +182,7 @@ class QUICEndpoint:
 
     def _send(self) -> bool:
         """Let datagrams leave; whether something did and events may have followed from it."""
-        self._touches = 0
+        self._engine.touches = 0
         if self._blocked or self._closed:
             return False
         socket = self._socket

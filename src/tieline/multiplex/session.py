@@ -48,7 +48,7 @@ class Session:
         self.owner: SessionOwner | None = None
         self.peer_name: object = None  # what errors call the peer
         self.close_reason: QuicClose | None = None
-        self._streams: dict[int, QUICStreamSocket] = {}
+        self.streams: dict[int, QUICStreamSocket] = {}
         self._datagrams: QUICDatagramSocket | None = None
         self._openers: dict[bool, list[Waiter]] = {True: [], False: []}
         self._riding: dict[EarlyStream, tuple[QUICStreamSocket, int]] = {}  # and how much of each, until the handshake is done
@@ -62,20 +62,17 @@ class Session:
     # Called by the endpoint
 
     def happened(self, kind: str, value: Any) -> None:
-        """One event of the engine."""
+        """One event of the engine, but for what is readable: that is told to the stream itself."""
         match kind:
-            case "readable":
-                if (stream := self._streams.get(value)) is not None:
-                    stream.readable()
             case "writable":
-                if (stream := self._streams.get(value)) is not None:
+                if (stream := self.streams.get(value)) is not None:
                     stream.writable()
             case "opened":
                 if self.owner is not None:
                     self.owner.opened()
             case "finished":
                 self.drained(value)
-                if (stream := self._streams.get(value)) is not None:
+                if (stream := self.streams.get(value)) is not None:
                     stream.finished()
             case "stopped":
                 self._stopped(*value)
@@ -89,7 +86,7 @@ class Session:
                     self._datagrams.unblocked()
             case "early_data_rejected":
                 self._riding.clear()
-                self._streams.clear()
+                self.streams.clear()
                 self.draining.clear()
                 self._rejected_count = self.connection.written_count
             case "connected":
@@ -100,11 +97,13 @@ class Session:
                     self.owner.peer_moved()
             case "lost":
                 self._lost(value)
-            case _:  # drained: the endpoint's affair
+            case "drained":
+                self.endpoint.drained(self)
+            case _:  # readable: the stream has been told
                 return
 
     def _stopped(self, number: int, code: int) -> None:
-        if (stream := self._streams.get(number)) is not None:
+        if (stream := self.streams.get(number)) is not None:
             stream.stopped(code)
         else:  # closed here, and what was sent is still on its way
             self.drained(number)
@@ -139,7 +138,7 @@ class Session:
 
     def _gather(self) -> None:
         """What had come before the end can still be read, also from streams that nobody has taken yet."""
-        for stream in self._streams.values():
+        for stream in self.streams.values():
             stream.gather()
         if self._datagrams is not None:
             self._datagrams.readable()
@@ -176,12 +175,12 @@ class Session:
     @property
     def is_unfinished(self) -> bool:
         """Whether streams have been ended, and the peer may still take what it does not have of them."""
-        return self.is_open and (bool(self.draining) or any(stream.is_ending for stream in self._streams.values()))
+        return self.is_open and (bool(self.draining) or any(stream.is_ending for stream in self.streams.values()))
 
     @property
     def unfinished_count(self) -> int:
         """How many of them there are."""
-        return len(self.draining) + sum(stream.is_ending for stream in self._streams.values())
+        return len(self.draining) + sum(stream.is_ending for stream in self.streams.values())
 
     @property
     def received_count(self) -> int:
@@ -213,7 +212,7 @@ class Session:
     def fail(self, error: NetworkError, *, is_clean: bool = False) -> None:
         """Every stream, and whoever waits to open one, learns that it is over. `is_clean`: the peer's application said so."""
         self.fail_openers(error)
-        streams, self._streams = self._streams, {}
+        streams, self.streams = self.streams, {}
         for stream in (*streams.values(), *self.arrived):
             stream.lost(raisable(error))
         if self._datagrams is not None:
@@ -293,7 +292,7 @@ class Session:
         return None
 
     def _socket(self, number: int) -> QUICStreamSocket:
-        stream = self._streams[number] = QUICStreamSocket(self, number)
+        stream = self.streams[number] = QUICStreamSocket(self, number)
         return stream
 
     def datagrams(self) -> QUICDatagramSocket:
@@ -326,4 +325,4 @@ class Session:
 
     def forget(self, number: int) -> None:
         """A stream's socket was closed, or both of its directions are over."""
-        self._streams.pop(number, None)
+        self.streams.pop(number, None)

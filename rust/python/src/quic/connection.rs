@@ -42,6 +42,11 @@ impl QuicConnection {
         }
     }
 
+    /// Something was done. True if the endpoint's owner has to hear of it now.
+    pub(super) fn touch(&self) -> bool {
+        self.endpoint.touch()
+    }
+
     fn with<R: Send>(
         &self,
         py: Python<'_>,

@@ -6,16 +6,17 @@ mod values;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 use tieline_engine::quic::{
-    Config, Endpoint, EndpointError, Event, Handle, Incoming, Qlog, Retry, ServerId, Settings,
+    Change, Config, Endpoint, EndpointError, Event, Handle, Incoming, Qlog, Retry, ServerId,
+    Settings,
 };
 
 use crate::tls::{Input, TlsConfig, refused};
@@ -46,6 +47,7 @@ pub(crate) mod quic {
         let error = py.get_type::<QuicError>();
         error.setattr("reason", "unknown")?;
         error.setattr("code", py.None())?;
+        module.add("OVERLAP", OVERLAP)?;
         module.add("QuicError", error)
     }
 }
@@ -57,14 +59,23 @@ create_exception!(
     "Something cannot be done with a stream or datagram."
 );
 
+/// Things that are done before what follows from them leaves: so the peer works on these during the next ones.
+const OVERLAP: usize = 16;
+
 /// An endpoint, as its connections share it.
-pub(crate) struct Shared(Mutex<Endpoint>);
+pub(crate) struct Shared {
+    endpoint: Mutex<Endpoint>,
+    /// What was done leaves when the turn ends.
+    turning: AtomicBool,
+    /// Things that were done since something left.
+    touches: AtomicUsize,
+}
 
 impl Shared {
     /// The endpoint is taken when a validator calls back into it, or another thread is in it. To
     /// wait could be to wait forever, so neither may.
     fn lock(&self) -> PyResult<MutexGuard<'_, Endpoint>> {
-        match self.0.try_lock() {
+        match self.endpoint.try_lock() {
             Ok(endpoint) => Ok(endpoint),
             // Panics are caught while the lock is held, so it cannot be poisoned.
             Err(TryLockError::Poisoned(poisoned)) => Ok(PoisonError::into_inner(poisoned)),
@@ -72,6 +83,12 @@ impl Shared {
                 "this QUIC endpoint is in use (a validator must not call it)",
             )),
         }
+    }
+
+    /// Something more was done. True if the endpoint has to hear of it now.
+    fn touch(&self) -> bool {
+        let touches = self.touches.fetch_add(1, Ordering::Relaxed) + 1;
+        touches >= OVERLAP || !self.turning.load(Ordering::Relaxed)
     }
 
     /// Call `work`, without the GIL if it is much work. A panic ends the endpoint, not the process.
@@ -171,7 +188,11 @@ impl QuicEndpoint {
             seed,
         };
         let endpoint = Endpoint::new(settings).map_err(complain)?;
-        Ok(Self(Arc::new(Shared(Mutex::new(endpoint)))))
+        Ok(Self(Arc::new(Shared {
+            endpoint: Mutex::new(endpoint),
+            turning: AtomicBool::new(false),
+            touches: AtomicUsize::new(0),
+        })))
     }
 
     /// Begin to connect.
@@ -271,24 +292,65 @@ impl QuicEndpoint {
 
     /// What has happened since the last call.
     fn events<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let mut events = Vec::new();
-        self.0
-            .guarded(py, 0, |endpoint| endpoint.events(&mut events))?;
         let list = PyList::empty(py);
-        for event in events {
-            list.append(match event {
-                Event::Connection(handle, what) => {
-                    let (kind, value) = change(py, what)?;
-                    (handle, kind, value)
-                }
-                Event::Refused(remote, reason) => {
-                    let reason = QuicClose::new(py, reason)?;
-                    let value = (address(py, remote)?, reason).into_pyobject(py)?;
-                    (0, intern!(py, "refused"), value.into_any().unbind())
-                }
-            })?;
+        for event in self.happened(py)? {
+            list.append(told(py, event)?)?;
         }
         Ok(list)
+    }
+
+    /// Tell the sessions what has happened since the last call, and `other` what none of them hears. False if that was nothing.
+    #[pyo3(signature = (sessions, other, /))]
+    fn dispatch(
+        &self,
+        py: Python<'_>,
+        sessions: &Bound<'_, PyDict>,
+        other: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
+        let events = self.happened(py)?;
+        let some = !events.is_empty();
+        for event in events {
+            if let Event::Connection(handle, Change::Readable(stream)) = event
+                && let Some(session) = sessions.get_item(handle)?
+            {
+                let streams = session.getattr(intern!(py, "streams"))?;
+                // One that is closed is not in there any more.
+                if let Some(stream) = streams.cast::<PyDict>()?.get_item(stream)? {
+                    QuicStream::readable(stream.cast::<QuicStream>()?)?;
+                }
+                continue;
+            }
+            let (handle, kind, value) = told(py, event)?;
+            match sessions.get_item(handle)? {
+                Some(session) => session
+                    .call_method1(intern!(py, "happened"), (kind, value))
+                    .map(drop)?,
+                None => other.call1((handle, kind, value)).map(drop)?,
+            }
+        }
+        Ok(some)
+    }
+
+    /// Whether a turn is under way, at whose end what was done leaves.
+    #[getter]
+    fn turning(&self) -> bool {
+        self.0.turning.load(Ordering::Relaxed)
+    }
+
+    #[setter]
+    fn set_turning(&self, value: bool) {
+        self.0.turning.store(value, Ordering::Relaxed);
+    }
+
+    /// Things that were done since something left.
+    #[getter]
+    fn touches(&self) -> usize {
+        self.0.touches.load(Ordering::Relaxed)
+    }
+
+    #[setter]
+    fn set_touches(&self, value: usize) {
+        self.0.touches.store(value, Ordering::Relaxed);
     }
 
     /// Take in so many more connections, and refuse what comes after them.
@@ -324,6 +386,30 @@ impl QuicEndpoint {
     #[getter]
     fn poisoned(&self) -> PyResult<bool> {
         Ok(self.0.lock()?.is_poisoned())
+    }
+}
+
+impl QuicEndpoint {
+    fn happened(&self, py: Python<'_>) -> PyResult<Vec<Event>> {
+        let mut events = Vec::new();
+        self.0
+            .guarded(py, 0, |endpoint| endpoint.events(&mut events))?;
+        Ok(events)
+    }
+}
+
+/// An event: the connection that it is about, its name, and what comes with it.
+fn told(py: Python<'_>, event: Event) -> PyResult<(Handle, &Bound<'_, PyString>, Py<PyAny>)> {
+    match event {
+        Event::Connection(handle, what) => {
+            let (kind, value) = change(py, what)?;
+            Ok((handle, kind, value))
+        }
+        Event::Refused(remote, reason) => {
+            let reason = QuicClose::new(py, reason)?;
+            let value = (address(py, remote)?, reason).into_pyobject(py)?;
+            Ok((0, intern!(py, "refused"), value.into_any().unbind()))
+        }
     }
 }
 

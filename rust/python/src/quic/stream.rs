@@ -47,8 +47,10 @@ impl QuicStream {
             let connection = self.connection.get();
             match connection.write_bytes(py, self.number, data) {
                 Ok(taken) => {
-                    let endpoint = self.session.bind(py).getattr(intern!(py, "endpoint"))?;
-                    endpoint.call_method0(intern!(py, "touched"))?;
+                    if connection.touch() {
+                        let endpoint = self.session.bind(py).getattr(intern!(py, "endpoint"))?;
+                        endpoint.call_method1(intern!(py, "touched"), (0,))?;
+                    }
                     return Ok(taken);
                 }
                 Err(error) if error.is_instance_of::<QuicError>(py) => {}
@@ -98,7 +100,7 @@ impl QuicStream {
     }
 
     /// Something has come.
-    fn readable(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub(super) fn readable(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
         this.state.borrow(py).news = true;
