@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import weakref
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Generator
 
 import pytest
 
@@ -184,6 +184,21 @@ def test_a_waiter_is_a_future_of_its_loop() -> None:
         loop.run_until_complete(await_it(None))
         with pytest.raises(EndOfStreamError):
             loop.run_until_complete(await_it(EndOfStreamError("the end")))
+
+        class Late:
+            """Completed when its task has it and has not said yet by what it wants to be told."""
+
+            def __await__(self) -> Generator[object, None, str]:
+                one = Waiters(loop)()
+                asked = next(iter(one.__await__()))
+                one.set_result(None)
+                yield asked
+                return "told"
+
+        async def late() -> str:
+            return await asyncio.wait_for(Late(), 10)
+
+        assert loop.run_until_complete(late()) == "told"
         cancelled = Waiters(loop)()
         assert cancelled.cancel("enough")
         with pytest.raises(asyncio.CancelledError, match="enough"):

@@ -38,7 +38,6 @@ from tieline import (
     NetworkListener,
     Opcode,
     Parameters,
-    ProtocolViolationError,
     QUICStream,
     State,
     WebSocket,
@@ -49,11 +48,6 @@ from tieline.protocols.roles import NetworkProtocol
 from ..authority import LOCALHOST, TRUST
 from ..peers import Peer
 from ..quic import connected, take
-
-HANDSHAKE = (
-    b"GET /chat HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-)
 
 Connection = NetworkConnection[WebSocket]
 
@@ -93,30 +87,6 @@ async def pair(
         finally:
             over.set()
             connection.abort()
-
-
-@asynccontextmanager
-async def raw(*, connections: list[Connection] | None = None, **options: Any) -> AsyncIterator[tuple[Peer, asyncio.Future[Any]]]:
-    """A client without a library, the handshake behind it, whose server echoes; and how the echo ended."""
-    ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    async def handler(connection: Connection) -> None:
-        if connections is not None:
-            connections.append(connection)
-        try:
-            await echo(connection)
-            ended.set_result(None)
-        except NetworkError as error:
-            ended.set_result(error)
-
-    async with NetworkListener(WebSocket(**options), on="127.0.0.1:0").serving(handler) as listener:
-        with await Peer.connect(HostPort("127.0.0.1", listener.port)) as peer:
-            await peer.send(HANDSHAKE)
-            answer = b""
-            while b"\r\n\r\n" not in answer:
-                answer += await peer.receive()
-            assert answer.startswith(b"HTTP/1.1 101 ")
-            yield peer, ended
 
 
 # What it stands on
@@ -622,10 +592,6 @@ async def test_an_abort_is_1006() -> None:
         client.abort()
         with pytest.raises(NetworkError):
             await receive
-    async with raw() as (peer, ended):
-        peer.socket.shutdown(1)
-        error = await ended
-        assert isinstance(error, ConnectionAbortedByPeerError) and error.code == CloseCode.ABNORMAL_CLOSURE
 
 
 async def test_a_peer_that_does_not_answer_the_close() -> None:
@@ -737,40 +703,7 @@ async def test_broadcast_does_not_wait_for_the_slow(slow: Any) -> None:
         assert flow.layer.inbox.size < 1_000_000
 
 
-# Hostile and foreign
-
-
-@pytest.mark.parametrize(
-    ("wire", "code"),
-    [
-        (b"\x83\x80\0\0\0\0", 1002),
-        (b"\x81\x01a", 1002),
-        (b"\x81\x81\0\0\0\0\xff", 1007),
-        (b"\x82\xff\0\0\0\1\0\0\0\0\0\0\0\0", 1009),
-    ],
-)
-async def test_faults_are_answered_with_their_code(wire: bytes, code: int) -> None:
-    async with raw() as (peer, ended):
-        await peer.send(b"\x81\x82\0\0\0\0ok" + wire)
-        expected = b"\x81\x02ok\x88"
-        got = b""
-        while piece := await peer.receive():
-            got += piece
-        assert got.startswith(expected) and got[6:8] == code.to_bytes(2, "big")
-        error = await ended
-        assert isinstance(error, ProtocolViolationError) and error.code == code
-
-
-async def test_pings_of_a_peer_that_takes_nothing_are_answered_within_bounds() -> None:
-    connections: list[Connection] = []
-    async with raw(connections=connections) as (peer, ended):
-        pings = (b"\x89\xfd\0\0\0\0" + bytes(125)) * 1000
-        for _ in range(200):
-            await peer.send(pings)
-        flow: Any = connections[0]._flow
-        assert flow.sending.remaining < 500_000 and sum(map(len, flow.layer._said)) < 20_000
-        peer.socket.close()
-        assert isinstance(await ended, NetworkError)
+# Foreign
 
 
 async def test_a_server_answers_web_clients(caplog: pytest.LogCaptureFixture) -> None:
@@ -801,14 +734,6 @@ async def test_refusals_reach_the_client() -> None:
         async with NetworkConnection(url, good) as connection:
             await connection.send("in")
             assert (await connection.receive()).content == "in"
-
-
-async def test_a_handshake_that_does_not_come() -> None:
-    async with NetworkListener(WebSocket(handshake_timeout=0.1), on="127.0.0.1:0").serving(echo) as listener:
-        with await Peer.connect(HostPort("127.0.0.1", listener.port)) as peer:
-            await peer.send(HANDSHAKE[:50])
-            async with asyncio.timeout(5):
-                assert await peer.receive() == b""
 
 
 async def test_headers_of_both_sides() -> None:

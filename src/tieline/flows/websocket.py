@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from tieline._engine.stream import Descriptor, Sending
@@ -11,144 +10,31 @@ from tieline.engines.framing import too_large
 from tieline.engines.websocket import WebSocketLayer
 from tieline.errors import (
     ChannelClosedError,
-    DecodingError,
     EndOfStreamError,
     NetworkError,
     Phase,
+    ProtocolViolationError,
     raisable,
 )
 from tieline.flows.content import misuse, octets
-from tieline.flows.layered import LayeredFlow, LayeredReceiving, LayeredSending
+from tieline.flows.layered import LayeredFlow, LayeredSending
 from tieline.flows.owner import FlowOwner, present
-from tieline.flows.receiving import message
+from tieline.flows.parts import WebSocketReceiving
 from tieline.flows.turns import RoundTrip, Turn
 from tieline.flows.writer import MessageWriter, Writer
-from tieline.protocols.message import Message
-from tieline.protocols.websocket import CloseCode, Opcode, WebSocket, WebSocketMetadata, require_close
+from tieline.protocols.websocket import CloseCode, Opcode, WebSocket, require_close
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tieline._engine.websocket import WebSocketFailure
-    from tieline.drivers.port import Buffer, StreamSocket
+    from tieline.drivers.port import Buffer, StreamSocket, Timer
     from tieline.engines.pipeline import Pipeline
     from tieline.parameters import Parameters
 
-__all__ = ["WebSocketFlow", "WebSocketReceiving", "WebSocketSending"]
+__all__ = ["WebSocketFlow", "WebSocketSending"]
 
-MERGE_BELOW = 64 * 1024
 LARGEST_PAYLOAD = 125  # of a control frame (RFC 6455 section 5.5)
-
-
-class WebSocketReceiving(LayeredReceiving):
-    """The inbound half. Once messages are received in parts, one call after the other has its turn."""
-
-    __slots__ = ("_complete", "_metadata", "_offset", "_pieces", "_ping", "_size", "_skips", "streams", "turn")
-
-    def __init__(self, flow: WebSocketFlow, limit: int) -> None:
-        super().__init__(flow, limit)
-        self.turn = Turn(flow)
-        self.streams = False  # a call wants pieces as they come
-        self._pieces: list[Any] = []  # of a message of which no call has had everything yet
-        self._size = 0  # of these, without what was handed out
-        self._offset = 0  # of the first: what was handed out of it
-        self._metadata = WebSocketMetadata()  # of the last of them
-        self._complete = False  # they have the message's end
-        self._skips = False  # what is left of a message whose reader has gone
-        self._ping: Message[Any, Any] | None = None  # that came between the pieces
-
-    async def _whole(self, iterating: bool) -> Message[Any, Any]:
-        """A whole message, or a ping. What was gathered before a cancellation is kept for the next call."""
-        await self.turn.take()
-        try:
-            while not self._complete and self._ping is None:
-                await self._gather(iterating)
-            if self._ping is not None:
-                ping, self._ping = self._ping, None
-                return ping
-            return self._hand_out(self._size)
-        finally:
-            self.turn.give()
-
-    async def part(self, kind: type, at_least: int, at_most: int) -> Message[Any, WebSocketMetadata]:
-        """The next part of a message, for the call whose turn it is."""
-        while not self._complete and self._size < at_least:
-            if not self.has_calls and not len(self.inbox) and not self.inbox.ended:
-                self._stream(True)
-            await self._gather(False)
-            if self._pieces and not isinstance(self._pieces[0], kind):
-                break
-        if not isinstance(self._pieces[0], kind):
-            raise DecodingError(
-                "the next message is of the other kind; receive() takes it",
-                endpoint=self._flow.endpoint,
-                phase=Phase.TRANSFER,
-                expected="text" if kind is str else "binary",
-                got=self._metadata.opcode.name.lower(),
-            )
-        return self._hand_out(at_most)
-
-    async def _gather(self, iterating: bool) -> None:
-        """Take one more piece, or a ping. Of pings that nobody has received the last one counts (RFC 6455 section 5.5.3)."""
-        content, metadata = received = await self._message(iterating)
-        if metadata.opcode is Opcode.PING:
-            self._ping = received
-            return
-        if metadata.is_complete:
-            self._stream(False)
-        if self._skips:
-            self._skips = not metadata.is_complete
-            return
-        self._size += len(content)
-        pieces = self._pieces
-        # Small pieces are merged like the digits of a binary counter, as in `ByteInbox`.
-        while len(pieces) > 1 and len(pieces[-1]) <= len(content) < MERGE_BELOW:
-            content = pieces.pop() + content
-        pieces.append(content)
-        self._metadata, self._complete = metadata, metadata.is_complete
-
-    def _hand_out(self, at_most: int) -> Message[Any, WebSocketMetadata]:
-        """What has been gathered, up to that much, which is all of it if the message is complete then."""
-        pieces, metadata = self._pieces, self._metadata
-        empty: Any = pieces[0][:0]
-        taken: list[Any] = []
-        while pieces and at_most:
-            first = pieces[0]
-            part = first[self._offset : self._offset + at_most]
-            at_most -= len(part)
-            taken.append(part)
-            self._size -= len(part)
-            self._offset += len(part)
-            if self._offset == len(first):
-                del pieces[0]
-                self._offset = 0
-        content = taken[0] if len(taken) == 1 else empty.join(taken)
-        if self._complete and not self._size:
-            self._forget()
-        elif self._complete:
-            metadata = replace(metadata, is_complete=False, last_message=False)
-        return message(Message, (content, metadata))
-
-    def _forget(self) -> None:
-        self._pieces.clear()
-        self._size = self._offset = 0
-        self._complete = False
-
-    def begins_parts(self) -> None:
-        self._by_turns = True  # from now on there may be pieces in the inbox
-
-    def skip(self) -> None:
-        """The reader of a message in parts has gone before its end."""
-        self._skips = not self._complete
-        self._forget()
-
-    def clear(self) -> None:
-        super().clear()
-        self._forget()
-        self._skips, self._ping = False, None
-
-    def _stream(self, streams: bool) -> None:
-        if self.streams is not streams:
-            self.streams = streams
-            cast("WebSocketFlow", self._flow).stream(streams)
 
 
 class WebSocketSending(LayeredSending):
@@ -226,11 +112,16 @@ class WebSocketSending(LayeredSending):
         self.pump()
         return self.error is None
 
+    def _say(self) -> bool:
+        """The close frame of a connection that is doomed waits for what is still to be answered."""
+        return not self._flow.is_doomed and super()._say()
+
     # Closing
 
     async def close(self, code: int | None, reason: str) -> None:
         require_close(code, reason)
         flow = self._flow
+        await flow.settle()
         if flow.is_over:
             return
         if self._closing is None:
@@ -258,7 +149,7 @@ class WebSocketSending(LayeredSending):
 class WebSocketFlow(LayeredFlow):
     """Moves messages both ways for one connection or stream."""
 
-    __slots__ = ("trips",)
+    __slots__ = ("_doom", "_respite", "trips")
 
     calls = (
         "send(text or bytes), receive(), ping(), pong(), close(), sending_message(), receiving_message(), messages and iteration"
@@ -272,6 +163,8 @@ class WebSocketFlow(LayeredFlow):
         self.receiving = WebSocketReceiving(self, parameters.receive_limit)  # pyright: ignore[reportIncompatibleVariableOverride]
         self.sending = WebSocketSending(self, parameters.send_limit)  # pyright: ignore[reportIncompatibleVariableOverride]
         self.trips: WeakSet[RoundTrip] = WeakSet()
+        self._doom: NetworkError | None = None  # what came cannot be, but what came before is still to be answered
+        self._respite: Timer | None = None
 
     def attach(self, socket: StreamSocket, pipeline: Pipeline | None, plaintext: bytes, wire: bytes, early: int) -> None:
         super().attach(socket, pipeline, plaintext, wire, early)
@@ -294,6 +187,57 @@ class WebSocketFlow(LayeredFlow):
     def find_more(self) -> None:
         super().find_more()
         self._shorten()
+
+    def _no_socket(self) -> None:
+        super()._no_socket()
+        self._doom = None
+        if self._respite is not None:
+            self._respite.cancel()
+            self._respite = None
+
+    # The peer has broken a rule
+
+    def _taken_in(self, receive: Callable[..., object], *received: Any) -> None:
+        if self._doom is None:
+            super()._taken_in(receive, *received)
+
+    def _fault(self, error: NetworkError) -> None:
+        """What came before it can be answered: the connection fails when the program waits for more, or after `close_timeout`.
+
+        RFC 6455 section 7.1.7 wants no more input processed, and does not say how soon the close frame follows.
+        """
+        socket = self.socket
+        if not len(self.layer.inbox) or self.closed or not isinstance(error, ProtocolViolationError):
+            super()._fault(error)
+            return
+        self._doom = error
+        self._found()
+        if socket is None or self.socket is not socket:
+            return
+        self.receiving.stop()
+        self._respite = present(self._owner).driver.call_later(self._parameters.close_timeout, self.give_up)
+        self.receiving._adjust()
+
+    @property
+    def is_doomed(self) -> bool:
+        """Whether the connection fails as soon as what came before a fault is answered."""
+        return self._doom is not None
+
+    def give_up(self) -> None:
+        """What came before a fault is answered, or has had its time."""
+        if self._doom is not None:
+            self.violated(self._doom)
+
+    async def settle(self) -> None:
+        """The program closes, and what it has said to what came before a fault is all its answers. Raises CloseTimeoutError."""
+        if self._doom is not None:
+            await self._progress(lambda: self.sending.idle, "the peer takes no more of what was sent")
+            self.give_up()
+
+    async def finish(self) -> None:
+        self._close_calls()
+        await self.settle()
+        await super().finish()
 
     def decoded(self, others: list[Any], failure: WebSocketFailure | None) -> None:
         """More than messages came: `others`, or the peer has broken a rule."""

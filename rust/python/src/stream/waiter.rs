@@ -129,13 +129,24 @@ impl Waiter {
             state.error = error;
             state.callback.take()
         };
-        if let Some((callback, context)) = callback {
-            let options = PyDict::new(py);
-            options.set_item(intern!(py, "context"), context)?;
-            let call_soon = self.event_loop.bind(py).getattr(intern!(py, "call_soon"))?;
-            call_soon.call((callback, slf), Some(&options))?;
+        match callback {
+            Some((callback, context)) => self.call_soon(slf, callback.bind(py), context.bind(py)),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Have its task run in the loop's next turn.
+    fn call_soon<'py>(
+        &self,
+        slf: &Bound<'py, PyAny>,
+        callback: &Bound<'py, PyAny>,
+        context: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let options = PyDict::new(py);
+        options.set_item(intern!(py, "context"), context)?;
+        let call_soon = self.event_loop.bind(py).getattr(intern!(py, "call_soon"))?;
+        call_soon.call((callback, slf), Some(&options)).map(drop)
     }
 
     /// Complete it, and run its task until that waits again. Only from a callback of the loop, never from inside a task.
@@ -238,6 +249,10 @@ method!(
                 "add_done_callback(callback, *, context)",
             ));
         };
+        if this.is_done(slf.py()) {
+            this.call_soon(slf, callback, context)?; // completed between its making and its awaiting
+            return nothing(slf);
+        }
         let both = (callback.clone().unbind(), context.clone().unbind());
         let before = this.state.borrow(slf.py()).callback.replace(both);
         drop(before);
