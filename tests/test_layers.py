@@ -21,7 +21,7 @@ HEAVY = [
     "_hashlib", "asyncio", "click", "cryptography", "ifaddr", "rich", "ssl",
     "tieline.drivers.asyncio", "tieline.engines.framer", "tieline.engines.quic", "tieline.engines.tls",
     "tieline.engines.websocket", "tieline.establishment.handshaking", "tieline.establishment.racing",
-    "tieline.flows.layered", "tieline.flows.messages", "tieline.inbound.datagrams", "tieline.inbound.sessions",
+    "tieline.flows.layered", "tieline.flows.messages", "tieline.group", "tieline.inbound.datagrams", "tieline.inbound.sessions",
     "tieline.multiplex.flow",
 ]  # fmt: skip
 """What only some programs need, and then take in when they first use it."""

@@ -4,6 +4,8 @@ async with NetworkConnection("example.com:443", TLS(alpn=["h2"])) as connection:
     await connection.send(b"hello")
 """
 
+from typing import TYPE_CHECKING, Any
+
 from tieline.channel import MessageIterator as MessageIterator
 from tieline.channel import NetworkChannel as NetworkChannel
 from tieline.connection import NetworkConnection as NetworkConnection
@@ -37,9 +39,6 @@ from tieline.errors import Phase as Phase
 from tieline.errors import ProtocolViolationError as ProtocolViolationError
 from tieline.errors import TLSError as TLSError
 from tieline.errors import UnexpectedEndpointTypeError as UnexpectedEndpointTypeError
-from tieline.group.group import ConnectionGroup as ConnectionGroup
-from tieline.group.message import GroupMessage as GroupMessage
-from tieline.group.multicast import MulticastGroup as MulticastGroup
 from tieline.identity import Identity as Identity
 from tieline.identity import Trust as Trust
 from tieline.listener import NetworkListener as NetworkListener
@@ -125,3 +124,28 @@ from tieline.updates import UpdateIterator as UpdateIterator
 from tieline.websocket import IncomingMessage as IncomingMessage
 from tieline.websocket import OutgoingMessage as OutgoingMessage
 from tieline.websocket import broadcast as broadcast
+
+if TYPE_CHECKING:
+    from tieline.group.group import ConnectionGroup as ConnectionGroup
+    from tieline.group.message import GroupMessage as GroupMessage
+    from tieline.group.multicast import MulticastGroup as MulticastGroup
+
+_LATER = {
+    "ConnectionGroup": "tieline.group.group",
+    "GroupMessage": "tieline.group.message",
+    "MulticastGroup": "tieline.group.multicast",
+}
+"""What few programs need, and where it is taken from when one first does."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    globals()[name] = value = getattr(import_module(_LATER[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
