@@ -1,5 +1,6 @@
 """What a message passes between a stream socket and the program. Mirrors rust/python/src/stream."""
 
+import sys
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, Self, final
@@ -10,8 +11,8 @@ from tieline._engine.tls import TlsEngine
 from tieline._engine.websocket import WebSocketCodec
 
 __all__ = [
-    "OVERHEAD", "ByteInbox", "Call", "Descriptor", "Forward", "MessageInbox", "Receiving", "Sending", "Waiter", "Waiters",
-    "accept", "adopt_messages",
+    "OVERHEAD", "ByteInbox", "Call", "Descriptor", "Epoll", "Forward", "MessageInbox", "Receiving", "Sending", "Waiter",
+    "Waiters", "accept", "adopt_messages",
 ]  # fmt: skip
 
 OVERHEAD: int
@@ -111,6 +112,21 @@ class Call(Coroutine[Any, Any, Any]):
     def __await__(self) -> Generator[Any, Any, Any]: ...
     def __iter__(self) -> Self: ...
     def __next__(self) -> Any: ...
+
+if sys.platform == "linux":
+    @final
+    class Epoll:
+        """Readers of many descriptors: an epoll of our own tells the event loop of all but the first, which is `single`'s."""
+
+        def __new__(cls, event_loop: Any, single: Any) -> Self: ...
+        def add_reader(self, raw: int, callback: Callable[[], object]) -> None:
+            """Have it called whenever the descriptor can be read, or has failed; in place of the one that it had.
+
+            Raises OSError.
+            """
+
+        def remove_reader(self, raw: int) -> None:
+            """Does nothing for one that is not there."""
 
 @final
 class Forward:

@@ -4,6 +4,8 @@
 mod accept;
 mod call;
 mod descriptor;
+#[cfg(target_os = "linux")]
+mod epoll;
 mod forward;
 mod held;
 mod inbox;
@@ -36,6 +38,9 @@ pub(crate) mod stream {
     use super::accept::accept;
     #[pymodule_export]
     use super::descriptor::Descriptor;
+    #[cfg(target_os = "linux")]
+    #[pymodule_export]
+    use super::epoll::Epoll;
     #[pymodule_export]
     use super::forward::Forward;
     #[pymodule_export]

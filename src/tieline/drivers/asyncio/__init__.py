@@ -16,6 +16,7 @@ from tieline.drivers.asyncio.loop import LoopDriver
 from tieline.drivers.asyncio.multicast import UDPMulticastSocket
 from tieline.drivers.asyncio.network import NetworkWatch, SystemNetwork
 from tieline.drivers.asyncio.packets import BATCHES, UDPPacketSocket
+from tieline.drivers.asyncio.readers import readers
 from tieline.drivers.asyncio.resolver import resolve
 from tieline.drivers.asyncio.tcp import TCPSocket
 from tieline.drivers.asyncio.udp import LARGEST, UDPSocket
@@ -35,6 +36,7 @@ class AsyncioDriver(LoopDriver):
         self._buffer = memoryview(bytearray(LARGEST))  # one for all sockets: a datagram is copied out of it at once
         self._lingering: WeakSet[UDPPacketSocket] = WeakSet()
         self._network = SystemNetwork(loop)
+        self._readers = readers(loop)
         self._batch: list[memoryview] | None = None  # the same for packet sockets, which hand on several reads at once
 
     @classmethod
@@ -59,7 +61,7 @@ class AsyncioDriver(LoopDriver):
             return source
 
     def connect(self, to: Address, parameters: Parameters[Any], handler: StreamHandler, first: bytes = b"") -> TCPSocket:
-        return TCPSocket.connect(self._loop, to, parameters, handler, first)
+        return TCPSocket.connect(self._loop, self._readers, to, parameters, handler, first)
 
     def listen(
         self,
@@ -68,7 +70,7 @@ class AsyncioDriver(LoopDriver):
         accepted: Callable[[TCPSocket], None],
         failed: Callable[[OSError], None],
     ) -> Acceptor:
-        return Acceptor(self._loop, at, parameters, accepted, failed)
+        return Acceptor(self._loop, self._readers, at, parameters, accepted, failed)
 
     def bind(self, at: Address | None, to: Address | None, parameters: Parameters[Any], handler: DatagramHandler) -> UDPSocket:
         return UDPSocket(self._loop, at, to, parameters, handler, self.time)

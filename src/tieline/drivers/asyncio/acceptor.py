@@ -19,6 +19,7 @@ from tieline.drivers.port import Address
 from tieline.endpoints import HostPort, UnixEndpoint, ip_of
 
 if TYPE_CHECKING:
+    from tieline.drivers.asyncio.readers import Readers
     from tieline.parameters import Parameters
 
 __all__ = ["Acceptor"]
@@ -35,6 +36,7 @@ class Acceptor:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        readers: Readers,
         at: Address,
         parameters: Parameters[Any],
         accepted: Callable[[TCPSocket], None],
@@ -42,6 +44,7 @@ class Acceptor:
     ) -> None:
         options.require_supported(parameters)
         self._loop = loop
+        self._readers = readers  # of what it accepts
         self._parameters = parameters
         self._accepted = accepted
         self._failed = failed
@@ -103,7 +106,7 @@ class Acceptor:
             descriptor, remote = taken
             sock = options.accepted_socket(descriptor, self._family, self._proto)
             try:
-                stream = TCPSocket.accepted(self._loop, sock, self._family, self._local, remote, self._parameters)
+                stream = TCPSocket.accepted(self._loop, self._readers, sock, self._family, self._local, remote, self._parameters)
             except OSError:  # reset before we came to it: nobody is there
                 sock.close()
                 continue

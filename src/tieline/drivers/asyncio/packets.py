@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 from tieline._engine.polling import arrived
 from tieline.drivers.asyncio import options
-from tieline.drivers.asyncio.tcp import forgets_at_error
+from tieline.drivers.asyncio.readers import forgets_at_error
 from tieline.drivers.asyncio.udp import open_datagram_socket
 from tieline.drivers.port import PacketHandler, Packets
 from tieline.endpoints import HostPort

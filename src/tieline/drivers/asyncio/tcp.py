@@ -2,10 +2,6 @@
 
 The reader stays registered for the life of the socket and is taken out only to push back on the peer. A send is tried at
 once; the writer is registered only while the kernel's buffer is full.
-
-uvloop stops to watch a socket at its first error, after calling the reader and the writer once more. There may be more to read
-before that error than one read takes, so the rest has to be watched anew. That it has stopped shows without a system call for
-each read: it drops the reader that it was given, to which we keep a weak reference.
 """
 
 from __future__ import annotations
@@ -17,7 +13,6 @@ import os
 import socket
 import struct
 import termios
-import weakref
 from functools import cache
 from socket import SO_ERROR, SOL_SOCKET
 from typing import TYPE_CHECKING, Any
@@ -31,9 +26,10 @@ from tieline.endpoints import HostPort
 from tieline.protocols.tcp import TCP, TCPMetadata
 
 if TYPE_CHECKING:
+    from tieline.drivers.asyncio.readers import Readers
     from tieline.parameters import Parameters
 
-__all__ = ["TCPSocket", "bind_local", "forgets_at_error"]
+__all__ = ["TCPSocket", "bind_local"]
 
 # A read makes room for as many bytes as the last ones suggest: small for messages, because making and giving back a large
 # piece costs more than a small message, and large for bulk, where every system call counts.
@@ -41,35 +37,25 @@ FIRST_READ, READ_STEP, LARGEST_READ = 4 * 1024, 8, 256 * 1024
 SIOCINQ, SIOCOUTQ = termios.FIONREAD, termios.TIOCOUTQ  # linux/sockios.h gives them these numbers
 
 
-class Watch(weakref.ref[Any]):
-    """On a reader that the loop holds."""
-
-    __slots__ = ("stream",)
-
-    stream: TCPSocket
-
-
-def _forgotten(watch: Watch) -> None:
-    watch.stream.forgotten()
-
-
 class TCPSocket(Descriptor):
     """One connected (or connecting) stream socket."""
 
     __slots__ = (
-        "_blocked", "_closed", "_ended", "_fd", "_forgetful", "_information", "_largest", "_loop", "_reading", "_sock",
-        "_unix", "_watch", "_writing", "early", "is_made", "local_address", "remote_address",
+        "_blocked", "_closed", "_ended", "_fd", "_information", "_largest", "_loop", "_readers", "_reading", "_sock",
+        "_unix", "_writing", "early", "is_made", "local_address", "remote_address",
     )  # fmt: skip
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        readers: Readers,
         sock: socket.SocketType,
         family: int,
         remote: Address | None,
         parameters: Parameters[Any],
     ) -> None:
         self._loop = loop
+        self._readers = readers
         self._sock = sock
         self._fd = sock.fileno()
         self.local_address: Address | None = None
@@ -78,15 +64,19 @@ class TCPSocket(Descriptor):
         self._largest, quick = parameters.kept(reading)
         self._unix = family == socket.AF_UNIX
         self._open(self._fd, sock.recv, sock.send, FIRST_READ, quick and not self._unix, parameters.busy_poll)
-        self._forgetful = forgets_at_error(loop)
-        self._watch: Watch | None = None  # on such a loop: the reader that it holds
         self._information = b""  # of the kernel, until somebody asks what it has counted
         self.early = 0
         self.is_made = True
 
     @classmethod
     def connect(
-        cls, loop: asyncio.AbstractEventLoop, to: Address, parameters: Parameters[Any], handler: StreamHandler, first: bytes
+        cls,
+        loop: asyncio.AbstractEventLoop,
+        readers: Readers,
+        to: Address,
+        parameters: Parameters[Any],
+        handler: StreamHandler,
+        first: bytes,
     ) -> TCPSocket:
         options.require_supported(parameters)
         family = family_of(to)
@@ -97,7 +87,7 @@ class TCPSocket(Descriptor):
             sockaddr = to_sockaddr(to)
             # Of an address with a scope the kernel may have a nicer text.
             remote = from_sockaddr(sockaddr) if isinstance(to, HostPort) and "%" in to.host else to
-            self = cls(loop, sock, family, remote, parameters)
+            self = cls(loop, readers, sock, family, remote, parameters)
             self.handler = handler
             error = sock.connect_ex(sockaddr)
             if error == 0 and first:
@@ -125,6 +115,7 @@ class TCPSocket(Descriptor):
     def accepted(
         cls,
         loop: asyncio.AbstractEventLoop,
+        readers: Readers,
         sock: socket.SocketType,
         family: int,
         local: Address | None,
@@ -133,7 +124,7 @@ class TCPSocket(Descriptor):
     ) -> TCPSocket:
         """One that came in; `local` is None where only the socket knows by which address."""
         options.apply_accepted(sock, family, parameters)
-        self = cls(loop, sock, family, from_sockaddr(remote), parameters)
+        self = cls(loop, readers, sock, family, from_sockaddr(remote), parameters)
         self.local_address = own_address(sock.getsockname()) if local is None else local
         return self
 
@@ -160,28 +151,12 @@ class TCPSocket(Descriptor):
     def resume(self) -> None:
         if not self._reading and not self._ended and not self._closed:
             self._reading = True
-            reader = self._readable
-            if self._forgetful:
-                self._loop.remove_reader(self._fd)  # it may remember one that it no longer watches
-                self._watch = Watch(reader, _forgotten)
-                self._watch.stream = self
-            self._loop.add_reader(self._fd, reader)
+            self._readers.add_reader(self._fd, self._readable)
 
     def pause(self) -> None:
         if self._reading:
             self._reading = False
-            self._watch = None  # it drops the reader because we say so
-            self._loop.remove_reader(self._fd)
-
-    def forgotten(self) -> None:
-        """The loop has dropped the reader."""
-        if not self._loop.is_closed():
-            self._loop.call_soon(self._watch_again)
-
-    def _watch_again(self) -> None:
-        if self._reading:
-            self.pause()
-            self.resume()
+            self._readers.remove_reader(self._fd)
 
     def _ended_by_peer(self) -> None:
         self._ended = True
@@ -304,11 +279,6 @@ def keep_freed_buffers() -> None:
 
 def _queued(fd: int, request: int) -> int:
     return int(struct.unpack("i", fcntl.ioctl(fd, request, b"\0\0\0\0"))[0])
-
-
-def forgets_at_error(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether the loop may stop to watch a socket by itself, as those on libuv do; asyncio's own never do."""
-    return not isinstance(loop, asyncio.BaseEventLoop)
 
 
 def bind_local(sock: socket.SocketType, family: int, parameters: Parameters[Any]) -> None:

@@ -18,7 +18,8 @@ from tieline._engine.datagram import DatagramDescriptor, Towards
 from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, to_sockaddr
 from tieline.drivers.asyncio.ancillary import Control, control_messages, described, priority_message, unfragmented
-from tieline.drivers.asyncio.tcp import bind_local, forgets_at_error
+from tieline.drivers.asyncio.readers import forgets_at_error
+from tieline.drivers.asyncio.tcp import bind_local
 from tieline.drivers.port import Address, Buffer, DatagramHandler
 from tieline.protocols.ip import IP, IPMetadata
 
