@@ -16,7 +16,7 @@ from tieline.drivers.asyncio.loop import LoopDriver
 from tieline.drivers.asyncio.multicast import UDPMulticastSocket
 from tieline.drivers.asyncio.network import NetworkWatch, SystemNetwork
 from tieline.drivers.asyncio.packets import BATCHES, UDPPacketSocket
-from tieline.drivers.asyncio.readers import readers
+from tieline.drivers.asyncio.readers import readers_of
 from tieline.drivers.asyncio.resolver import resolve
 from tieline.drivers.asyncio.tcp import TCPSocket
 from tieline.drivers.asyncio.udp import LARGEST, UDPSocket
@@ -36,7 +36,7 @@ class AsyncioDriver(LoopDriver):
         self._buffer = memoryview(bytearray(LARGEST))  # one for all sockets: a datagram is copied out of it at once
         self._lingering: WeakSet[UDPPacketSocket] = WeakSet()
         self._network = SystemNetwork(loop)
-        self._readers = readers(loop)
+        self._readers = readers_of(loop)
         self._batch: list[memoryview] | None = None  # the same for packet sockets, which hand on several reads at once
 
     @classmethod

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from tieline.drivers.asyncio.options import LINUX
 
-__all__ = ["Readers", "RenewedReaders", "forgets_at_error", "readers"]
+__all__ = ["Readers", "RenewedReaders", "forgets_at_error", "readers_of"]
 
 Callback = Callable[[], object]
 
@@ -30,7 +30,7 @@ class Readers(Protocol):
     def remove_reader(self, fd: int, /) -> Any: ...
 
 
-def readers(loop: asyncio.AbstractEventLoop) -> Readers:
+def readers_of(loop: asyncio.AbstractEventLoop) -> Readers:
     """For the stream sockets of a loop."""
     single: Readers = RenewedReaders(loop) if forgets_at_error(loop) else loop
     if LINUX:
