@@ -20,7 +20,8 @@ use super::native::{Answer, Handle, Method, Native, Visit};
 
 /// For one coroutine, which awaits it once.
 pub(crate) struct Waiter {
-    event_loop: Py<PyAny>,
+    /// What a task is told by that raises nothing.
+    succeeded: Py<PyAny>,
     /// The coroutine always goes on in a turn of its own.
     defers: bool,
     state: Held<State>,
@@ -82,7 +83,7 @@ impl Native for Waiter {
                     .flat_map(|(callback, context)| [callback, context]);
                 callback
                     .chain(&state.error)
-                    .chain([&self.event_loop])
+                    .chain([&self.succeeded])
                     .map(|reference| visit(reference.as_ptr()))
                     .find(|result| *result != 0)
             })
@@ -145,8 +146,13 @@ impl Waiter {
         let py = slf.py();
         let options = PyDict::new(py);
         options.set_item(intern!(py, "context"), context)?;
-        let call_soon = self.event_loop.bind(py).getattr(intern!(py, "call_soon"))?;
-        call_soon.call((callback, slf), Some(&options)).map(drop)
+        let raises = self.state.borrow(py).error.is_some();
+        let outcome = if raises { slf } else { self.succeeded.bind(py) };
+        let event_loop = slf.getattr(intern!(py, "_loop"))?;
+        let call_soon = event_loop.getattr(intern!(py, "call_soon"))?;
+        call_soon
+            .call((callback, outcome), Some(&options))
+            .map(drop)
     }
 
     /// Complete it, and run its task until that waits again. Only from a callback of the loop, never from inside a task.
@@ -161,7 +167,9 @@ impl Waiter {
             state.callback.take()
         };
         if let Some((callback, context)) = callback {
-            invoke_two(context.bind(py), intern!(py, "run"), callback.bind(py), slf)?;
+            let (context, callback) = (context.bind(py), callback.bind(py));
+            let outcome = self.succeeded.bind(py);
+            invoke_two(context, intern!(py, "run"), callback, outcome)?;
         }
         Ok(())
     }
@@ -269,13 +277,16 @@ method!(Outcome, c"result", |slf, this, _arguments| {
 #[pyclass(frozen, module = "tieline._engine.stream")]
 pub(crate) struct Waiters {
     event_loop: Py<PyAny>,
+    /// A future that has no error. asyncio asks its own for their results at once, and others by a method's name; so those of
+    /// ours that raise nothing have this one to show.
+    succeeded: Py<PyAny>,
     defers: bool,
 }
 
 impl Waiters {
     pub(crate) fn make(&self, py: Python<'_>) -> PyResult<Handle<Waiter>> {
         let waiter = Waiter {
-            event_loop: self.event_loop.clone_ref(py),
+            succeeded: self.succeeded.clone_ref(py),
             defers: self.defers,
             state: Held::new(State {
                 callback: None,
@@ -291,8 +302,15 @@ impl Waiters {
 impl Waiters {
     #[new]
     #[pyo3(signature = (event_loop, *, defers=false))]
-    fn new(event_loop: Py<PyAny>, defers: bool) -> Self {
-        Waiters { event_loop, defers }
+    fn new(event_loop: Bound<'_, PyAny>, defers: bool) -> PyResult<Self> {
+        let py = event_loop.py();
+        let succeeded = event_loop.call_method0(intern!(py, "create_future"))?;
+        succeeded.call_method1(intern!(py, "set_result"), (py.None(),))?;
+        Ok(Waiters {
+            event_loop: event_loop.unbind(),
+            succeeded: succeeded.unbind(),
+            defers,
+        })
     }
 
     fn __call__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -300,6 +318,7 @@ impl Waiters {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.event_loop)
+        visit.call(&self.event_loop)?;
+        visit.call(&self.succeeded)
     }
 }
