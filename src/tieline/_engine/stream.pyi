@@ -192,6 +192,9 @@ class Receiving:
         `_is_whole` and `_answer` are asked when something is wrong, and at the end.
         """
 
+    def _link(self, waiters: Callable[[], Any] | None, /) -> None:
+        """What calls wait by from now on, a driver's `Waiters`: None if they may not, or not before the flow has been asked."""
+
     @property
     def silence(self) -> float | None:
         """Seconds since the codec was given bytes, None if it never was."""
@@ -261,6 +264,9 @@ class Sending:
 
     def _adopt(self, codec: WebSocketCodec) -> None:
         """Messages leave in frames that this makes."""
+
+    def _link(self, socket: Any | None, machine: Any | None, /) -> None:
+        """Where bytes go from now on: a socket, and what they go through before it. Without a socket, nowhere."""
 
     _flow: Any
     _accepted: list[Any]

@@ -34,7 +34,7 @@ class StreamFlow:
 
     __slots__ = (
         "__weakref__", "_alarm", "_discarded", "_failure", "_news", "_owner", "_parameters",
-        "closed", "endpoint", "machine", "name", "pipeline", "receiving", "sending", "socket", "usable", "waiter",
+        "closed", "endpoint", "machine", "name", "pipeline", "receiving", "sending", "socket", "waiter",
     )  # fmt: skip
 
     takes_bytes = True  # what comes goes to the inbox as it is, but for what a pipeline does with it
@@ -58,7 +58,6 @@ class StreamFlow:
         self._alarm: Alarm | None = None  # of layers that act by themselves
         self._failure: NetworkError | None = None
         self.closed = False
-        self.usable = False  # there is a socket, and nothing was closed
         self._discarded = False  # the peer sent what nobody will read
         self._news: Waiter | None = None
 
@@ -92,7 +91,8 @@ class StreamFlow:
         if pipeline is not None and pipeline.messages:
             self._alarm = Alarm(owner.driver, pipeline.messages, self._rung)
         self.machine = None if pipeline is None else self._lower(pipeline)
-        self.usable = True
+        self.receiving._link(self.waiter)
+        self.sending._link(socket, self.machine)
         socket.handler = self
         if self.machine is None:
             socket.sink = self.receiving if self.takes_bytes else None
@@ -120,7 +120,8 @@ class StreamFlow:
 
     def _no_socket(self) -> None:
         self.socket = None
-        self.usable = False
+        self.receiving._link(None)
+        self.sending._link(None, None)
         if self._alarm is not None and self.pipeline is not None:
             self._alarm.stop()
             self.pipeline.closed()
@@ -154,7 +155,7 @@ class StreamFlow:
     def _close_calls(self) -> None:
         if not self.closed:
             self.closed = True
-            self.usable = False
+            self.receiving._link(None)
             if self.socket is not None:
                 self.socket.sink = None
             self._discarded = self.receiving.inbox.size > 0

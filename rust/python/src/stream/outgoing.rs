@@ -12,7 +12,7 @@ use super::descriptor::{Descriptor, SMALL};
 use super::held::copy;
 use super::invoke::{invoke, invoke_two};
 use super::receiving::Receiving;
-use super::sending::{STREAK, Sending, State};
+use super::sending::{Bounds, STREAK, Sending, State};
 
 /// A frame is that much larger than its content.
 const HEAD: usize = 14;
@@ -93,10 +93,11 @@ impl Sending {
         if turn.getattr(intern!(py, "is_taken"))?.is_truthy()? {
             return Ok(None);
         }
-        let Some(socket) = self.may_begin(slf)? else {
+        let Some((socket, machine)) = self.may_begin(slf) else {
             return Ok(None);
         };
         if data.len() > SMALL
+            && machine.is_none()
             && let Some(head) = codec.get().head(is_text, data.len())?
             && let Some(step) = self.apart(slf, &socket, head.as_bytes(), content, data)?
         {
@@ -110,7 +111,7 @@ impl Sending {
             let rest = invoke_two(slf, intern!(py, "_begun"), content, &record)?;
             return Ok(Some(Step::Hand(rest)));
         }
-        self.record(slf, &socket, &record).map(Some)
+        self.record(slf, (socket, machine), &record).map(Some)
     }
 
     /// Give a large message to the kernel from where it lies, if nothing has gathered before it and nothing is below.
@@ -126,8 +127,7 @@ impl Sending {
         let Ok(descriptor) = socket.cast::<Descriptor>() else {
             return Ok(None);
         };
-        let machine = self.flow.bind(py).getattr(intern!(py, "machine"))?;
-        if !machine.is_none() || !self.accepted.bind(py).is_empty() {
+        if !self.accepted.bind(py).is_empty() {
             return Ok(None);
         }
         let taken = match descriptor.get().give_both(descriptor, head, data) {
@@ -157,20 +157,19 @@ impl Sending {
         Ok(Some(Step::Hand(rest)))
     }
 
-    /// The socket, if nobody is before a record that is sent now and it is not other tasks' turn.
-    fn may_begin<'py>(&self, slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    /// Where a record goes that is sent now, if nobody is before it and it is not other tasks' turn.
+    fn may_begin<'py>(&self, slf: &Bound<'py, Self>) -> Option<Bounds<'py>> {
         let py = slf.py();
         {
             let state = self.state.borrow(py);
             if state.ended || state.full || state.streak + 1 >= STREAK {
-                return Ok(None);
+                return None;
             }
         }
-        if !self.writers.bind(py).is_empty() {
-            return Ok(None);
+        match self.writers.bind(py).is_empty() {
+            true => self.link(py),
+            false => None,
         }
-        let socket = self.flow.bind(py).getattr(intern!(py, "socket"))?;
-        Ok((!socket.is_none()).then_some(socket))
     }
 
     /// A value, in a record of its own.
@@ -189,9 +188,9 @@ impl Sending {
         let record = values.record(content)?;
         if !last_message
             && record.as_bytes().len() <= self.slice
-            && let Some(socket) = self.may_begin(slf)?
+            && let Some(link) = self.may_begin(slf)
         {
-            return self.record(slf, &socket, &record);
+            return self.record(slf, link, &record);
         }
         let last_message = PyBool::new(py, last_message);
         let general = invoke_two(slf, intern!(py, "_record"), &record, &last_message)?;
@@ -202,19 +201,18 @@ impl Sending {
     fn record<'py>(
         &self,
         slf: &Bound<'py, Self>,
-        socket: &Bound<'py, PyAny>,
+        (socket, machine): Bounds<'py>,
         record: &Bound<'py, PyBytes>,
     ) -> PyResult<Step<'py>> {
         let py = slf.py();
-        let machine = self.flow.bind(py).getattr(intern!(py, "machine"))?;
-        let wire = match machine.is_none() {
-            true => record.clone(),
-            false => self.through(&machine, record)?,
+        let wire = match machine {
+            None => record.clone(),
+            Some(machine) => self.through(&machine, record)?,
         };
         let count = record.as_bytes().len();
-        if !self.gathers(slf, socket, &wire)? {
+        if !self.gathers(slf, &socket, &wire)? {
             if self.accepted.bind(py).is_empty() {
-                return self.deliver(slf, socket, &wire, count);
+                return self.deliver(slf, &socket, &wire, count);
             }
             invoke(slf, intern!(py, "_give_on"), &wire)?;
         }

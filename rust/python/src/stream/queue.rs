@@ -18,7 +18,6 @@ impl Receiving {
         separator: Option<&Py<PyBytes>>,
     ) -> PyResult<Option<Handle<Waiter>>> {
         let py = slf.py();
-        let flow = self.flow.bind(py);
         let error = copy(py, &self.state.borrow(py).error);
         if let Some(error) = error
             && !self.answerable(slf, minimum, separator)?
@@ -26,16 +25,11 @@ impl Receiving {
             let error = slf.call_method1(intern!(py, "_raisable"), (error,))?;
             return Err(PyErr::from_value(error));
         }
-        if !flow.getattr(intern!(py, "usable"))?.is_truthy()?
-            && (flow.getattr(intern!(py, "closed"))?.is_truthy()?
-                || !self.state.borrow(py).calls.is_empty()
-                || !self.answerable(slf, minimum, separator)?)
-        {
-            flow.call_method0(intern!(py, "need"))?; // raises, unless a socket may still come
-        }
-        let waiters = flow
-            .getattr(intern!(py, "waiter"))?
-            .cast_into::<Waiters>()?; // every driver's are made by these
+        let linked = copy(py, &self.state.borrow(py).waiters);
+        let waiters = match linked {
+            Some(waiters) => waiters.into_bound(py),
+            None => self.ask(slf, minimum, separator)?,
+        };
         let waiter = waiters.get().make(py)?;
         let first = {
             let mut state = self.state.borrow(py);
@@ -61,6 +55,25 @@ impl Receiving {
             }
         }
         Ok(Some(waiter))
+    }
+
+    /// There is no socket, or something was closed: what a call waits by nevertheless, if it may.
+    fn ask<'py>(
+        &self,
+        slf: &Bound<'py, Self>,
+        minimum: usize,
+        separator: Option<&Py<PyBytes>>,
+    ) -> PyResult<Bound<'py, Waiters>> {
+        let py = slf.py();
+        let flow = self.flow.bind(py);
+        if flow.getattr(intern!(py, "closed"))?.is_truthy()?
+            || !self.state.borrow(py).calls.is_empty()
+            || !self.answerable(slf, minimum, separator)?
+        {
+            flow.call_method0(intern!(py, "need"))?; // raises, unless a socket may still come
+        }
+        let waiters = flow.getattr(intern!(py, "waiter"))?;
+        Ok(waiters.cast_into::<Waiters>()?) // every driver's are made by these
     }
 
     pub(super) fn remove(&self, py: Python<'_>, waiter: &Handle<Waiter>) {

@@ -17,7 +17,7 @@ use super::messages::MessageInbox;
 use super::native::Handle;
 use super::receive::{Form, Receive};
 use super::records::{Layout, Records};
-use super::waiter::Waiter;
+use super::waiter::{Waiter, Waiters};
 use crate::tls::{Opened, TlsEngine};
 use crate::websocket::WebSocketCodec;
 
@@ -49,6 +49,8 @@ pub(super) struct State {
     pub(super) heard: Option<Instant>,
     /// Where what the socket gives is ciphertext, and this is all that is between.
     pub(super) cipher: Option<Py<TlsEngine>>,
+    /// What calls wait by, while there is a socket and nothing was closed.
+    pub(super) waiters: Option<Py<Waiters>>,
 }
 
 /// Takes what arrives and hands it to the calls that wait.
@@ -205,6 +207,7 @@ impl Receiving {
                 by_turns: false,
                 next: None,
                 heard: None,
+                waiters: None,
             }),
         })
     }
@@ -336,6 +339,13 @@ impl Receiving {
             Some(whole) => whole.into_any(),
             None => self.inbox.clone_ref(py).into_any(),
         }
+    }
+
+    /// What calls wait by from now on: None if they may not, or not before somebody has been asked.
+    #[pyo3(signature = (waiters, /))]
+    fn _link(&self, py: Python<'_>, waiters: Option<Py<Waiters>>) {
+        let before = std::mem::replace(&mut self.state.borrow(py).waiters, waiters);
+        drop(before);
     }
 
     /// Of the next socket: where its messages are, and what finds them if bytes come straight from it.
@@ -490,6 +500,7 @@ impl Receiving {
         self.state
             .inspect(|state| {
                 visit.call(&state.error)?;
+                visit.call(&state.waiters)?;
                 visit.call(&state.whole)?;
                 visit.call(&state.codec)?;
                 visit.call(&state.cipher)?;

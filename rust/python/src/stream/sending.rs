@@ -45,7 +45,18 @@ pub(super) struct State {
     pub(super) codec: Option<Py<WebSocketCodec>>,
     /// Where the socket takes ciphertext, and this is all that is between.
     pub(super) cipher: Option<Py<TlsEngine>>,
+    /// Where bytes go, while there is a socket.
+    link: Option<Link>,
 }
+
+struct Link {
+    socket: Py<PyAny>,
+    /// What they go through.
+    machine: Option<Py<PyAny>>,
+}
+
+/// The same for a call: a socket, and what is before it.
+pub(super) type Bounds<'py> = (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
 
 /// Gives bytes to the pipeline and the socket.
 #[pyclass(frozen, subclass, module = "tieline._engine.stream")]
@@ -170,24 +181,34 @@ impl Sending {
         if size == 0 || self.is_behind(py) {
             return Ok(None);
         }
-        let flow = self.flow.bind(py);
-        let mut socket = flow.getattr(intern!(py, "socket"))?;
-        if socket.is_none() && slf.getattr(intern!(py, "error"))?.is_none() {
-            flow.call_method0(intern!(py, "need"))?; // on one machine that connects
-            socket = flow.getattr(intern!(py, "socket"))?;
+        let mut link = self.link(py);
+        if link.is_none() && slf.getattr(intern!(py, "error"))?.is_none() {
+            self.flow.call_method0(py, intern!(py, "need"))?; // on one machine that connects
+            link = self.link(py);
+            if self.is_behind(py) {
+                return Ok(None);
+            }
         }
-        if socket.is_none() || self.is_behind(py) {
+        let Some((socket, machine)) = link else {
             return Ok(None);
-        }
-        let machine = flow.getattr(intern!(py, "machine"))?;
-        let wire = if machine.is_none() {
-            content.clone()
-        } else if size > self.slice {
-            return Ok(None);
-        } else {
-            self.through(&machine, content)?
+        };
+        let wire = match machine {
+            None => content.clone(),
+            Some(_) if size > self.slice => return Ok(None),
+            Some(machine) => self.through(&machine, content)?,
         };
         self.deliver(slf, &socket, &wire, size).map(Some)
+    }
+
+    /// Where bytes go now. None without a socket.
+    pub(super) fn link<'py>(&self, py: Python<'py>) -> Option<Bounds<'py>> {
+        let state = self.state.borrow(py);
+        let link = state.link.as_ref()?;
+        let machine = link
+            .machine
+            .as_ref()
+            .map(|machine| machine.bind(py).clone());
+        Some((link.socket.bind(py).clone(), machine))
     }
 
     /// What the machine makes of it.
@@ -286,8 +307,17 @@ impl Sending {
                 taken: 0,
                 last: None,
                 codec: None,
+                link: None,
             }),
         })
+    }
+
+    /// Where bytes go from now on: a socket, and what they go through before it. Without a socket, nowhere.
+    #[pyo3(signature = (socket, machine, /))]
+    fn _link(&self, py: Python<'_>, socket: Option<Py<PyAny>>, machine: Option<Py<PyAny>>) {
+        let link = socket.map(|socket| Link { socket, machine });
+        let before = std::mem::replace(&mut self.state.borrow(py).link, link);
+        drop(before);
     }
 
     #[pyo3(signature = (content, *, end_of_stream=false, last_message=None, metadata=None, r#type=None))]
@@ -358,12 +388,10 @@ impl Sending {
 
     /// Keep a record until there are more, if it is to wait for them.
     fn _gathers(slf: &Bound<'_, Self>, wire: &Bound<'_, PyBytes>) -> PyResult<bool> {
-        let socket = slf
-            .get()
-            .flow
-            .bind(slf.py())
-            .getattr(intern!(slf.py(), "socket"))?;
-        slf.get().gathers(slf, &socket, wire)
+        match slf.get().link(slf.py()) {
+            Some((socket, _)) => slf.get().gathers(slf, &socket, wire),
+            None => Ok(false),
+        }
     }
 
     #[getter]
@@ -460,7 +488,12 @@ impl Sending {
         self.state
             .inspect(|state| {
                 visit.call(&state.codec)?;
-                visit.call(&state.cipher)
+                visit.call(&state.cipher)?;
+                if let Some(link) = &state.link {
+                    visit.call(&link.socket)?;
+                    visit.call(&link.machine)?;
+                }
+                Ok(())
             })
             .unwrap_or(Ok(()))
     }
