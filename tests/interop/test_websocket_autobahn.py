@@ -35,7 +35,7 @@ PARTS: dict[str, tuple[list[str], int]] = {"*": (["*"], 247)}
 if EVERYTHING:
     PARTS |= {f"9.{first}-{last}": ([f"9.{n}.*" for n in range(first, last + 1)], cases) for first, last, cases in LIMITS}
     for section in (*(f"12.{n}" for n in range(1, 6)), *(f"13.{n}" for n in range(1, 8))):
-        for first, last in ((1, 9), (10, 13), (14, 15), (16, 18)):
+        for first, last in ((1, 9), (10, 13), (14, 15), (16, 16), (17, 18)):
             PARTS[f"{section}.{first}-{last}"] = ([f"{section}.{n}" for n in range(first, last + 1)], last - first + 1)
 FINE = {"OK", "INFORMATIONAL"}
 
