@@ -4,8 +4,11 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::slice;
 
+use libc::epoll_event as Event;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -58,7 +61,7 @@ fn create() -> io::Result<OwnedFd> {
 
 #[expect(unsafe_code)]
 fn control(epoll: &OwnedFd, operation: i32, raw: RawFd, token: u64) -> io::Result<()> {
-    let mut event = libc::epoll_event {
+    let mut event = Event {
         events: libc::EPOLLIN as u32,
         u64: token,
     };
@@ -69,12 +72,17 @@ fn control(epoll: &OwnedFd, operation: i32, raw: RawFd, token: u64) -> io::Resul
     }
 }
 
-/// Tokens of the sockets that have something. Does not wait.
+/// What has something. Does not wait.
 #[expect(unsafe_code)]
-fn look(epoll: RawFd, found: &mut [libc::epoll_event]) -> io::Result<usize> {
-    // SAFETY: the kernel writes at most as many events as there is room for.
-    let count = unsafe { libc::epoll_wait(epoll, found.as_mut_ptr(), found.len() as i32, 0) };
-    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+fn look(epoll: RawFd, room: &mut [MaybeUninit<Event>]) -> io::Result<&[Event]> {
+    // SAFETY: the kernel writes at most as many events as there is room for, and tells how many it has written.
+    unsafe {
+        let count = libc::epoll_wait(epoll, room.as_mut_ptr().cast(), room.len() as i32, 0);
+        match usize::try_from(count) {
+            Ok(count) => Ok(slice::from_raw_parts(room.as_ptr().cast(), count)),
+            Err(_) => Err(io::Error::last_os_error()),
+        }
+    }
 }
 
 fn token(raw: RawFd, number: u32) -> u64 {
@@ -228,13 +236,13 @@ impl Epoll {
             None => return Ok(()),
             Some(epoll) => epoll.as_raw_fd(),
         };
-        let mut found = [libc::epoll_event { events: 0, u64: 0 }; AT_ONCE];
-        let count = match look(epoll, &mut found) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+        let mut room = [const { MaybeUninit::uninit() }; AT_ONCE];
+        let found = match look(epoll, &mut room) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => &[],
             Err(error) => return Err(raise(py, &error)),
         };
-        for event in &found[..count] {
+        for event in found {
             let Some((context, callback)) = self.reader(py, event.u64) else {
                 continue; // one of those before it has removed it
             };
