@@ -96,7 +96,13 @@ async def test_there_is_an_epoll_while_there_is_more_than_one() -> None:
         assert epolls() == before
         told.watch(one)  # which still has something
         await until(lambda: len(told) == 3)
-        told.watching.remove_reader(one.fileno())
+        told.watching.keep()
+        told.watch(two)
+        for sock in (one, two):
+            told.watching.remove_reader(sock.fileno())
+        assert epolls() == before + 1
+        told.watching.release()
+        assert epolls() == before
 
 
 async def test_who_was_removed_meanwhile_is_not_told_even_if_another_has_its_number() -> None:

@@ -128,6 +128,11 @@ if sys.platform == "linux":
         def remove_reader(self, raw: int) -> None:
             """Does nothing for one that is not there."""
 
+        def keep(self) -> None:
+            """Readers will come and go: have everything ready for them until `release`."""
+
+        def release(self) -> None: ...
+
 @final
 class Forward:
     """A method of a channel that is a call of one half of its flow: that half's own, unless a subclass has another."""

@@ -37,6 +37,16 @@ struct State {
     epoll: Option<OwnedFd>,
     readers: HashMap<RawFd, Reader>,
     last: u32,
+    /// Who says that there will be more readers.
+    keepers: usize,
+}
+
+impl State {
+    /// The epoll, if nobody needs it any more.
+    fn unused(&mut self) -> Option<OwnedFd> {
+        let idle = self.keepers == 0 && self.first.is_none() && self.readers.is_empty();
+        if idle { self.epoll.take() } else { None }
+    }
 }
 
 /// What an event loop has as `add_reader` and `remove_reader`, at the price of a system call.
@@ -215,9 +225,7 @@ impl Epoll {
                 let _ = control(epoll, libc::EPOLL_CTL_DEL, raw, 0);
             }
             let was_first = state.first.take_if(|first| *first == raw).is_some();
-            let last = state.first.is_none() && state.readers.is_empty();
-            let unused = if last { state.epoll.take() } else { None };
-            (before, was_first, unused)
+            (before, was_first, state.unused())
         };
         drop(before);
         if let Some(epoll) = unused {
@@ -228,6 +236,21 @@ impl Epoll {
             self.single.call_method1(py, name, (raw,))?;
         }
         Ok(())
+    }
+
+    /// A listener, for one, gives rise to many readers that come and go: have everything ready for them.
+    fn keep(&self, py: Python<'_>) {
+        self.state.borrow(py).keepers += 1;
+    }
+
+    /// One who said `keep` is done.
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
+        let unused = {
+            let mut state = self.state.borrow(py);
+            state.keepers = state.keepers.saturating_sub(1);
+            state.unused()
+        };
+        unused.map_or(Ok(()), |epoll| self.close(py, epoll))
     }
 
     /// The loop has seen that there is something for somebody.

@@ -74,6 +74,7 @@ class Acceptor:
         self.local_address: Address = from_sockaddr(self._sock.getsockname()) or at
         wildcard = isinstance(self.local_address, HostPort) and ip_of(self.local_address).is_unspecified
         self._local = None if wildcard else self.local_address  # of what it accepts, too
+        readers.keep()
 
     def resume(self) -> None:
         if not self._accepting and not self._closed and self._back_off is None:
@@ -127,6 +128,7 @@ class Acceptor:
             return
         self.pause()
         self._closed = True
+        self._readers.release()
         if self._back_off is not None:
             self._back_off.cancel()
         self._sock.close()

@@ -29,15 +29,19 @@ class Readers(Protocol):
     def add_reader(self, fd: int, callback: Callback, /) -> Any: ...
     def remove_reader(self, fd: int, /) -> Any: ...
 
+    def keep(self) -> None:
+        """Readers will come and go: have everything ready for them until `release`."""
+
+    def release(self) -> None: ...
+
 
 def readers_of(loop: asyncio.AbstractEventLoop) -> Readers:
     """For the stream sockets of a loop."""
-    single: Readers = RenewedReaders(loop) if forgets_at_error(loop) else loop
     if LINUX:
         from tieline._engine.stream import Epoll
 
-        return Epoll(loop, single)
-    return single
+        return Epoll(loop, RenewedReaders(loop) if forgets_at_error(loop) else loop)
+    return RenewedReaders(loop)
 
 
 def forgets_at_error(loop: asyncio.AbstractEventLoop) -> bool:
@@ -55,7 +59,7 @@ class Watch(weakref.ref[Any]):
 
 
 class RenewedReaders:
-    """Those of a loop that forgets."""
+    """Those of a loop that may forget."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -71,6 +75,11 @@ class RenewedReaders:
     def remove_reader(self, fd: int) -> None:
         if self._watches.pop(fd, None) is not None:
             self._loop.remove_reader(fd)
+
+    def keep(self) -> None:
+        """Nothing is to be made ready."""
+
+    release = keep
 
     def _dropped(self, watch: Watch) -> None:
         if self._is_wanted(watch):
