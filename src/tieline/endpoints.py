@@ -18,12 +18,12 @@ from typing import Final, Protocol, Self, TypeAlias, runtime_checkable
 from urllib.parse import SplitResult, urlsplit
 
 from tieline.errors import UnexpectedEndpointTypeError
+from tieline.values import Value
 
 _PORTS: Final = {
     "any": 0, "ssh": 22, "smtp": 25, "http": 80, "pop": 110, "imap": 143, "https": 443, "imaps": 993, "socks": 1080,
 }  # fmt: skip
 _URL_PORTS: Final = {"https": 443, "wss": 443, "http": 80, "ws": 80}
-
 _HOSTS_KEPT: Final = 1024  # texts whose meaning is remembered: a program has few, and connects to them again and again
 _UNIX_PATH_LIMIT: Final = 107  # sun_path of Linux is 108 bytes with the NUL that ends a path or begins an abstract name
 _NAME_LIMIT, _LABEL_LIMIT = 253, 63  # RFC 1035 section 2.3.4, in text form
@@ -38,8 +38,8 @@ _SERVICE: Final = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Endpoint(Value):
     """One side of a connection: a `HostPort`, `ServiceEndpoint`, `UnixEndpoint` or `URLEndpoint`."""
 
     @classmethod
@@ -109,7 +109,7 @@ class HostPort(Endpoint):
         return self.host.partition("%")[2] or None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ServiceEndpoint(Endpoint):
     """A DNS-SD service instance, found by browsing; `interface` names the one it was seen on, if that matters.
 
@@ -156,7 +156,7 @@ class ServiceEndpoint(Endpoint):
         return f"service:{self.full_name}" + (f"%{self.interface}" if self.interface else "")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class UnixEndpoint(Endpoint):
     """The path of a Unix-domain socket, or on Linux an abstract name: ``"@name"``, kept as ``"\\0name"``.
 
@@ -192,7 +192,7 @@ class UnixEndpoint(Endpoint):
         return f"unix:@{self.path[1:]}" if self.is_abstract else f"unix:{self.path}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class URLEndpoint(Endpoint):
     """A URL with scheme and host; the port defaults to 443 for https and wss, 80 for http and ws, 0 for others.
 

@@ -34,6 +34,8 @@ from dataclasses import dataclass
 from socket import gaierror
 from typing import Any, cast
 
+from tieline.values import Value
+
 __all__ = [
     "Attempt",
     "ChannelClosedError",
@@ -140,8 +142,8 @@ class _OSNetworkError(NetworkError, OSError):
         self.errno = self.code if self.domain in (ErrorDomain.POSIX, ErrorDomain.DNS) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Attempt(Value):
     """One address that was tried while connecting: how far it came, how long it took (seconds), and why it ended."""
 
     endpoint: object

@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
     from cryptography.x509 import Certificate, GeneralName
 
+from tieline.values import Value
+
 __all__ = ["Identity", "Trust"]
 
 _PRIVATE_KEY = re.compile(rb"-----BEGIN ([A-Z0-9 ]*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Identity:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Identity(Value):
     """A certificate and its private key: what a server, or a client that is asked for one, presents.
 
     - `certificate_chain`: DER, our own certificate first, then the ones that lead to a root.
@@ -145,8 +147,8 @@ class Identity:
         return chain, key.decode()
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Trust:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Trust(Value):
     """What makes a peer's certificate good: `Trust.system()`, `Trust.certificates(...)` or `Trust.fingerprints(...)`.
 
     `values` are the DER certificates or the SHA-256 digests, sorted: the order in which they were given means nothing.

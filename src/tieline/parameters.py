@@ -16,6 +16,7 @@ from tieline.protocols.checks import require_at_least, require_range, require_se
 from tieline.protocols.ip import IP, ServiceClass
 from tieline.protocols.roles import MultiplexProtocol, NetworkProtocol
 from tieline.protocols.websocket import standing
+from tieline.values import Value
 
 __all__ = ["Multipath", "Parameters"]
 
@@ -41,8 +42,8 @@ class Multipath(enum.Enum):
     AGGREGATE = "aggregate"
 
 
-@dataclass(frozen=True)  # without slots: typing marks the instances of `Parameters[TCP](...)`
-class Parameters(Generic[P]):
+@dataclass(frozen=True, eq=False, repr=False)  # without slots: typing marks the instances of `Parameters[TCP](...)`
+class Parameters(Value, Generic[P]):
     """How to connect or listen: the stack, and what concerns the connection as a whole. Times in seconds, sizes in bytes.
 
     Where from and over what:

@@ -16,6 +16,7 @@ from ipaddress import ip_address, ip_network
 from math import inf
 
 from tieline.endpoints import Endpoint, HostPort
+from tieline.values import Value
 
 
 class InterfaceType(enum.Enum):
@@ -43,8 +44,8 @@ class LinkQuality(enum.Enum):
     GOOD = "good"
 
 
-@dataclass(frozen=True, slots=True)
-class Interface:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Interface(Value):
     """A network interface with the IP addresses that it has now.
 
     `index` is the system's number of it. Addresses are canonical text without scope; they count in comparisons, since
@@ -61,8 +62,8 @@ class Interface:
     link_quality: LinkQuality = LinkQuality.UNKNOWN
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Route(Value):
     """Packets to a block of addresses leave through one interface, perhaps to a router there.
 
     - `prefix`, `length`: the block, as the number of its first address and how many leading bits all have in common.
@@ -97,8 +98,8 @@ class Route:
         return self.length == 0
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Network(Value):
     """Everything that this machine knows of its network at one moment.
 
     - `interfaces`: those that are up and have an address, by index.
@@ -173,8 +174,8 @@ class Network:
         ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Restrictions:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Restrictions(Value):
     """Which interfaces may be used; named as in `Parameters`, where they are explained."""
 
     required_interface: str | None = None
@@ -230,8 +231,8 @@ class UnsatisfiedReason(enum.Enum):
     VPN_INACTIVE = "the VPN is not active"
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Path(Value):
     """The network as a monitor's filter or a connection's parameters allow it to be used, at one moment.
 
     - `available_interfaces`: best first; loopback is one of them, so look at `supports_ipv4` and `supports_ipv6` for

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from tieline.endpoints import Endpoint
 from tieline.paths import Interface
+from tieline.values import Value
 
 _UNKNOWN: Final = "–"
 _WIDTH: Final = 80
@@ -50,8 +51,8 @@ class RadioType(enum.Enum):
     CELLULAR_EVDO = "EV-DO"
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Resolution(Value):
     """One step of name resolution; `duration` in seconds. `preferred_endpoint` was tried first."""
 
     source: ResolutionSource
@@ -62,8 +63,8 @@ class Resolution:
     dns_protocol: DNSProtocol = DNSProtocol.UNKNOWN
 
 
-@dataclass(frozen=True, slots=True)
-class Handshake:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Handshake(Value):
     """One protocol's handshake; `duration` and the round trip that it measured, `rtt`, in seconds."""
 
     protocol: str
@@ -71,8 +72,8 @@ class Handshake:
     rtt: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class EstablishmentReport:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class EstablishmentReport(Value):
     """How the attempt that succeeded went, in seconds, from preparing to ready.
 
     `attempt_started_after` counts from the start of the connection and is 0 if the first attempt succeeded;
@@ -119,8 +120,8 @@ class TransportCounters(NamedTuple):
     rtt_variance: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PathReport:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class PathReport(Value):
     """What went over one path while the report ran; `None` where the system cannot tell. Times in seconds.
 
     Transport bytes are those of the stream or the datagrams, each counted once when sent; what was sent again is
@@ -196,8 +197,8 @@ class PathReport:
         return _lines(*_path_table(self))
 
 
-@dataclass(frozen=True, slots=True)
-class DataTransferReport:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class DataTransferReport(Value):
     """What a connection moved during `duration` seconds: one report per path used, and all of them together."""
 
     duration: float

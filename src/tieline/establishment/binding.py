@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tieline.drivers.port import Address, Driver
     from tieline.parameters import Parameters
 
+from tieline.values import Value
+
 __all__ = ["Place", "Spot", "addresses_of", "bind_all", "check_listening", "spots"]
 
 Place = int | HostPort | UnixEndpoint
@@ -30,8 +32,8 @@ Place = int | HostPort | UnixEndpoint
 logger = logging.getLogger("tieline.listener")
 
 
-@dataclass(frozen=True, slots=True)
-class Spot:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Spot(Value):
     """An address to listen on, and the interface, by its name and the system's number, that the socket is bound to.
 
     Without an interface it is not bound to any. One that is taken away and comes again has another number, and is another spot.

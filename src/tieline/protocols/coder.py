@@ -13,6 +13,8 @@ from tieline.protocols.roles import CarrierProtocol, DatagramProtocol, MessagePr
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
+from tieline.values import Value
+
 __all__ = ["Coder", "CoderMetadata", "NetworkCoder"]
 
 S_contra = TypeVar("S_contra", contravariant=True)
@@ -33,7 +35,7 @@ class NetworkCoder(Protocol):
     def decode(self, data: bytes, type: Any, /) -> Any: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class CoderMetadata(MessageMetadata):
     """Of one message: it is always complete. `last_message` tells that no more follow, if the peer's end has come already."""
 
@@ -41,8 +43,8 @@ class CoderMetadata(MessageMetadata):
     last_message: bool = False
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class Coder(MessageProtocol, Generic[S_contra, R_co]):
+@dataclass(frozen=True, slots=True, init=False, eq=False, repr=False)
+class Coder(Value, MessageProtocol, Generic[S_contra, R_co]):
     """Values instead of bytes: each is encoded, and sent behind its length (32 bits, big-endian).
 
     Over messages such as `TLV` and over datagrams each is one of those instead.

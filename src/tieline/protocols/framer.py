@@ -14,12 +14,14 @@ from tieline.protocols.roles import CarrierProtocol, DatagramProtocol, NetworkPr
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+from tieline.values import Value
+
 __all__ = ["Framer", "FramerContext", "FramerMetadata", "FramerProtocol"]
 
 LARGEST_SIZE = 2**32 - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class FramerMetadata(MessageMetadata):
     """Of one message: what the framer gave to it, and `last_message` if no more can follow. A message is always complete."""
 
@@ -141,8 +143,8 @@ class FramerProtocol(ABC):
         """The last call: the connection is over."""
 
 
-@dataclass(frozen=True, slots=True)
-class Framer(CarrierProtocol):
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Framer(Value, CarrierProtocol):
     """Messages as a framer of one's own finds and makes them: ``Framer(Lines, TCP())``.
 
     Over datagrams each is one message: what the framer writes for one goes out in one, and what comes must be one as a whole. It

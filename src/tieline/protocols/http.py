@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tieline.protocols.checks import require_range
+from tieline.values import Value
 
 __all__ = ["BODILESS", "HTTPRequest", "HTTPResponse", "Headers", "checked_headers", "header"]
 
@@ -43,8 +44,8 @@ def checked_headers(option: str, headers: Iterable[tuple[str, str]]) -> Headers:
     return tuple(checked)
 
 
-@dataclass(frozen=True, slots=True)
-class HTTPRequest:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class HTTPRequest(Value):
     """What a client asked for: `target` is the path and the query, `headers` are as they came, repeated ones too."""
 
     method: str
@@ -61,8 +62,8 @@ class HTTPRequest:
         return header(self.headers, name)
 
 
-@dataclass(frozen=True, slots=True)
-class HTTPResponse:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class HTTPResponse(Value):
     """What a server answers. ``Content-Length`` and ``Connection: close`` are added; a text `body` is sent as UTF-8.
 
     Without a ``Content-Type`` among `headers`, a text is ``text/plain``. Status 204 and 304 have no body (RFC 9110 section 15).

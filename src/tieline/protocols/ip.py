@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from tieline.protocols.checks import require_flags, require_range
 from tieline.protocols.roles import NetworkProtocol
+from tieline.values import Value
 
 __all__ = ["ECN", "IP", "AddressPreference", "IPMetadata", "IPVersion", "ServiceClass", "received_metadata", "traffic_class"]
 
@@ -76,8 +77,8 @@ class ECN(enum.IntEnum):
     CE = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IP(NetworkProtocol):
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class IP(Value, NetworkProtocol):
     """The Internet Protocol. An option left at None means the system's default.
 
     - `version`: which addresses are resolved and tried.
@@ -122,8 +123,8 @@ class IP(NetworkProtocol):
         return self.metadata_received or self.receive_time_calculated
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IPMetadata:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class IPMetadata(Value):
     """What the IP packet of one datagram says: for `send`, and in ``metadata.ip`` of a received one.
 
     Where nothing is said, a packet that is sent follows the connection's options, and of a received one nothing is known.

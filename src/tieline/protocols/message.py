@@ -16,24 +16,26 @@ else:
         return _TypeVar(name, **options)
 
 
+from tieline.values import Value
+
 __all__ = ["DatagramMetadata", "Message", "MessageMetadata", "StreamMetadata"]
 
 
-@dataclass(frozen=True, slots=True)
-class MessageMetadata:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class MessageMetadata(Value):
     """Base of all per-message metadata. `other` holds that of the protocols below, for this message."""
 
     other: tuple[Any, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class StreamMetadata(MessageMetadata):
     """Of a piece of a byte stream: `end_of_stream` says that the peer's end was reached by this receive."""
 
     end_of_stream: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class DatagramMetadata(MessageMetadata):
     """Of one datagram."""
 

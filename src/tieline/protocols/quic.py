@@ -11,6 +11,7 @@ from tieline.protocols.checks import require_bytes, require_range, require_secon
 from tieline.protocols.roles import DatagramProtocol, MultiplexProtocol, StreamProtocol
 from tieline.protocols.security import SecurityOptions, TLSVersion
 from tieline.protocols.udp import UDP
+from tieline.values import Value
 
 __all__ = ["ApplicationError", "Directionality", "Initiator", "QUICDatagram", "QUICOptions", "QUICStream"]
 
@@ -34,8 +35,8 @@ class Initiator(enum.Enum):
     SERVER = "server"
 
 
-@dataclass(frozen=True, slots=True)
-class ApplicationError:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ApplicationError(Value):
     """What an application says when it closes a connection: a code of its protocol's, and a text for people."""
 
     code: int
@@ -47,23 +48,23 @@ class ApplicationError:
             raise TypeError(f"ApplicationError.reason must be a str, got {self.reason!r}")
 
 
-@dataclass(frozen=True, slots=True)
-class QUICStream(StreamProtocol):
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class QUICStream(Value, StreamProtocol):
     """One stream of a QUIC connection: ordered bytes. What stands on a stream is given to `open_stream(using=...)`."""
 
     name: ClassVar[str] = "QUIC stream"
     stands_on: ClassVar[str] = "a QUIC connection"
 
 
-@dataclass(frozen=True, slots=True)
-class QUICDatagram(DatagramProtocol):
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class QUICDatagram(Value, DatagramProtocol):
     """The datagrams of a QUIC connection (RFC 9221)."""
 
     name: ClassVar[str] = "QUIC datagrams"
     stands_on: ClassVar[str] = "a QUIC connection"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class QUICOptions(MultiplexProtocol, SecurityOptions):
     """QUIC version 1 (RFC 9000) over UDP: all of `SecurityOptions`, of which `alpn` is required, and
 

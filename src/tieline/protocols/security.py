@@ -14,6 +14,8 @@ from tieline.protocols.checks import require_seconds
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
+from tieline.values import Value
+
 __all__ = ["CertificateValidator", "PeerAuthentication", "SecurityOptions", "TLSMetadata", "TLSVersion"]
 
 CertificateValidator = Callable[[list[bytes], str], "bool | Awaitable[bool]"]
@@ -50,8 +52,8 @@ class TLSVersion(enum.StrEnum):
     TLSv1_3 = "TLSv1.3"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SecurityOptions:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class SecurityOptions(Value):
     """The security of a connection, with the same names on every protocol that has one.
 
     - `alpn`: application protocols, the preferred one first; 1 to 255 bytes each.
@@ -141,8 +143,8 @@ class SecurityOptions:
             raise ValueError(f"early_data=True would move data before certificate_validator={validator!r} has seen the peer")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TLSMetadata:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class TLSMetadata(Value):
     """What the handshake agreed on.
 
     `version` is ``"TLSv1.3"`` or ``"TLSv1.2"``; `cipher_suite` an IANA name (with `ssl_context` that of OpenSSL);

@@ -8,6 +8,7 @@ from typing import ClassVar
 from tieline.protocols.checks import require_flags, require_range, require_seconds
 from tieline.protocols.ip import IP
 from tieline.protocols.roles import StreamProtocol
+from tieline.values import Value
 
 __all__ = ["TCP", "Keepalive", "TCPMetadata"]
 
@@ -16,8 +17,8 @@ LONGEST_DROP_TIME = (2**31 - 1) // 1000
 """Seconds: the kernel counts milliseconds in an int."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keepalive:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Keepalive(Value):
     """TCP keepalive probes (RFC 9293 section 3.8.4): seconds idle before the first, seconds between them, how many."""
 
     idle: int = 60
@@ -30,8 +31,8 @@ class Keepalive:
         require_range("Keepalive.count", self.count, 1, 127)
 
 
-@dataclass(frozen=True, slots=True)
-class TCP(StreamProtocol):
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class TCP(Value, StreamProtocol):
     """The Transmission Control Protocol. An option left at None or False means the system's default.
 
     - `no_delay`: small writes go out at once (Nagle's algorithm off). On by default, as Python programs expect.
@@ -93,8 +94,8 @@ class TCP(StreamProtocol):
         require_seconds("retransmit_connection_drop_time", drop_time, optional=True, at_most=LONGEST_DROP_TIME)
 
 
-@dataclass(frozen=True, slots=True)
-class TCPMetadata:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class TCPMetadata(Value):
     """What the kernel holds of a TCP connection at this moment, in bytes.
 
     `receive_buffer_bytes` waits to be read; `unacknowledged_bytes` was sent or queued and not yet acknowledged;

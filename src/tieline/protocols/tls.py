@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["TLS"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class TLS(StreamProtocol, SecurityOptions):
     """Transport Layer Security 1.2 and 1.3 over TCP: all of `SecurityOptions`, and
 

@@ -9,13 +9,14 @@ from tieline.protocols.checks import require_range
 from tieline.protocols.integers import FixedWidthInteger, UInt32
 from tieline.protocols.message import MessageMetadata
 from tieline.protocols.roles import CarrierProtocol, DatagramProtocol, StreamProtocol
+from tieline.values import Value
 
 __all__ = ["TLV", "TLVMetadata"]
 
 LARGEST_SIZE = 2**32 - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class TLVMetadata(MessageMetadata):
     """Of one record: its type, and its length, which is that of the value in bytes. A record is always complete.
 
@@ -28,8 +29,8 @@ class TLVMetadata(MessageMetadata):
     last_message: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TLV(CarrierProtocol):
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class TLV(Value, CarrierProtocol):
     """Type, length, value: each message is bytes with a number that says what they are. Over datagrams each has one record.
 
     - `type_`, `length`: the unsigned integers of both fields, such as `UInt16`. The length counts the value only.

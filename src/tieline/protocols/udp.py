@@ -8,12 +8,13 @@ from typing import ClassVar
 from tieline.protocols.checks import require_at_least, require_flags, require_seconds
 from tieline.protocols.ip import IP
 from tieline.protocols.roles import DatagramProtocol
+from tieline.values import Value
 
 __all__ = ["UDP", "UDPMetadata"]
 
 
-@dataclass(frozen=True, slots=True)
-class UDP(DatagramProtocol):
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class UDP(Value, DatagramProtocol):
     """The User Datagram Protocol.
 
     - `no_checksum_preferred`: send without checksum, IPv4 only.
@@ -38,8 +39,8 @@ class UDP(DatagramProtocol):
         require_at_least("maximum_flows", self.maximum_flows, 1)
 
 
-@dataclass(frozen=True, slots=True)
-class UDPMetadata:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class UDPMetadata(Value):
     """What this side counted of a UDP flow: datagrams that came while the receive limit was reached were dropped."""
 
     dropped_datagram_count: int

@@ -13,6 +13,7 @@ from tieline.protocols.message import MessageMetadata
 from tieline.protocols.roles import CarrierProtocol, DatagramProtocol, NetworkProtocol, StreamProtocol
 from tieline.protocols.tcp import TCP
 from tieline.protocols.tls import TLS
+from tieline.values import Value
 
 __all__ = [
     "CloseCode", "Deflate", "Opcode", "WebSocket", "WebSocketMetadata", "WebSocketSession", "require_close", "standing",
@@ -62,7 +63,7 @@ CLEAN: Final = frozenset({CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseC
 """Closes that are an end, not an error."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class WebSocketMetadata(MessageMetadata):
     """Of one message: `opcode` is text, binary, or ping if pings are not answered automatically.
 
@@ -75,8 +76,8 @@ class WebSocketMetadata(MessageMetadata):
     last_message: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class WebSocketSession:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class WebSocketSession(Value):
     """What the handshake agreed on, and how the connection was closed.
 
     - `path`: what the client asked for, with the query.
@@ -95,8 +96,8 @@ class WebSocketSession:
     close_reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deflate:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Deflate(Value):
     """permessage-deflate (RFC 7692): what we offer as a client, and agree to as a server, if the other side has it too.
 
     - `level`: 1 (fastest) to 9 (smallest).
@@ -124,8 +125,8 @@ class Deflate:
         require_flags(self, "send_context_takeover", "receive_context_takeover")
 
 
-@dataclass(frozen=True, slots=True)
-class WebSocket(CarrierProtocol):
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class WebSocket(Value, CarrierProtocol):
     """Messages of text (`str`) or bytes over a stream.
 
     Without `below`, a URL says what stands there: TLS for wss, TCP for ws; for a listener it is TCP.
