@@ -1,6 +1,6 @@
 """Values: frozen dataclasses which are compared and shown by what is written once, here.
 
-A dataclass writes and compiles these methods for each class anew. For some fifty classes that was a fifth of the time which
+A dataclass writes and compiles these methods for each class anew. For some fifty classes that was a tenth of the time which
 `import tieline` takes, for methods that most programs never call.
 """
 
