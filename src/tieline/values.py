@@ -21,10 +21,10 @@ class Value:
     def __eq__(self, other: object) -> bool:
         if other.__class__ is not self.__class__:
             return NotImplemented
-        return all(getattr(self, name) == getattr(other, name) for name in compared(self.__class__))
+        return compared(self) == compared(other)
 
     def __hash__(self) -> int:
-        return hash(tuple([getattr(self, name) for name in compared(self.__class__)]))
+        return hash(compared(self))
 
     @recursive_repr()
     def __repr__(self) -> str:
@@ -32,12 +32,13 @@ class Value:
         return f"{self.__class__.__qualname__}({shown})"
 
 
-def compared(cls: type[Any]) -> tuple[str, ...]:
-    """The fields that make two values different."""
-    names = _COMPARED.get(cls)
+def compared(value: object) -> tuple[Any, ...]:
+    """What makes two values of a class different."""
+    cls: Any = value.__class__
+    names = _NAMES.get(cls)
     if names is None:
-        names = _COMPARED[cls] = tuple(field.name for field in fields(cls) if field.compare)
-    return names
+        names = _NAMES[cls] = tuple(field.name for field in fields(cls) if field.compare)
+    return tuple([getattr(value, name) for name in names])
 
 
-_COMPARED: dict[type[Any], tuple[str, ...]] = {}
+_NAMES: dict[type[Any], tuple[str, ...]] = {}

@@ -129,7 +129,7 @@ if sys.platform == "linux":
             """Does nothing for one that is not there."""
 
         def keep(self) -> None:
-            """Readers will come and go: have everything ready for them until `release`."""
+            """Readers will come and go: until `release`, do not close the epoll in between."""
 
         def release(self) -> None: ...
 

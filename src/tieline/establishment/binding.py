@@ -17,12 +17,11 @@ from tieline.protocols.quic import QUICDatagram, QUICStream
 from tieline.protocols.roles import MultiplexProtocol, OneToOneProtocol
 from tieline.protocols.security import SecurityOptions
 from tieline.protocols.udp import UDP
+from tieline.values import Value
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Address, Driver
     from tieline.parameters import Parameters
-
-from tieline.values import Value
 
 __all__ = ["Place", "Spot", "addresses_of", "bind_all", "check_listening", "spots"]
 

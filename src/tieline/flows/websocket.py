@@ -25,8 +25,6 @@ from tieline.flows.writer import MessageWriter, Writer
 from tieline.protocols.websocket import CloseCode, Opcode, WebSocket, require_close
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tieline._engine.websocket import WebSocketFailure
     from tieline.drivers.port import Buffer, StreamSocket, Timer
     from tieline.engines.pipeline import Pipeline
@@ -197,15 +195,13 @@ class WebSocketFlow(LayeredFlow):
 
     # The peer has broken a rule
 
-    def _taken_in(self, receive: Callable[..., object], *received: Any) -> None:
-        if self._doom is None:
-            super()._taken_in(receive, *received)
-
     def _fault(self, error: NetworkError) -> None:
         """What came before it can be answered: the connection fails when the program waits for more, or after `close_timeout`.
 
         RFC 6455 section 7.1.7 wants no more input processed, and does not say how soon the close frame follows.
         """
+        if self._doom is not None:
+            return  # the codec finds nothing any more, and says so each time
         socket = self.socket
         if not len(self.layer.inbox) or self.closed or not isinstance(error, ProtocolViolationError):
             super()._fault(error)

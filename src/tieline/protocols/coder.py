@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cas
 from tieline.protocols.checks import require_range
 from tieline.protocols.message import MessageMetadata
 from tieline.protocols.roles import CarrierProtocol, DatagramProtocol, MessageProtocol, NetworkProtocol, StreamProtocol
+from tieline.values import Value
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
-
-from tieline.values import Value
 
 __all__ = ["Coder", "CoderMetadata", "NetworkCoder"]
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tieline.protocols.checks import require_range, require_seconds
 from tieline.protocols.message import MessageMetadata
 from tieline.protocols.roles import CarrierProtocol, DatagramProtocol, NetworkProtocol, StreamProtocol
+from tieline.values import Value
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-from tieline.values import Value
 
 __all__ = ["Framer", "FramerContext", "FramerMetadata", "FramerProtocol"]
 

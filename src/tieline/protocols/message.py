@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from tieline.protocols.ip import IPMetadata
+from tieline.values import Value
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -15,8 +16,6 @@ else:
     def TypeVar(name: str, *, default: object = None, **options: Any) -> _TypeVar:  # defaults exist from Python 3.13
         return _TypeVar(name, **options)
 
-
-from tieline.values import Value
 
 __all__ = ["DatagramMetadata", "Message", "MessageMetadata", "StreamMetadata"]
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from tieline.identity import Identity, Trust
 from tieline.protocols.checks import require_seconds
+from tieline.values import Value
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
-
-from tieline.values import Value
 
 __all__ = ["CertificateValidator", "PeerAuthentication", "SecurityOptions", "TLSMetadata", "TLSVersion"]
 

@@ -179,6 +179,7 @@ impl Epoll {
             }
             return result.map(drop);
         }
+        let context = context(py)?.unbind();
         let absent = this.state.borrow(py).epoll.is_none();
         if absent {
             let epoll = create().map_err(|error| raise(py, &error))?;
@@ -187,13 +188,13 @@ impl Epoll {
             event_loop.call_method1(intern!(py, "add_reader"), (epoll.as_raw_fd(), ready))?;
             this.state.borrow(py).epoll = Some(epoll);
         }
-        let context = context(py)?.unbind();
+        // From here on nothing is called that could collect garbage, whose finalizers may remove readers, and so the epoll.
         let (before, result) = {
             let mut state = this.state.borrow(py);
             state.last = state.last.wrapping_add(1);
             let number = state.last;
             let result = match &state.epoll {
-                None => Ok(()), // it was made above
+                None => Err(io::ErrorKind::NotFound.into()), // never: it was made above
                 Some(epoll) => match control(epoll, libc::EPOLL_CTL_ADD, raw, token(raw, number)) {
                     Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
                         control(epoll, libc::EPOLL_CTL_MOD, raw, token(raw, number))
@@ -238,7 +239,7 @@ impl Epoll {
         Ok(())
     }
 
-    /// A listener, for one, gives rise to many readers that come and go: have everything ready for them.
+    /// Readers will come and go, as those of a listener's connections do: do not close the epoll in between.
     fn keep(&self, py: Python<'_>) {
         self.state.borrow(py).keepers += 1;
     }

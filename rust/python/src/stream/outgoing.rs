@@ -12,7 +12,7 @@ use super::descriptor::{Descriptor, SMALL};
 use super::held::copy;
 use super::invoke::{invoke, invoke_two};
 use super::receiving::Receiving;
-use super::sending::{Bounds, STREAK, Sending, State};
+use super::sending::{Linked, STREAK, Sending, State};
 
 /// A frame is that much larger than its content.
 const HEAD: usize = 14;
@@ -158,7 +158,7 @@ impl Sending {
     }
 
     /// Where a record goes that is sent now, if nobody is before it and it is not other tasks' turn.
-    fn may_begin<'py>(&self, slf: &Bound<'py, Self>) -> Option<Bounds<'py>> {
+    fn may_begin<'py>(&self, slf: &Bound<'py, Self>) -> Option<Linked<'py>> {
         let py = slf.py();
         {
             let state = self.state.borrow(py);
@@ -201,7 +201,7 @@ impl Sending {
     fn record<'py>(
         &self,
         slf: &Bound<'py, Self>,
-        (socket, machine): Bounds<'py>,
+        (socket, machine): Linked<'py>,
         record: &Bound<'py, PyBytes>,
     ) -> PyResult<Step<'py>> {
         let py = slf.py();

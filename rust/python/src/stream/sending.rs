@@ -56,7 +56,7 @@ struct Link {
 }
 
 /// The same for a call: a socket, and what is before it.
-pub(super) type Bounds<'py> = (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
+pub(super) type Linked<'py> = (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
 
 /// Gives bytes to the pipeline and the socket.
 #[pyclass(frozen, subclass, module = "tieline._engine.stream")]
@@ -201,7 +201,7 @@ impl Sending {
     }
 
     /// Where bytes go now. None without a socket.
-    pub(super) fn link<'py>(&self, py: Python<'py>) -> Option<Bounds<'py>> {
+    pub(super) fn link<'py>(&self, py: Python<'py>) -> Option<Linked<'py>> {
         let state = self.state.borrow(py);
         let link = state.link.as_ref()?;
         let machine = link

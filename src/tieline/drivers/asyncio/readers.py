@@ -30,7 +30,7 @@ class Readers(Protocol):
     def remove_reader(self, fd: int, /) -> Any: ...
 
     def keep(self) -> None:
-        """Readers will come and go: have everything ready for them until `release`."""
+        """Readers will come and go: until `release`, give nothing up in between."""
 
     def release(self) -> None: ...
 
@@ -77,7 +77,7 @@ class RenewedReaders:
             self._loop.remove_reader(fd)
 
     def keep(self) -> None:
-        """Nothing is to be made ready."""
+        """There is nothing to give up."""
 
     release = keep
 
