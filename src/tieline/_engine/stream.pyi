@@ -302,22 +302,26 @@ class Descriptor:
     sink: Receiving | None
     def __new__(cls, *_arguments: Any, **_options: Any) -> Self: ...
     def _open(
-        self,
-        raw: int,
-        receive: Callable[[int], bytes],
-        send: Callable[[Buffer], int],
-        size: int,
-        watched: bool,
-        busy_poll: float | None,
+        self, raw: int, sock: Any, readers: Any, size: int, watched: bool, busy_poll: float | None
     ) -> None:
-        """Begin to use a socket: its descriptor, what moves large pieces, the size of the first read, whether `_arrived` is to
-        be called for each piece, and for how many seconds the loop, which the subclass has as `_loop`, stays awake after one:
-        None where that pays.
+        """Begin to use a socket: its descriptor, the socket module's object, which is ours to close, what tells when there is
+        something to read, the size of the first read, whether `_arrived` is to be called for each piece, and for how many
+        seconds the loop, which the subclass has as `_loop`, stays awake after one: None where that pays.
         """
 
-    def _shut_down(self) -> None:
-        """The socket is about to be closed."""
+    _writing: bool
+    """Whether the loop watches for room: `_unwritable` ends that before a close."""
 
+    @property
+    def _closed(self) -> bool: ...
+    def resume(self) -> None: ...
+    def pause(self) -> None: ...
+    def look(self) -> None:
+        """Read what has come meanwhile, and not only when the loop has looked."""
+
+    def close(self) -> None: ...
+    def finish(self) -> None: ...
+    def unread(self) -> bool: ...
     @property
     def _size(self) -> int:
         """Of the next read."""

@@ -12,6 +12,7 @@ use pyo3::{PyTraverseError, PyVisit, intern};
 
 use super::held::{Held, copy};
 use super::invoke::invoke;
+use super::readers;
 use super::receiving::Receiving;
 use crate::polling::{Policy, note, policy};
 
@@ -31,12 +32,24 @@ pub(crate) type Raw = std::os::fd::RawFd;
 #[cfg(windows)]
 pub(crate) type Raw = std::os::windows::io::RawSocket;
 
+/// A socket that is open.
+struct Open {
+    raw: Raw,
+    /// The socket module's, which moves large pieces, and closes it.
+    sock: Py<PyAny>,
+    /// What tells that there is something to read.
+    readers: Py<PyAny>,
+}
+
 struct State {
     /// None before it is opened and after it is closed.
-    raw: Option<Raw>,
-    /// The socket module's methods, for large pieces.
-    receive: Option<Py<PyAny>>,
-    send: Option<Py<PyAny>>,
+    open: Option<Open>,
+    /// It is told when there is something to read.
+    reading: bool,
+    /// The loop tells when there is room, and is to be told before the socket is closed.
+    writing: bool,
+    /// The peer has ended its direction.
+    ended: bool,
     handler: Option<Py<PyAny>>,
     /// Takes what arrives, instead of the handler.
     sink: Option<Py<Receiving>>,
@@ -58,8 +71,9 @@ pub(crate) struct Descriptor {
 /// The descriptor, for a call that does not close it.
 #[expect(unsafe_code)]
 fn stream(raw: Raw) -> ManuallyDrop<TcpStream> {
-    // SAFETY: the subclass's socket object owns the descriptor and tells us (`_shut_down`) before it closes it, and
-    // `ManuallyDrop` never closes it. `TcpStream` only calls `recv` and `send` on it, which is right for every stream socket.
+    // SAFETY: the socket object, which owns the descriptor, is ours and closed in `close` only, which forgets the descriptor
+    // before, and `ManuallyDrop` never closes it. `TcpStream` only calls `recv` and `send` on it, which is right for every
+    // stream socket.
     unsafe {
         #[cfg(unix)]
         let stream = std::os::fd::FromRawFd::from_raw_fd(raw);
@@ -92,7 +106,7 @@ impl Descriptor {
         if bytes.len() > SMALL {
             return self.give_large(slf, data);
         }
-        let raw = self.state.borrow(py).raw.ok_or_else(closed)?;
+        let raw = self.raw(py).ok_or_else(closed)?;
         let count = match (&*stream(raw)).write(bytes) {
             Ok(count) => count,
             Err(error) if later(&error) => 0,
@@ -112,7 +126,7 @@ impl Descriptor {
         data: &[u8],
     ) -> PyResult<usize> {
         let py = slf.py();
-        let raw = self.state.borrow(py).raw.ok_or_else(closed)?;
+        let raw = self.raw(py).ok_or_else(closed)?;
         let pieces = [IoSlice::new(head), IoSlice::new(data)];
         let count = match py.detach(|| (&*stream(raw)).write_vectored(&pieces)) {
             Ok(count) => count,
@@ -127,11 +141,8 @@ impl Descriptor {
 
     fn give_large(&self, slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<usize> {
         let py = slf.py();
-        let send = copy(py, &self.state.borrow(py).send);
-        let Some(send) = send else {
-            return Err(closed());
-        };
-        let count = match send.bind(py).call1((data,)) {
+        let sock = self.sock(py).ok_or_else(closed)?;
+        let count = match invoke(sock.bind(py), intern!(py, "send"), data) {
             Ok(count) => count.extract()?,
             Err(error) if blocked(py, &error) => 0,
             Err(error) => return Err(error),
@@ -167,8 +178,7 @@ impl Descriptor {
             slf.call_method1(intern!(py, "_resize"), (count,))?;
         }
         if count == 0 {
-            slf.call_method0(intern!(py, "_ended_by_peer"))?;
-            return Ok(());
+            return self.ended_by_peer(slf);
         }
         if watched {
             slf.call_method0(intern!(py, "_arrived"))?;
@@ -193,8 +203,8 @@ impl Descriptor {
         let py = slf.py();
         let (sink, raw, busy_poll) = {
             let state = self.state.borrow(py);
-            match (&state.sink, state.raw) {
-                (Some(sink), Some(raw)) => (sink.clone_ref(py), raw, state.busy_poll),
+            match (&state.sink, &state.open) {
+                (Some(sink), Some(open)) => (sink.clone_ref(py), open.raw, state.busy_poll),
                 _ => return Ok(false),
             }
         };
@@ -203,9 +213,7 @@ impl Descriptor {
             return Ok(false);
         };
         match outcome {
-            Ok(0) => {
-                slf.call_method0(intern!(py, "_ended_by_peer"))?;
-            }
+            Ok(0) => self.ended_by_peer(slf)?,
             Ok(count) => {
                 note(slf, busy_poll)?;
                 if watched {
@@ -222,26 +230,80 @@ impl Descriptor {
         Ok(true)
     }
 
+    fn ended_by_peer(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        self.state.borrow(py).ended = true;
+        self.unwatch(py)?;
+        let handler = copy(py, &self.state.borrow(py).handler);
+        if let Some(handler) = handler {
+            handler.call_method0(py, intern!(py, "received_end"))?;
+        }
+        Ok(())
+    }
+
+    fn watch(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let (raw, readers) = {
+            let mut state = self.state.borrow(py);
+            match &state.open {
+                Some(open) if !state.reading && !state.ended => {
+                    let found = (open.raw, open.readers.clone_ref(py));
+                    state.reading = true;
+                    found
+                }
+                _ => return Ok(()),
+            }
+        };
+        readers::add(readers.bind(py), raw, slf.getattr(intern!(py, "_readable"))?)
+    }
+
+    fn unwatch(&self, py: Python<'_>) -> PyResult<()> {
+        let (raw, readers) = {
+            let mut state = self.state.borrow(py);
+            match &state.open {
+                Some(open) if state.reading => {
+                    let found = (open.raw, open.readers.clone_ref(py));
+                    state.reading = false;
+                    found
+                }
+                _ => return Ok(()),
+            }
+        };
+        readers::remove(readers.bind(py), raw)
+    }
+
+    fn raw(&self, py: Python<'_>) -> Option<Raw> {
+        self.state.borrow(py).open.as_ref().map(|open| open.raw)
+    }
+
+    fn sock(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let state = self.state.borrow(py);
+        state.open.as_ref().map(|open| open.sock.clone_ref(py))
+    }
+
     /// What has arrived; None if that is nothing yet.
     fn read<'py>(&self, py: Python<'py>, size: usize) -> PyResult<Option<Bound<'py, PyBytes>>> {
         if size > SMALL {
-            let receive = copy(py, &self.state.borrow(py).receive);
-            let Some(receive) = receive else {
-                return Err(closed());
-            };
-            return match receive.bind(py).call1((size,)) {
+            let sock = self.sock(py).ok_or_else(closed)?;
+            let size = size.into_pyobject(py)?;
+            return match invoke(sock.bind(py), intern!(py, "recv"), &size) {
                 Ok(data) => Ok(Some(data.cast_into::<PyBytes>()?)),
                 Err(error) if blocked(py, &error) => Ok(None),
                 Err(error) => Err(error),
             };
         }
-        let raw = self.state.borrow(py).raw.ok_or_else(closed)?;
+        let raw = self.raw(py).ok_or_else(closed)?;
         ARRIVED.with_borrow_mut(|buffer| match (&*stream(raw)).read(&mut buffer[..size]) {
             Ok(count) => Ok(Some(PyBytes::new(py, &buffer[..count]))),
             Err(error) if later(&error) => Ok(None),
             Err(error) => Err(raise(py, &error)),
         })
     }
+}
+
+/// Whether there is something to read that is not the end.
+fn is_readable(raw: Raw) -> bool {
+    matches!(stream(raw).peek(&mut [0]), Ok(1))
 }
 
 fn closed() -> PyErr {
@@ -260,9 +322,10 @@ impl Descriptor {
     fn new(_arguments: &Bound<'_, PyTuple>, _options: Option<&Bound<'_, PyDict>>) -> Self {
         Descriptor {
             state: Held::new(State {
-                raw: None,
-                receive: None,
-                send: None,
+                open: None,
+                reading: false,
+                writing: false,
+                ended: false,
                 handler: None,
                 sink: None,
                 size: 0,
@@ -273,37 +336,85 @@ impl Descriptor {
         }
     }
 
-    /// Begin to use a socket.
+    /// Begin to use a socket, which is ours to close.
     #[expect(clippy::too_many_arguments)] // each is a fact of the socket
     fn _open(
         &self,
         py: Python<'_>,
         raw: Raw,
-        receive: Py<PyAny>,
-        send: Py<PyAny>,
+        sock: Py<PyAny>,
+        readers: Py<PyAny>,
         size: usize,
         watched: bool,
         busy_poll: Option<f64>,
     ) -> PyResult<()> {
         let busy_poll = policy(busy_poll)?;
         let mut state = self.state.borrow(py);
-        state.raw = Some(raw);
-        state.receive = Some(receive);
-        state.send = Some(send);
+        state.open = Some(Open { raw, sock, readers });
         state.size = size;
         state.watched = watched;
         state.busy_poll = busy_poll;
         Ok(())
     }
 
-    /// The socket is about to be closed.
-    fn _shut_down(&self, py: Python<'_>) {
-        let before = {
-            let mut state = self.state.borrow(py);
-            state.raw = None;
-            (state.receive.take(), state.send.take())
+    /// Read what comes, until `pause`.
+    fn resume(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().watch(slf)
+    }
+
+    fn pause(&self, py: Python<'_>) -> PyResult<()> {
+        self.unwatch(py)
+    }
+
+    /// Read what has come meanwhile, and not only when the loop has looked.
+    fn look(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if slf.get().state.borrow(slf.py()).reading {
+            return slf.get().read_once(slf);
+        }
+        Ok(())
+    }
+
+    /// Idempotent.
+    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        this.unwatch(py)?;
+        let (open, writing) = {
+            let mut state = this.state.borrow(py);
+            (state.open.take(), std::mem::take(&mut state.writing))
         };
-        drop(before);
+        let Some(open) = open else {
+            return Ok(());
+        };
+        if writing {
+            slf.call_method1(intern!(py, "_unwritable"), (open.raw,))?;
+        }
+        open.sock.call_method0(py, intern!(py, "close")).map(drop)
+    }
+
+    /// End our direction and close, which is one: what was sent arrives, and then our end.
+    fn finish(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::close(slf)
+    }
+
+    /// Whether the kernel holds bytes that nobody has read.
+    fn unread(&self, py: Python<'_>) -> bool {
+        let ended = self.state.borrow(py).ended;
+        !ended && self.raw(py).is_some_and(is_readable)
+    }
+
+    #[getter]
+    fn _writing(&self, py: Python<'_>) -> bool {
+        self.state.borrow(py).writing
+    }
+
+    #[setter(_writing)]
+    fn set_writing(&self, py: Python<'_>, value: bool) {
+        self.state.borrow(py).writing = value;
+    }
+
+    #[getter]
+    fn _closed(&self, py: Python<'_>) -> bool {
+        self.state.borrow(py).open.is_none()
     }
 
     #[getter]
@@ -355,8 +466,10 @@ impl Descriptor {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.state
             .inspect(|state| {
-                visit.call(&state.receive)?;
-                visit.call(&state.send)?;
+                if let Some(open) = &state.open {
+                    visit.call(&open.sock)?;
+                    visit.call(&open.readers)?;
+                }
                 visit.call(&state.handler)?;
                 visit.call(&state.sink)
             })

@@ -167,7 +167,7 @@ impl Epoll {
     }
 
     /// Have a callback called whenever a descriptor can be read, or has failed; in place of the one that it had.
-    fn add_reader(slf: &Bound<'_, Self>, raw: RawFd, callback: Py<PyAny>) -> PyResult<()> {
+    pub(super) fn add_reader(slf: &Bound<'_, Self>, raw: RawFd, callback: Py<PyAny>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
         if this.is_first(py, raw) {
@@ -217,7 +217,7 @@ impl Epoll {
     }
 
     /// Does nothing for one that is not there.
-    fn remove_reader(&self, py: Python<'_>, raw: RawFd) -> PyResult<()> {
+    pub(super) fn remove_reader(&self, py: Python<'_>, raw: RawFd) -> PyResult<()> {
         let (before, was_first, unused) = {
             let mut state = self.state.borrow(py);
             let before = state.readers.remove(&raw);

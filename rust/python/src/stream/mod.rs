@@ -14,6 +14,7 @@ mod messages;
 mod native;
 mod outgoing;
 mod queue;
+mod readers;
 mod receive;
 mod receiving;
 mod records;

@@ -41,8 +41,8 @@ class TCPSocket(Descriptor):
     """One connected (or connecting) stream socket."""
 
     __slots__ = (
-        "_blocked", "_closed", "_ended", "_fd", "_information", "_largest", "_loop", "_readers", "_reading", "_sock",
-        "_unix", "_writing", "early", "is_made", "local_address", "remote_address",
+        "_blocked", "_fd", "_information", "_largest", "_loop", "_sock", "_unix", "early", "is_made", "local_address",
+        "remote_address",
     )  # fmt: skip
 
     def __init__(
@@ -55,15 +55,14 @@ class TCPSocket(Descriptor):
         parameters: Parameters[Any],
     ) -> None:
         self._loop = loop
-        self._readers = readers
         self._sock = sock
-        self._fd = sock.fileno()
+        fd = self._fd = sock.fileno()
         self.local_address: Address | None = None
         self.remote_address = remote
-        self._reading = self._writing = self._blocked = self._ended = self._closed = False
+        self._blocked = False
         self._largest, quick = parameters.kept(reading)
         self._unix = family == socket.AF_UNIX
-        self._open(self._fd, sock.recv, sock.send, FIRST_READ, quick and not self._unix, parameters.busy_poll)
+        self._open(fd, sock, readers, FIRST_READ, quick and not self._unix, parameters.busy_poll)
         self._information = b""  # of the kernel, until somebody asks what it has counted
         self.early = 0
         self.is_made = True
@@ -141,27 +140,7 @@ class TCPSocket(Descriptor):
         self.resume()
         self.handler.connected()
 
-    def look(self) -> None:
-        """Read what has come meanwhile, and not only when the loop has looked."""
-        if self._reading:
-            self._readable()
-
     # Reading
-
-    def resume(self) -> None:
-        if not self._reading and not self._ended and not self._closed:
-            self._reading = True
-            self._readers.add_reader(self._fd, self._readable)
-
-    def pause(self) -> None:
-        if self._reading:
-            self._reading = False
-            self._readers.remove_reader(self._fd)
-
-    def _ended_by_peer(self) -> None:
-        self._ended = True
-        self.pause()
-        self.handler.received_end()
 
     def _arrived(self) -> None:
         """The kernel forgets this option after each segment."""
@@ -211,25 +190,14 @@ class TCPSocket(Descriptor):
                 if error.errno != errno.ENOTCONN:  # the peer has reset: the reader tells
                     self._fail(error)
 
+    def _unwritable(self, fd: int) -> None:
+        self._loop.remove_writer(fd)
+
     # Ending
 
     def _fail(self, error: OSError) -> None:
         self.close()
         self.handler.failed(error)
-
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self.pause()
-        if self._writing:
-            self._writing = False
-            self._loop.remove_writer(self._fd)
-        self._shut_down()
-        self._sock.close()
-
-    def finish(self) -> None:
-        self.close()  # which ends our direction as well
 
     def abort(self) -> None:
         if not self._closed and not self._unix:
@@ -237,9 +205,6 @@ class TCPSocket(Descriptor):
         self.close()
 
     # Measuring
-
-    def unread(self) -> bool:
-        return not self._ended and not self._closed and _queued(self._fd, SIOCINQ) > 0
 
     def counters(self) -> Counted:
         if self._unix or self._closed:
