@@ -40,10 +40,12 @@ class Reading:
 
     def __init__(self, time: float, flow: Any, attempt: Attempt | None = None) -> None:
         self.time = time
-        counted = None if attempt is None else attempt.counters()
-        self.counted: Counted = counted or flow.counters() or UNKNOWN
-        self.received: int = flow.received_count
-        self.sent: int = flow.sent_count
+        counted, received, sent = flow.measured()
+        if attempt is not None:
+            counted = attempt.counters() or counted
+        self.counted: Counted = counted or UNKNOWN
+        self.received: int = received
+        self.sent: int = sent
 
 
 class Reporting:
@@ -70,8 +72,9 @@ class Reporting:
 
     def accepted(self, attempt: Attempt | None, now: float, flow: Any) -> None:
         """A listener has handed the connection out; its only attempt began when the socket was accepted."""
-        self.attempt_began(now if attempt is None else attempt.begun)
-        self._handshakes = () if attempt is None else attempt.handshakes
+        self._started = self._attempt_started = now if attempt is None else attempt.begun
+        if attempt is not None:
+            self._handshakes = attempt.handshakes
         self._at_ready = Reading(now, flow, attempt)
 
     def attempt_failed(self) -> None:

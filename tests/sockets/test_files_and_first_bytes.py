@@ -72,7 +72,7 @@ async def test_a_file_that_is_cut_short_meanwhile(pair: Any) -> None:
         with tempfile.TemporaryFile() as file:
             file.truncate(64 * MEGABYTE)
             sending = asyncio.create_task(client.send_file(file, count=64 * MEGABYTE))
-            await stalled(sending, lambda: client._flow.sent_count)
+            await stalled(sending, lambda: client._flow.sending.count)
             file.truncate(1000)
             received = 0
             while not sending.done() or received < sending.result():
@@ -143,7 +143,7 @@ async def test_idempotent_sends_do_not_wait(pair: Any) -> None:
 async def test_idempotent_sends_are_bounded_behind_a_stalled_one(pair: Any) -> None:
     async with pair(send_limit=1000) as (client, server):
         stuck = asyncio.create_task(client.send(bytes(20 * MEGABYTE)))
-        await stalled(stuck, lambda: client._flow.sent_count)
+        await stalled(stuck, lambda: client._flow.sending.count)
         accepted = 0
         with pytest.raises(MessageTooLargeError, match="idempotent"):  # noqa: PT012
             for _ in range(100):

@@ -300,7 +300,7 @@ async def test_the_windows_are_those_of_the_options() -> None:
             streams = [await client.open_stream() for _ in range(10)]
             sending = [asyncio.create_task(stream.send(bytes(60_000))) for stream in streams]
             await settled(lambda: sum(task.done() for task in sending))
-            received = sum(stream._flow.received_count + stream._flow.receiving.inbox.size for stream in server_streams(server))
+            received = sum(stream._flow.receiving.count + stream._flow.receiving.inbox.size for stream in server_streams(server))
             assert received <= window * 2
             for task in sending:
                 task.cancel()

@@ -303,7 +303,7 @@ async def test_a_send_cancelled_in_the_middle_lets_the_next_go_on(pair: Any) -> 
     async with pair() as (client, server):
         first = asyncio.create_task(client.send(b"a" * 20 * MEGABYTE))
         second = asyncio.create_task(client.send(b"b" * 5))
-        await stalled(first, lambda: client._flow.sent_count)
+        await stalled(first, lambda: client._flow.sending.count)
         first.cancel()
         content = b""
         while not content.endswith(b"bbbbb"):
@@ -365,7 +365,7 @@ async def test_a_buffer_may_be_reused_after_send(pair: Any) -> None:
             buffer[:] = b"\xff" * len(buffer)
 
         writer = asyncio.create_task(write())
-        await stalled(writer, lambda: client._flow.sent_count)
+        await stalled(writer, lambda: client._flow.sending.count)
         for number in range(100):
             assert (await server.receive(exactly=len(buffer))).content == bytes([number]) * len(buffer)
         await writer

@@ -200,6 +200,9 @@ class Receiving:
     def _link(self, waiters: Callable[[], Any] | None, /) -> None:
         """What calls wait by from now on, a driver's `Waiters`: None if they may not, or not before the flow has been asked."""
 
+    def _begin(self, waiters: Callable[[], Any], /) -> bool:
+        """The same, for a socket that is new. Whether it can simply be read from: no call waits, and nothing came before."""
+
     @property
     def silence(self) -> float | None:
         """Seconds since the codec was given bytes, None if it never was."""
@@ -270,8 +273,11 @@ class Sending:
     def _adopt(self, codec: WebSocketCodec) -> None:
         """Messages leave in frames that this makes."""
 
-    def _link(self, socket: Any | None, machine: Any | None, /) -> None:
-        """Where bytes go from now on: a socket, and what they go through before it. Without a socket, nowhere."""
+    def _link(self, socket: Any | None, machine: Any | None, /) -> bool:
+        """Where bytes go from now on: a socket, and what they go through before it. Without a socket, nowhere.
+
+        Whether something waits for that.
+        """
 
     _flow: Any
     _accepted: list[Any]
@@ -322,6 +328,10 @@ class Descriptor:
     def close(self) -> None: ...
     def finish(self) -> None: ...
     def unread(self) -> bool: ...
+    def _look_made(self) -> bool:
+        """Whether the connection is made: on one machine it is when `connect` returns. Not where the system does not tell."""
+
+    def counters(self) -> bytes | None: ...
     @property
     def _size(self) -> int:
         """Of the next read."""

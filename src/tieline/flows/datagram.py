@@ -25,7 +25,7 @@ from tieline.protocols.udp import UDPMetadata
 from tieline.reports import TransportCounters
 
 if TYPE_CHECKING:
-    from tieline.drivers.port import Address, Buffer, DatagramSocket, Waiter
+    from tieline.drivers.port import Address, Buffer, Counted, DatagramSocket, Waiter
     from tieline.parameters import Parameters
 
 __all__ = ["DatagramFlow"]
@@ -189,6 +189,10 @@ class DatagramFlow(Datagrams):
             received_bytes=self.received_count,
             sent_bytes=self.sent_count,
         )
+
+    def measured(self) -> tuple[Counted | None, int, int]:
+        """What the transport has counted, and the bytes of the application that were received and sent."""
+        return self.counters(), self.received_count, self.sent_count
 
     # For the connection
 

@@ -287,16 +287,18 @@ class StreamSending(Sending):
 
     # Ending
 
-    def end(self) -> None:
-        """End our direction once what was accepted has gone. Suspended calls have been failed before."""
+    def end(self) -> bool:
+        """End our direction once what was accepted has gone; whether it has. Suspended calls have been failed before."""
         if not self.ended:
             self.ended = True
             if self._flow.pipeline is None and self._flow.closed and self.idle:  # the flow ends its socket, and nobody waits
                 self._end = DONE
-                return
+                return True
             self._end = DUE
-        if not self.idle:
-            self.pump()
+        if self.idle:
+            return True
+        self.pump()
+        return self.idle
 
     def _finish(self) -> None:
         """Nothing is left to send: end our direction if that was asked for."""
@@ -333,7 +335,6 @@ class StreamSending(Sending):
 
     def attached(self, wire: bytes, early: int) -> None:
         """A socket is there. `wire` ends its handshake; of the idempotent bytes, `early` have gone with the first flight."""
-        self._full = False
         if wire:
             self._accept(wire)
         if self.first:

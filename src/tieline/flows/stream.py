@@ -91,16 +91,20 @@ class StreamFlow:
         if pipeline is not None and pipeline.messages:
             self._alarm = Alarm(owner.driver, pipeline.messages, self._rung)
         self.machine = None if pipeline is None else self._lower(pipeline)
-        self.receiving._link(self.waiter)
-        self.sending._link(socket, self.machine)
+        quiet = self.receiving._begin(self.waiter)
+        waiting = self.sending._link(socket, self.machine)
         socket.handler = self
         if self.machine is None:
             socket.sink = self.receiving if self.takes_bytes else None
         elif self.takes_bytes:
             cipher = self.receiving.cipher = self.sending.cipher = getattr(self.machine, "cipher", None)
             socket.sink = self.receiving if cipher is not None else None
-        self.receiving.attached(plaintext)
-        self.sending.attached(wire, early)
+        if quiet and not plaintext:
+            socket.resume()
+        else:
+            self.receiving.attached(plaintext)
+        if waiting or wire or self.sending.first:
+            self.sending.attached(wire, early)
         if pipeline is not None and pipeline.ended:
             self.receiving.ended()
 
@@ -158,15 +162,16 @@ class StreamFlow:
             self.receiving._link(None)
             if self.socket is not None:
                 self.socket.sink = None
-            self._discarded = self.receiving.inbox.size > 0
-            self.receiving.inbox.clear()
+            inbox = self.receiving.inbox
+            self._discarded = inbox.size > 0
+            inbox.clear()
             if self.has_calls:
                 self.raise_pending(self.closed_error())
 
     @property
     def has_calls(self) -> bool:
         """Whether a call may wait."""
-        return self.receiving.has_calls or not self.sending.idle
+        return self.receiving.has_calls or bool(self.sending._writers)
 
     async def finish(self) -> None:
         """Close gracefully: what was accepted drains, then our end goes out, and unread input is discarded until the peer's.
@@ -181,19 +186,20 @@ class StreamFlow:
         socket = self.socket
         if socket is None:
             return
-        socket.resume()
-        self.sending.end()
-        if not self.sending.idle:
+        if not self.sending.end():
+            socket.resume()
             await self._progress(lambda: self.sending.idle, "the peer takes no more of what was sent")
         while self.socket is not None and not self._discarded and socket.unread():
+            socket.resume()
             await self.next_turn()
         if self._discarded and self.socket is not None:
+            socket.resume()
             self.socket.end()  # again, perhaps, which does nothing
             await self._progress(lambda: self.receiving.inbox.ended, "the peer has sent what nobody reads, and has not ended")
         if self.socket is not None:
             self.socket.finish()
             self._no_socket()
-        if self.lost and self.sending.error is not None:
+        if self.sending.lost and self.sending.error is not None:
             raise raisable(self.sending.error)
 
     async def next_turn(self) -> None:
@@ -388,13 +394,7 @@ class StreamFlow:
                 return layer.metadata()
         return self.socket.metadata()
 
-    def counters(self) -> Counted | None:
-        return None if self.socket is None else self.socket.counters()
-
-    @property
-    def received_count(self) -> int:
-        return self.receiving.count
-
-    @property
-    def sent_count(self) -> int:
-        return self.sending.count
+    def measured(self) -> tuple[Counted | None, int, int]:
+        """What the transport has counted, and the bytes of the application that were received and sent."""
+        socket = self.socket
+        return None if socket is None else socket.counters(), self.receiving.count, self.sending.count

@@ -20,7 +20,7 @@ from tieline.reports import TransportCounters
 
 if TYPE_CHECKING:
     from tieline._engine.quic import QuicClose
-    from tieline.drivers.port import Driver, Waiter
+    from tieline.drivers.port import Counted, Driver, Waiter
     from tieline.multiplex.early import EarlyStream
     from tieline.multiplex.session import Session
     from tieline.multiplex.stream import QUICStreamSocket
@@ -324,6 +324,10 @@ class MultiplexFlow:
     def _count(self, session: Session) -> None:
         self._received_count += session.received_count
         self._sent_count += session.sent_count
+
+    def measured(self) -> tuple[Counted | None, int, int]:
+        """What the transport has counted, and the bytes of the application that were received and sent."""
+        return self.counters(), self.received_count, self.sent_count
 
     def counters(self) -> TransportCounters | None:
         return self._counted if self.session is None else session_counters(self.session)

@@ -50,6 +50,8 @@ struct State {
     writing: bool,
     /// The peer has ended its direction.
     ended: bool,
+    /// What the system told when the connection was made, until it is asked for.
+    told: Option<Py<PyBytes>>,
     handler: Option<Py<PyAny>>,
     /// Takes what arrives, instead of the handler.
     sink: Option<Py<Receiving>>,
@@ -326,6 +328,7 @@ impl Descriptor {
                 reading: false,
                 writing: false,
                 ended: false,
+                told: None,
                 handler: None,
                 sink: None,
                 size: 0,
@@ -400,6 +403,30 @@ impl Descriptor {
     fn unread(&self, py: Python<'_>) -> bool {
         let ended = self.state.borrow(py).ended;
         !ended && self.raw(py).is_some_and(is_readable)
+    }
+
+    /// Whether the connection is made: on one machine it is when `connect` returns. Not where the system does not tell.
+    fn _look_made(&self, py: Python<'_>) -> bool {
+        let told = self.raw(py).and_then(|raw| system::information(py, raw));
+        let made = told
+            .as_ref()
+            .is_some_and(|told| told.as_bytes().first() == Some(&system::ESTABLISHED));
+        if made {
+            self.state.borrow(py).told = told.map(Bound::unbind);
+        }
+        made
+    }
+
+    /// What the system has counted, as it tells it; None if it does not.
+    fn counters<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        let (told, raw) = {
+            let mut state = self.state.borrow(py);
+            (state.told.take(), state.open.as_ref()?.raw)
+        };
+        match told {
+            Some(told) => Some(told.into_bound(py)),
+            None => system::information(py, raw),
+        }
     }
 
     #[getter]
@@ -482,5 +509,45 @@ impl Descriptor {
             (state.handler.take(), state.sink.take())
         };
         drop(before);
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use super::*;
+
+    /// `tcpi_state`, the first byte: net/tcp_states.h.
+    pub(super) const ESTABLISHED: u8 = 1;
+    /// As far as anybody reads it: include/uapi/linux/tcp.h up to `tcpi_bytes_retrans`.
+    const SIZE: usize = 216;
+
+    /// `TCP_INFO`; None for a socket of something else.
+    #[expect(unsafe_code)]
+    pub(super) fn information(py: Python<'_>, raw: Raw) -> Option<Bound<'_, PyBytes>> {
+        let mut room = [0u8; SIZE];
+        let mut size = SIZE as libc::socklen_t;
+        // SAFETY: the kernel writes at most as many bytes as it is told there are, and tells how many it has written.
+        let result = unsafe {
+            libc::getsockopt(
+                raw,
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                room.as_mut_ptr().cast(),
+                &raw mut size,
+            )
+        };
+        let told = room.get(..size as usize).filter(|_| result == 0)?;
+        Some(PyBytes::new(py, told))
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    use super::*;
+
+    pub(super) const ESTABLISHED: u8 = 1;
+
+    pub(super) fn information(_: Python<'_>, _: Raw) -> Option<Bound<'_, PyBytes>> {
+        None
     }
 }

@@ -348,6 +348,18 @@ impl Receiving {
         drop(before);
     }
 
+    /// The same, for a socket that is new. Whether it can simply be read from: no call waits, and nothing has come before.
+    #[pyo3(signature = (waiters, /))]
+    fn _begin(&self, py: Python<'_>, waiters: Py<Waiters>) -> bool {
+        self._link(py, Some(waiters));
+        let whole = self.whole(py).is_some_and(|whole| whole.get().size(py) > 0);
+        let quiet = !whole && self.inbox.get().size(py) == 0 && !self.has_calls(py);
+        if quiet {
+            self.state.borrow(py).paused = false;
+        }
+        quiet
+    }
+
     /// Of the next socket: where its messages are, and what finds them if bytes come straight from it.
     #[pyo3(signature = (whole, codec=None))]
     fn _adopt(&self, py: Python<'_>, whole: Py<MessageInbox>, codec: Option<Py<WebSocketCodec>>) {

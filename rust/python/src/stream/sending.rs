@@ -312,12 +312,18 @@ impl Sending {
         })
     }
 
-    /// Where bytes go from now on: a socket, and what they go through before it. Without a socket, nowhere.
+    /// Where bytes go from now on: a socket, and what they go through before it. Without a socket, nowhere. Whether something
+    /// waits for that.
     #[pyo3(signature = (socket, machine, /))]
-    fn _link(&self, py: Python<'_>, socket: Option<Py<PyAny>>, machine: Option<Py<PyAny>>) {
+    fn _link(&self, py: Python<'_>, socket: Option<Py<PyAny>>, machine: Option<Py<PyAny>>) -> bool {
         let link = socket.map(|socket| Link { socket, machine });
-        let before = std::mem::replace(&mut self.state.borrow(py).link, link);
+        let before = {
+            let mut state = self.state.borrow(py);
+            state.full = false;
+            std::mem::replace(&mut state.link, link)
+        };
         drop(before);
+        !self.accepted.bind(py).is_empty() || !self.writers.bind(py).is_empty()
     }
 
     #[pyo3(signature = (content, *, end_of_stream=false, last_message=None, metadata=None, r#type=None))]

@@ -9,7 +9,7 @@ from socket import IPPROTO_TCP
 from tieline.drivers.asyncio.options import LINUX
 from tieline.reports import TransportCounters
 
-__all__ = ["NOTHING", "READ", "is_established", "transport_counters", "transport_information"]
+__all__ = ["transport_counters"]
 
 TCP_INFO = getattr(socket, "TCP_INFO", 11)
 NOTHING = TransportCounters()
@@ -18,16 +18,6 @@ TCP_ESTABLISHED = b"\1"  # tcpi_state, which comes first: net/tcp_states.h
 # bytes_retrans at 200.
 READ = struct.Struct("=68xII52xQII4xI48xQQ")
 NO_RTT = 0xFFFFFFFF  # tcpi_min_rtt before the first measurement
-
-
-def transport_information(sock: socket.SocketType) -> bytes:
-    """What the system tells of a TCP connection that is open, for `transport_counters`; empty where it tells nothing."""
-    return sock.getsockopt(IPPROTO_TCP, TCP_INFO, READ.size) if LINUX else b""
-
-
-def is_established(information: bytes) -> bool:
-    """Whether this is of a connection that is made, and was not ended since."""
-    return information[:1] == TCP_ESTABLISHED
 
 
 def transport_counters(information: bytes) -> TransportCounters:

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tieline._engine.stream import Descriptor
 from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, own_address, to_sockaddr
-from tieline.drivers.asyncio.counters import NOTHING, is_established, transport_information
-from tieline.drivers.port import Address, Counted, StreamHandler
+from tieline.drivers.port import Address, StreamHandler
 from tieline.endpoints import HostPort
 from tieline.protocols.tcp import TCP, TCPMetadata
 
@@ -41,8 +40,7 @@ class TCPSocket(Descriptor):
     """One connected (or connecting) stream socket."""
 
     __slots__ = (
-        "_blocked", "_fd", "_information", "_largest", "_loop", "_sock", "_unix", "early", "is_made", "local_address",
-        "remote_address",
+        "_blocked", "_fd", "_largest", "_loop", "_sock", "_unix", "early", "is_made", "local_address", "remote_address",
     )  # fmt: skip
 
     def __init__(
@@ -63,7 +61,6 @@ class TCPSocket(Descriptor):
         self._largest, quick = parameters.kept(reading)
         self._unix = family == socket.AF_UNIX
         self._open(fd, sock, readers, FIRST_READ, quick and not self._unix, parameters.busy_poll)
-        self._information = b""  # of the kernel, until somebody asks what it has counted
         self.early = 0
         self.is_made = True
 
@@ -97,10 +94,8 @@ class TCPSocket(Descriptor):
                     self.early = 0
             if error not in (0, errno.EINPROGRESS):
                 raise OSError(error, os.strerror(error))
-            information = made_at_once(sock, self._unix)
-            self.is_made = self._unix or is_established(information)
+            self.is_made = self._unix or self._look_made()
             if self.is_made:
-                self._information = information
                 self.local_address = from_sockaddr(sock.getsockname())
             else:
                 loop.add_writer(self._fd, self._connected)
@@ -206,14 +201,6 @@ class TCPSocket(Descriptor):
 
     # Measuring
 
-    def counters(self) -> Counted:
-        if self._unix or self._closed:
-            return NOTHING
-        if self._information:  # of now: it was just connected
-            information, self._information = self._information, b""
-            return information
-        return transport_information(self._sock)
-
     def metadata(self) -> TCPMetadata | None:
         if self._closed or self._unix or not options.LINUX:
             return None
@@ -253,16 +240,3 @@ def bind_local(sock: socket.SocketType, family: int, parameters: Parameters[Any]
         sock.bind(to_sockaddr(local))  # type: ignore[arg-type]
     elif parameters.local_port is not None and family != socket.AF_UNIX:
         sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", parameters.local_port))
-
-
-def made_at_once(sock: socket.SocketType, unix: bool) -> bytes:
-    """What the system tells of a TCP connection that has just begun: on one machine the peer's kernel has answered meanwhile.
-
-    Empty if the system does not tell: then it is waited for.
-    """
-    if unix:
-        return b""
-    try:
-        return transport_information(sock)
-    except OSError:  # of another protocol: Multipath TCP
-        return b""
