@@ -274,7 +274,7 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
         """A call waits for bytes or for room: see that the connection is established, or raise why it will not be."""
         if self._state is SETUP:
             self.start()
-        elif not self._parameters.waits_for_connectivity and not self._closing:
+        elif self._state is WAITING and not self._parameters.waits_for_connectivity and not self._closing:
             self.retry()
         if self._state is PREPARING and self._establishment is not None:
             self._establishment.hurry()
@@ -303,7 +303,8 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
         assert self._establishment is not None
         self._reporting.established(self._establishment, won, self.driver.time(), self._flow)
         socket = won.hand_over(self._flow)
-        self._tell_waiting()
+        if self._becoming_ready is not None:
+            self._tell_waiting()
         self._local, self._remote = socket.local_address, socket.remote_address
         self._become(ESTABLISHED)
         if self._state is READY:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 from tieline.channel import NetworkChannel
 from tieline.engines.states import State
 from tieline.errors import ChannelClosedError, NetworkError, PeerResetError, Phase
-from tieline.establishment.attempt import StreamAttempt
+from tieline.establishment.stream import StreamAttempt
 from tieline.establishment.stacks import stream_pipeline
 from tieline.parameters import Parameters
 from tieline.protocols.checks import require_range

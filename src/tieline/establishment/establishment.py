@@ -1,9 +1,9 @@
 """One pass through preparing: resolve, order, race, shake hands; it ends in one established flow or in one error.
 
-    endpoint ──▶ resolver (A, AAAA) ──▶ Race ──▶ StreamAttempt, StreamAttempt, … ──▶ the winner's socket
-       │                                  ▲ what happened, when        │
-       │                                  └────────────────────────────┘
-       └─ one address, over one interface ─────▶ StreamAttempt ──▶ its socket
+    endpoint ──▶ resolver (A, AAAA) ──▶ Race ──▶ Attempt, Attempt, … ──▶ the winner's socket
+       │                                  ▲ what happened, when │
+       │                                  └─────────────────────┘
+       └─ one address, over one interface ─────▶ Attempt ──▶ its socket
 
 The race decides and this file carries out: it owns the timers, the sockets and the resolver's tasks, and closes all of them.
 Where there is one way and no other, nothing has to be decided, and the attempt is all there is to it.
@@ -12,18 +12,26 @@ Where there is one way and no other, nothing has to be decided, and the attempt 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tieline.endpoints import Endpoint, HostPort
 from tieline.errors import Attempt as FailedAttempt
 from tieline.errors import DNSError, NetworkError, Phase, TLSError
 from tieline.establishment import failures
-from tieline.establishment.attempt import Attempt, Shaken, StreamAttempt
+from tieline.establishment.attempt import Attempt, Shaken, TransportAttempt
 from tieline.establishment.guard import guarded
 from tieline.establishment.ordering import interleave, sort_destinations
 from tieline.establishment.routes import Candidate, Routes
-from tieline.establishment.stacks import client_pipeline, forget_tickets, prepare_client, server_name, transport_endpoint
+from tieline.establishment.stacks import (
+    client_pipeline,
+    forget_tickets,
+    prepare_client,
+    server_name,
+    server_pipeline,
+    transport_endpoint,
+)
 from tieline.protocols.coder import Coder
 from tieline.protocols.ip import IP, IPVersion
 from tieline.protocols.roles import MultiplexProtocol
@@ -45,6 +53,10 @@ NO_TICKET = "missing_extension"
 ONLY = 0  # the number of an attempt without a race, which counts its own from 1
 
 
+Succeeded = Callable[[], None]
+Failed = Callable[[Exception], None]
+
+
 class EstablishmentOwner(Protocol):
     """The connection, as its establishment sees it."""
 
@@ -64,6 +76,7 @@ class Establishment:
         self._endpoint = endpoint
         self._target = transport_endpoint(endpoint)
         self._parameters = parameters
+        self._is_bare = parameters.kept(is_bare)
         self._owner = weakref.ref(owner)
         self._routes = Routes(driver, parameters)
         self._named = isinstance(self._target, HostPort) and not self._target.is_literal
@@ -85,7 +98,7 @@ class Establishment:
     def hurry(self) -> None:
         """A call waits. Where nothing has to be looked up or agreed on first, begin now and not with the loop's next turn: on
         one machine, the call then finds the connection made."""
-        if not self._begun and not self._named and self._parameters.kept(is_bare):
+        if self._is_bare and not self._begun and not self._named:
             self._awaited = True
             self.start()
             self._awaited = False
@@ -95,13 +108,13 @@ class Establishment:
         if self._begun or self._cancelled:
             return
         self._begun = True
-        unusable = prepare_client(self._parameters.stack) or self._routes.unusable()
+        unusable = None if self._is_bare else prepare_client(self._parameters.stack) or self._routes.unusable()
         if unusable is not None:
             self._not_established(failures.unusable(unusable, self._endpoint))
             return
         ways = () if self._named else self._routes.candidates((self._target,))
         if len(ways) == 1:
-            self._begin(ONLY, ways[0])
+            self._begin(ONLY, *ways)
             return
         from tieline.establishment import racing
 
@@ -132,9 +145,10 @@ class Establishment:
         self._cancelled = True
         if not self._ended:
             self._end()
-        for attempt in self._attempts.values():
-            attempt.cancel()
-        self._attempts.clear()
+        if self._attempts:
+            for attempt in self._attempts.values():
+                attempt.cancel()
+            self._attempts.clear()
 
     def mistaken(self, error: Exception) -> None:
         """Nothing of this was expected, so nothing of it goes on."""
@@ -244,8 +258,7 @@ class Establishment:
 
     def _begin(self, number: int, candidate: Candidate) -> None:
         try:
-            refusal = self._routes.refusal(candidate)
-            if refusal is not None:
+            if (refusal := self._routes.refusal(candidate)) is not None:
                 raise refusal
             try:
                 self._connect(number, candidate)
@@ -258,41 +271,51 @@ class Establishment:
             self._driver.call_soon(self._failed, number, candidate, error)
 
     def _connect(self, number: int, candidate: Candidate) -> None:
-        parameters = self._parameters.bound_to(candidate.interface)
-        if parameters.stack.is_datagrams:
+        driver, parameters = self._driver, self._parameters.bound_to(candidate.interface)
+        succeeded, failed = partial(self._succeeded, number, candidate), partial(self._failed, number, candidate)
+        if self._is_bare:
+            attempt = self._attempts[number] = TransportAttempt(driver, parameters, succeeded=succeeded, failed=failed)
+            attempt.connect(candidate.address, awaited=self._awaited and self._race is None)
+        elif parameters.stack.is_datagrams:
             from tieline.establishment.connectionless import DatagramAttempt
 
-            self._attempts[number] = DatagramAttempt(
-                self._driver, parameters, candidate.address, lambda: self._succeeded(number, candidate)
-            )
-            return
-        if isinstance(parameters.stack, MultiplexProtocol):
-            self._begin_session(number, candidate)
-            return
-        attempt = StreamAttempt(
-            self._driver,
-            parameters,
-            self._endpoint,
-            client_pipeline(self._parameters.stack, self._endpoint),
-            succeeded=lambda: self._succeeded(number, candidate),
-            failed=lambda error: self._failed(number, candidate, error),
-            progressed=lambda: self._progressed(number),
-        )
-        self._attempts[number] = attempt
+            self._attempts[number] = DatagramAttempt(driver, parameters, candidate.address, succeeded)
+        elif isinstance(parameters.stack, MultiplexProtocol):
+            self._begin_session(number, candidate, succeeded, failed)
+        else:
+            self._begin_stream(number, candidate, parameters, succeeded, failed)
+
+    def _begin_stream(
+        self, number: int, candidate: Candidate, parameters: Parameters[Any], succeeded: Succeeded, failed: Failed
+    ) -> None:
         owner = self._owner() if parameters.fast_open_allowed else None
         first = b"" if owner is None else owner.accepted_early
-        attempt.connect(candidate.address, first, awaited=self._awaited and self._race is None)
+        pipeline = client_pipeline(self._parameters.stack, self._endpoint)
+        attempt: TransportAttempt
+        if pipeline is None:
+            tcp: TCP | None = parameters.stack.find(TCP)
+            if tcp is None or not tcp.fast_open_allowed:
+                first = b""
+            attempt = TransportAttempt(self._driver, parameters, succeeded=succeeded, failed=failed)
+        else:
+            from tieline.establishment.stream import StreamAttempt
 
-    def _begin_session(self, number: int, candidate: Candidate) -> None:
+            attempt = StreamAttempt(
+                self._driver,
+                parameters,
+                self._endpoint,
+                pipeline,
+                succeeded=succeeded,
+                failed=failed,
+                progressed=partial(self._progressed, number),
+            )
+        self._attempts[number] = attempt
+        attempt.connect(candidate.address, first)
+
+    def _begin_session(self, number: int, candidate: Candidate, succeeded: Succeeded, failed: Failed) -> None:
         from tieline.establishment.handshaking import QUICAttempt  # takes in QUIC's engine
 
-        attempt = QUICAttempt(
-            self._driver,
-            self._parameters,
-            self._endpoint,
-            succeeded=lambda: self._succeeded(number, candidate),
-            failed=lambda error: self._failed(number, candidate, error),
-        )
+        attempt = QUICAttempt(self._driver, self._parameters, self._endpoint, succeeded=succeeded, failed=failed)
         owner = self._owner()
         early = () if owner is None else owner.accepted_early
         attempt.connect(candidate.address, server_name(self._parameters.stack, self._endpoint), early, candidate.interface)
@@ -346,7 +369,9 @@ class Establishment:
         self._resolving.clear()
 
     def _won(self, number: int, candidate: Candidate) -> None:
-        self._end()
+        self._ended = True
+        if self._race is not None:
+            self._end()
         self._winner = candidate
         winner = self._attempts.pop(number)
         self.handshakes = winner.handshakes
@@ -375,8 +400,9 @@ class Establishment:
 
 
 def is_bare(parameters: Parameters[Any]) -> bool:
-    """Whether to be connected is all that is wanted: no handshake, no first flight, and no look at the interfaces before."""
+    """Whether to be connected is all that is wanted: no handshake, no first flight, and nothing that interfaces must not be."""
     kinds = (TCP, IP, TLV, Coder)
     if parameters.fast_open_allowed or parameters.restrictions is not None:
         return False
-    return all(issubclass(type(layer), kinds) for layer in parameters.stack.layers)
+    stack = parameters.stack
+    return all(issubclass(type(layer), kinds) for layer in stack.layers) and server_pipeline(stack, None) is None

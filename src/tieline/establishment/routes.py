@@ -33,6 +33,9 @@ OPTIONS = {
 }
 
 
+ONE_WAY = (None,)  # the system's
+
+
 class Candidate(NamedTuple):
     """An address, and the interface that its socket is bound to; None leaves that to the system."""
 
@@ -73,17 +76,17 @@ class Routes:
         return [one for one in chain.from_iterable(zip_longest(*ways)) if one is not None]
 
     def _interfaces(self, address: Address) -> Sequence[str | None]:
-        if not isinstance(address, HostPort) or self._parameters.required_interface is not None:
-            return (None,)  # a required interface is bound anyway
-        if self._parameters.have_address:
-            return (None,)
-        if is_loopback(address.host) or self.network.owner(address.host) is not None:
-            return (None,)
+        if not isinstance(address, HostPort) or is_loopback(address.host):
+            return ONE_WAY
+        if self._parameters.required_interface is not None or self._parameters.have_address:
+            return ONE_WAY  # a required interface is bound anyway
+        if self.network.owner(address.host) is not None:
+            return ONE_WAY
         ways = self.network.ways(address.host)
         if not ways or len(ways) == 1:
-            return (None,)
+            return ONE_WAY
         allowed = self.network.allowed_ways(address.host, self._restrictions, local_only=self._parameters.local_only)
-        return [one.name for one in allowed] or (None,)
+        return [one.name for one in allowed] or ONE_WAY
 
     def is_first_choice(self, candidate: Candidate) -> bool:
         """Whether the system would send over the candidate's interface also if the socket were not bound to it."""
@@ -98,7 +101,7 @@ class Routes:
             return None
         if self._parameters.local_only and not self.network.is_on_link(address.host):
             return OSError(errno.ENETUNREACH, "it is on no link of this machine (local_only=True)")
-        if self._leads_nowhere(address):
+        if not is_loopback(address.host) and self._leads_nowhere(address):
             return OSError(errno.ENETDOWN, "the link that leads there is down")
         if restrictions is None:
             return None
@@ -114,8 +117,8 @@ class Routes:
 
     def _leads_nowhere(self, address: HostPort) -> bool:
         """Whether the system has a route over a link without carrier: it would send into that, and never say so."""
-        if is_loopback(address.host) or ip_of(address).is_multicast:
-            return False  # without a look at the network, which is dear
+        if ip_of(address).is_multicast:
+            return False
         network = self.network
         if network.routes is None or network.owner(address.host) is not None:
             return False

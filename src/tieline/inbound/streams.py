@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from tieline.connection import NetworkConnection
 from tieline.errors import NetworkError, Phase
-from tieline.establishment.attempt import Attempt, StreamAttempt
+from tieline.establishment.attempt import Attempt
 from tieline.establishment.stacks import server_pipeline
+from tieline.establishment.stream import StreamAttempt
 from tieline.inbound.side import FATAL, Accepted, Failed, is_welcome, listening_failed, logger
 from tieline.protocols.tcp import TCP
 

@@ -21,7 +21,8 @@ from tieline import drivers
 from tieline.connection import NetworkConnection
 from tieline.drivers.port import OneByOne
 from tieline.endpoints import HostPort
-from tieline.establishment.attempt import StreamAttempt
+from tieline.establishment.attempt import TransportAttempt
+from tieline.establishment.stream import StreamAttempt
 from tieline.establishment.stacks import client_pipeline, require_reachable, server_pipeline
 from tieline.parameters import Parameters
 from tieline.protocols.checks import require_at_least
@@ -100,7 +101,7 @@ class Sides:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self._shaking: list[StreamAttempt] = []
+        self._shaking: list[TransportAttempt] = []
         self._connections: list[NetworkConnection[Any] | None] = []
         self._error: Exception | None = None
         self._over = Waiters()
@@ -121,11 +122,15 @@ class Sides:
             self._error = self._error or error  # who fails first has found the fault, and the other is told of it
             self._ended(attempt)
 
-        attempt = StreamAttempt(self._driver, parameters, endpoint, pipeline, succeeded=succeeded, failed=failed)
+        attempt: TransportAttempt
+        if pipeline is None:
+            attempt = TransportAttempt(self._driver, parameters, succeeded=succeeded, failed=failed)
+        else:
+            attempt = StreamAttempt(self._driver, parameters, endpoint, pipeline, succeeded=succeeded, failed=failed)
         self._shaking.append(attempt)
         attempt.accept(socket)
 
-    def _ended(self, attempt: StreamAttempt) -> None:
+    def _ended(self, attempt: TransportAttempt) -> None:
         self._shaking.remove(attempt)
         if not self._shaking:
             self._over.release()
