@@ -112,10 +112,11 @@ class NetworkChannel(WebSocketChannel[P_co]):
 
     def _make_flow(self, endpoint: object) -> None:
         owner: Any = self  # every channel owns its flow
-        self._flow = make_flow(owner, self._parameters, endpoint)
-        is_stream = isinstance(self._flow, StreamFlow)
-        self._sending = self._flow.sending if is_stream else self._flow
-        self._receiving = self._flow.receiving if is_stream else self._flow
+        flow = self._flow = make_flow(owner, self._parameters, endpoint)
+        if isinstance(flow, StreamFlow):
+            self._sending, self._receiving = flow.sending, flow.receiving
+        else:
+            self._sending = self._receiving = flow
 
     @property
     def id(self) -> str:

@@ -23,7 +23,7 @@ from tieline.parameters import Parameters
 from tieline.protocols.roles import NetworkProtocol
 from tieline.reporting import PendingDataTransferReport, Reporting
 from tieline.updates import UpdateIterator, Updates, Waiters
-from tieline.watching import Watched
+from tieline.watching import ONE_PATH, Watched
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Address, Driver, Timer
@@ -97,7 +97,8 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
         self.driver = driver
         self._reporting.accepted(attempt, driver.time(), self._flow)
         self._local, self._remote = attach(self._flow).local_address, remote
-        self._watch_path()
+        if parameters.multipath is not ONE_PATH:
+            self._watching.ready()
         return self
 
     def __repr__(self) -> str:
@@ -113,17 +114,17 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
         self.start()
         return self
 
-    async def __aexit__(
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         """Close gracefully, or abort if the block raised.
 
         Cancelling: the connection is aborted.
         """
         if kind is None:
-            await self.aclose()
-        else:
-            self.abort()
+            return self.aclose()
+        self.abort()
+        return _done()
 
     def start(self) -> Self:
         """Begin to establish the connection, if nobody has yet. Further calls do nothing."""
@@ -307,8 +308,8 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
             self._tell_waiting()
         self._local, self._remote = socket.local_address, socket.remote_address
         self._become(ESTABLISHED)
-        if self._state is READY:
-            self._watch_path()
+        if self._state is READY and (self._watch is not None or self._parameters.multipath is not ONE_PATH):
+            self._watching.ready()  # there is a path to watch: somebody wants to know, or it is to move by itself
 
     def not_established(self, error: NetworkError) -> None:
         """Every candidate failed: wait if that may pass, fail if not."""
@@ -388,6 +389,10 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
     def start_data_transfer_report(self) -> PendingDataTransferReport:
         """Begin a measurement now, or at ready if that is later; ``await report.collect()`` ends it. Several may run at once."""
         return PendingDataTransferReport(self, self._reporting)
+
+
+async def _done() -> None:
+    """For who awaits what is done already."""
 
 
 def _retry_if_alive(reference: weakref.ref[NetworkConnection[Any]]) -> None:

@@ -143,7 +143,7 @@ class NetworkListener(Generic[P]):
             self._limit -= 1
             assert self._side is not None
             self._side.limit(self._limit)
-        name = f"tieline handler for {connection.remote_endpoint}"
+        name = f"tieline handler for {connection._remote}"
         task = connection.driver.spawn(self._serve(connection), name)
         self._tasks[task] = connection
         task.add_done_callback(self._on_served)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tieline.drivers.port import Address, Driver, NetworkWatch
     from tieline.parameters import Parameters
 
-__all__ = ["Watched", "Watching", "WatchingOwner", "connected_path", "current_network", "is_viable"]
+__all__ = ["ONE_PATH", "Watched", "Watching", "WatchingOwner", "connected_path", "current_network", "is_viable"]
 
 GONE = UnsatisfiedReason.NOT_AVAILABLE
 ONE_PATH = Multipath.DISABLED  # before Python 3.12, to look it up there takes longer than what is done with it
@@ -311,11 +311,6 @@ class Watched:
             multiplexed = isinstance(self._parameters.stack, MultiplexProtocol)
             self._watch = Watching(cast("Any", self), self._parameters, self._endpoint, multiplexed=multiplexed)
         return self._watch
-
-    def _watch_path(self) -> None:
-        """Data can flow: there is a path to watch, if anybody wants to know or the connection is to move by itself."""
-        if self._watch is not None or self._parameters.multipath is not ONE_PATH:
-            self._watching.ready()
 
 
 def _changed(reference: weakref.ref[Watching], network: Network) -> None:

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tieline.endpoints import Endpoint, HostPort
+from tieline.endpoints import Endpoint, HostPort, is_loopback
 from tieline.errors import Attempt as FailedAttempt
 from tieline.errors import DNSError, NetworkError, Phase, TLSError
 from tieline.establishment import failures
@@ -27,16 +27,14 @@ from tieline.establishment.routes import Candidate, Routes
 from tieline.establishment.stacks import (
     client_pipeline,
     forget_tickets,
+    is_bare,
     prepare_client,
     server_name,
-    server_pipeline,
     transport_endpoint,
 )
-from tieline.protocols.coder import Coder
 from tieline.protocols.ip import IP, IPVersion
 from tieline.protocols.roles import MultiplexProtocol
 from tieline.protocols.tcp import TCP
-from tieline.protocols.tlv import TLV
 from tieline.reports import DNSProtocol, Resolution, ResolutionSource
 
 if TYPE_CHECKING:
@@ -77,9 +75,11 @@ class Establishment:
         self._target = transport_endpoint(endpoint)
         self._parameters = parameters
         self._is_bare = parameters.kept(is_bare)
+        target = self._target
+        # And nothing to choose, as the peer is on this machine.
+        self._is_simple = self._is_bare and (not isinstance(target, HostPort) or is_loopback(target.host))
         self._owner = weakref.ref(owner)
-        self._routes = Routes(driver, parameters)
-        self._named = isinstance(self._target, HostPort) and not self._target.is_literal
+        self._named = not self._is_simple and isinstance(target, HostPort) and not target.is_literal
         self._race: racing.Race[Candidate] | None = None  # where there is, or may be, more than one way
         self._attempts: dict[int, Attempt] = {}
         self._phases: dict[int, Phase] = {}
@@ -108,7 +108,10 @@ class Establishment:
         if self._begun or self._cancelled:
             return
         self._begun = True
-        unusable = None if self._is_bare else prepare_client(self._parameters.stack) or self._routes.unusable()
+        if self._is_simple:
+            self._begin(ONLY, Candidate(self._target))
+            return
+        unusable = prepare_client(self._parameters.stack) or self._routes.unusable()
         if unusable is not None:
             self._not_established(failures.unusable(unusable, self._endpoint))
             return
@@ -172,6 +175,10 @@ class Establishment:
         )
 
     # Carrying out the race
+
+    @cached_property
+    def _routes(self) -> Routes:
+        return Routes(self._driver, self._parameters)
 
     def _families(self) -> tuple[racing.Family, ...]:
         version = (self._parameters.stack.find(IP) or IP()).version
@@ -258,7 +265,7 @@ class Establishment:
 
     def _begin(self, number: int, candidate: Candidate) -> None:
         try:
-            if (refusal := self._routes.refusal(candidate)) is not None:
+            if not self._is_simple and (refusal := self._routes.refusal(candidate)) is not None:
                 raise refusal
             try:
                 self._connect(number, candidate)
@@ -271,7 +278,9 @@ class Establishment:
             self._driver.call_soon(self._failed, number, candidate, error)
 
     def _connect(self, number: int, candidate: Candidate) -> None:
-        driver, parameters = self._driver, self._parameters.bound_to(candidate.interface)
+        driver, parameters = self._driver, self._parameters
+        if candidate.interface is not None:
+            parameters = parameters.bound_to(candidate.interface)
         succeeded, failed = partial(self._succeeded, number, candidate), partial(self._failed, number, candidate)
         if self._is_bare:
             attempt = self._attempts[number] = TransportAttempt(driver, parameters, succeeded=succeeded, failed=failed)
@@ -397,12 +406,3 @@ class Establishment:
         owner = self._owner()
         if owner is not None:
             owner.not_established(error)
-
-
-def is_bare(parameters: Parameters[Any]) -> bool:
-    """Whether to be connected is all that is wanted: no handshake, no first flight, and nothing that interfaces must not be."""
-    kinds = (TCP, IP, TLV, Coder)
-    if parameters.fast_open_allowed or parameters.restrictions is not None:
-        return False
-    stack = parameters.stack
-    return all(issubclass(type(layer), kinds) for layer in stack.layers) and server_pipeline(stack, None) is None

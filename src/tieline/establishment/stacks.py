@@ -16,6 +16,7 @@ from tieline.protocols.ip import IP, IPVersion
 from tieline.protocols.quic import QUICDatagram, QUICOptions, QUICStream
 from tieline.protocols.roles import MultiplexProtocol, NetworkProtocol, OneToOneProtocol
 from tieline.protocols.security import SecurityOptions
+from tieline.protocols.tcp import TCP
 from tieline.protocols.tls import TLS
 from tieline.protocols.tlv import TLV
 from tieline.protocols.udp import UDP
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tieline.parameters import Parameters
 
 __all__ = [
-    "client_pipeline", "destined", "prepare_client", "prepare_server", "require_reachable", "server_name", "server_pipeline",
+    "client_pipeline", "destined", "is_bare", "prepare_client", "prepare_server", "require_reachable", "server_name", "server_pipeline",
     "stream_pipeline", "transport_endpoint",
 ]  # fmt: skip
 
@@ -151,6 +152,15 @@ def _pipeline(stack: NetworkProtocol, make: Callable[[Any], Layer]) -> Pipeline 
             layer = CarrierLayer(layer)
         layers.append(layer)
     return Pipeline(layers) if layers else None
+
+
+def is_bare(parameters: Parameters[Any]) -> bool:
+    """Whether to be connected is all that is wanted: no handshake, no first flight, and nothing that interfaces must not be."""
+    kinds = (TCP, IP, TLV, Coder)
+    if parameters.fast_open_allowed or parameters.restrictions is not None:
+        return False
+    stack = parameters.stack
+    return all(issubclass(type(layer), kinds) for layer in stack.layers) and server_pipeline(stack, None) is None
 
 
 def _client_layer(protocol: Any, endpoint: Any) -> Layer:

@@ -85,7 +85,8 @@ class StreamFlow:
 
     def attach(self, socket: StreamSocket, pipeline: Pipeline | None, plaintext: bytes, wire: bytes, early: int) -> None:
         """Go on with an established socket: `plaintext` came with its handshake, `wire` still has to leave."""
-        owner = present(self._owner)
+        owner = self._owner()
+        assert owner is not None  # it calls
         self.waiter = owner.driver.waiter
         self.socket, self.pipeline = socket, pipeline
         if pipeline is not None and pipeline.messages:

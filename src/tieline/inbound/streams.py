@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tieline.connection import NetworkConnection
 from tieline.errors import NetworkError, Phase
 from tieline.establishment.attempt import Attempt
-from tieline.establishment.stacks import server_pipeline
+from tieline.establishment.stacks import is_bare, server_pipeline
 from tieline.establishment.stream import StreamAttempt
 from tieline.inbound.side import FATAL, Accepted, Failed, is_welcome, listening_failed, logger
 from tieline.protocols.tcp import TCP
@@ -29,6 +29,7 @@ class StreamSide:
     def __init__(self, driver: Driver, parameters: Parameters[Any], *, accepted: Accepted, failed: Failed) -> None:
         self._driver = driver
         self._parameters = parameters
+        self._is_bare = parameters.kept(is_bare)
         self._accepted = accepted
         self._failed = failed
         self._acceptors: dict[Spot, StreamAcceptor] = {}
@@ -70,11 +71,11 @@ class StreamSide:
 
     def _arrived(self, socket: StreamSocket) -> None:
         remote = socket.remote_address
-        if not is_welcome(self._driver, self._parameters, remote):
+        if self._parameters.local_only and not is_welcome(self._driver, self._parameters, remote):
             self.failed_handshakes += 1
             socket.abort()
             return
-        pipeline = server_pipeline(self._parameters.stack, remote)
+        pipeline = None if self._is_bare else server_pipeline(self._parameters.stack, remote)
         if pipeline is None:
             self._ready_at_once(socket, remote)
             return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tieline._engine.polling import arrived
 from tieline._engine.stream import accept
 from tieline.drivers.asyncio import options
-from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, to_sockaddr
+from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, own_address, plain, to_sockaddr
 from tieline.drivers.asyncio.tcp import TCPSocket
 from tieline.drivers.port import Address
 from tieline.endpoints import HostPort, UnixEndpoint, ip_of
@@ -74,6 +74,7 @@ class Acceptor:
         self.local_address: Address = from_sockaddr(self._sock.getsockname()) or at
         wildcard = isinstance(self.local_address, HostPort) and ip_of(self.local_address).is_unspecified
         self._local = None if wildcard else self.local_address  # of what it accepts, too
+        self._inherits_not = options.has_accepted_options(self._family, parameters)
         readers.keep()
 
     def resume(self) -> None:
@@ -107,10 +108,14 @@ class Acceptor:
             descriptor, remote = taken
             sock = options.accepted_socket(descriptor, self._family, self._proto)
             try:
-                stream = TCPSocket.accepted(self._loop, self._readers, sock, self._family, self._local, remote, self._parameters)
+                if self._inherits_not:
+                    options.apply_accepted(sock, self._family, self._parameters)
+                local = self._local or own_address(sock.getsockname())
             except OSError:  # reset before we came to it: nobody is there
                 sock.close()
                 continue
+            peer = plain(*remote) if self._family == socket.AF_INET else from_sockaddr(remote)
+            stream = TCPSocket(self._loop, self._readers, sock, self._family, local, peer, self._parameters)
             self._accepted(stream)
             # Who connects mostly speaks first: what he says has come by the time that the handler waits for it.
             self._loop.call_soon(stream.look)

@@ -10,7 +10,7 @@ from typing import Any
 from tieline.drivers.port import Address
 from tieline.endpoints import HostPort, UnixEndpoint
 
-__all__ = ["family_of", "from_sockaddr", "own_address", "to_sockaddr"]
+__all__ = ["family_of", "from_sockaddr", "own_address", "plain", "to_sockaddr"]
 
 OWN_ADDRESSES_KEPT = 64
 

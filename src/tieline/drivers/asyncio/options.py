@@ -107,17 +107,19 @@ def stream_socket(family: int, parameters: Parameters[Any]) -> socket.SocketType
         except OSError as error:
             if error.errno not in (errno.EPROTONOSUPPORT, errno.ENOPROTOOPT, errno.EPERM):  # built without, or switched off
                 raise
-    return unblocked(socket.SocketType(family, STREAM))
+    sock = socket.SocketType(family, STREAM)
+    return sock if LINUX else unblocked(sock)
 
 
 def accepted_socket(descriptor: int, family: int, protocol: int) -> socket.SocketType:
     """The socket of a descriptor that was accepted, which is the socket's from here on."""
-    return unblocked(socket.SocketType(family, STREAM, protocol, descriptor))
+    sock = socket.SocketType(family, STREAM, protocol, descriptor)
+    return sock if LINUX else unblocked(sock)
 
 
 def unblocked(sock: socket.SocketType) -> socket.SocketType:
-    if not LINUX:  # where `STREAM` says so
-        sock.setblocking(False)
+    """On Linux `STREAM` says so."""
+    sock.setblocking(False)
     return sock
 
 
@@ -172,9 +174,18 @@ def _not_on_multipath(family: int, parameters: Parameters[Any]) -> OSError:
 
 def apply_accepted(sock: socket.SocketType, family: int, parameters: Parameters[Any]) -> None:
     """Linux hands a listener's options down to what it accepts, but not the priority; elsewhere all are set again."""
+    _set(sock, _accepted_options(family, parameters))
+
+
+def has_accepted_options(family: int, parameters: Parameters[Any]) -> bool:
+    """Whether something is to be set on what a listener accepts."""
+    return bool(_accepted_options(family, parameters))
+
+
+def _accepted_options(family: int, parameters: Parameters[Any]) -> tuple[Option, ...]:
     if family == socket.AF_UNIX:
-        return
-    _set(sock, parameters.kept(_stream_priority if LINUX else _STREAM[family]))
+        return ()
+    return parameters.kept(_stream_priority if LINUX else _STREAM[family])
 
 
 def apply_datagram(sock: socket.socket, parameters: Parameters[Any]) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tieline._engine.stream import Descriptor
 from tieline.drivers.asyncio import options
-from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, own_address, to_sockaddr
+from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, to_sockaddr
 from tieline.drivers.port import Address, StreamHandler
 from tieline.endpoints import HostPort
 from tieline.protocols.tcp import TCP, TCPMetadata
@@ -49,13 +49,14 @@ class TCPSocket(Descriptor):
         readers: Readers,
         sock: socket.SocketType,
         family: int,
+        local: Address | None,
         remote: Address | None,
         parameters: Parameters[Any],
     ) -> None:
         self._loop = loop
         self._sock = sock
         fd = self._fd = sock.fileno()
-        self.local_address: Address | None = None
+        self.local_address = local
         self.remote_address = remote
         self._blocked = False
         self._largest, quick = parameters.kept(reading)
@@ -83,7 +84,7 @@ class TCPSocket(Descriptor):
             sockaddr = to_sockaddr(to)
             # Of an address with a scope the kernel may have a nicer text.
             remote = from_sockaddr(sockaddr) if isinstance(to, HostPort) and "%" in to.host else to
-            self = cls(loop, readers, sock, family, remote, parameters)
+            self = cls(loop, readers, sock, family, None, remote, parameters)
             self.handler = handler
             error = sock.connect_ex(sockaddr)
             if error == 0 and first:
@@ -103,23 +104,6 @@ class TCPSocket(Descriptor):
         except BaseException:
             sock.close()
             raise
-        return self
-
-    @classmethod
-    def accepted(
-        cls,
-        loop: asyncio.AbstractEventLoop,
-        readers: Readers,
-        sock: socket.SocketType,
-        family: int,
-        local: Address | None,
-        remote: Any,
-        parameters: Parameters[Any],
-    ) -> TCPSocket:
-        """One that came in; `local` is None where only the socket knows by which address."""
-        options.apply_accepted(sock, family, parameters)
-        self = cls(loop, readers, sock, family, from_sockaddr(remote), parameters)
-        self.local_address = own_address(sock.getsockname()) if local is None else local
         return self
 
     def _connected(self) -> None:
