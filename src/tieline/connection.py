@@ -62,7 +62,9 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
         self._state = SETUP
         self._endpoint: Endpoint | None = to_endpoint(to)
         self._parameters = destined(self._endpoint, Parameters.of(using))
-        self._prepare(self._endpoint)
+        self._name: object = self._endpoint
+        self._make_flow(self._endpoint)
+        self._reporting = Reporting()
 
     _error: NetworkError | None = None
     _establishment: Establishment | None = None
@@ -72,11 +74,6 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
     _becoming_ready: Waiters | None = None  # these three as soon as somebody waits or wants to know
     _closed: Waiters | None = None
     _state_updates: Updates[Any, State] | None = None
-
-    def _prepare(self, endpoint: object) -> None:
-        self._make_flow(endpoint)
-        self._name = endpoint
-        self._reporting = Reporting()
 
     @classmethod
     def accepted(
@@ -93,7 +90,9 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
         self._state = READY
         self._parameters = parameters
         self._endpoint = None
-        self._prepare(remote)
+        self._name = remote
+        self._make_flow(remote)
+        self._reporting = Reporting()
         self.driver = driver
         self._reporting.accepted(attempt, driver.time(), self._flow)
         self._local, self._remote = attach(self._flow).local_address, remote
@@ -213,7 +212,7 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
             self._establishment.cancel()
         if self._retry_timer is not None:
             self._cancel_retry()
-        if self._state is READY:
+        if self._state is READY and self._reporting.at_close is None:
             self._reporting.freeze(self._flow, self.driver)
         self._flow.abort()
         if not self._state.is_final:

@@ -52,7 +52,7 @@ class Reporting:
     """The notes of one connection."""
 
     __slots__ = (
-        "_at_close", "_at_ready", "_attempt_started", "_handshakes", "_previous_attempts", "_resolutions", "_started",
+        "_at_ready", "_attempt_started", "_handshakes", "_previous_attempts", "_resolutions", "_started", "at_close",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Reporting:
         self._resolutions: tuple[Resolution, ...] = ()
         self._handshakes: Sequence[Shaken] = ()
         self._at_ready: Reading | None = None
-        self._at_close: Reading | None = None
+        self.at_close: Reading | None = None  # once the socket has gone
 
     def attempt_began(self, now: float) -> None:
         """An attempt began; the first one is the start."""
@@ -90,8 +90,8 @@ class Reporting:
 
     def freeze(self, flow: Any, driver: Driver) -> None:
         """The socket goes: keep what it counted, so that a closed connection can still be asked."""
-        if self._at_close is None:
-            self._at_close = Reading(driver.time(), flow)
+        if self.at_close is None:
+            self.at_close = Reading(driver.time(), flow)
 
     def establishment(self, driver: Driver) -> EstablishmentReport:
         """How establishment went. The connection is ready."""
@@ -109,7 +109,7 @@ class Reporting:
 
     def read(self, connection: NetworkConnection[Any]) -> Reading:
         """The counters now, or at the close."""
-        return self._at_close or Reading(connection.driver.time(), connection._flow)
+        return self.at_close or Reading(connection.driver.time(), connection._flow)
 
     def transfer(self, connection: NetworkConnection[Any], start: Reading | None = None) -> DataTransferReport:
         """What was transferred from `start`, by default from ready, until now."""

@@ -433,6 +433,7 @@ async def test_a_mistake_in_a_servers_handshake_is_logged(
             raise ZeroDivisionError
 
     monkeypatch.setattr("tieline.inbound.streams.server_pipeline", Broken)
+    monkeypatch.setattr("tieline.inbound.streams.is_bare", lambda _: False)
     async with NetworkListener(TCP(), on=HERE).serving(echo) as listener:
         with await Peer.connect(listener.endpoint) as peer:
             await peer.gone()

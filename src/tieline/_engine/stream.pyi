@@ -285,6 +285,10 @@ class Sending:
     _writers: list[Any]
     """Suspended calls."""
     @property
+    def _limit(self) -> int:
+        """Bytes that are accepted while the kernel is full."""
+
+    @property
     def _slice(self) -> int:
         """Bytes of plaintext that go through the pipeline at once."""
 

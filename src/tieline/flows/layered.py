@@ -125,7 +125,7 @@ class LayeredSending(MessageSending):
     _flow: LayeredFlow  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, flow: LayeredFlow, limit: int) -> None:
-        super().__init__(flow, limit)
+        super().__init__()
         self._ended_layer = False
 
     async def message(self, content: Any, options: dict[str, Any], *, last_message: bool = False) -> None:

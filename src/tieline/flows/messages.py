@@ -167,7 +167,7 @@ class RecordSending(MessageSending):
     __slots__ = ("_codec",)
 
     def __init__(self, flow: StreamFlow, limit: int, codec: MessageCodec) -> None:
-        super().__init__(flow, limit)
+        super().__init__()
         self._codec = codec
         if codec.encoder is not None:
             self._encodes(codec, *codec.encoder)

@@ -32,18 +32,15 @@ NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO
 class StreamSending(Sending):
     """Gives bytes to the pipeline and the socket."""
 
-    __slots__ = ("_end", "_limit", "error", "first", "lost")
-
     _flow: StreamFlow
     _accepted: list[Buffer]
     _writers: list[Writer]
 
-    def __init__(self, flow: StreamFlow, limit: int) -> None:
-        self._limit = limit
-        self._end = NONE
-        self.error: NetworkError | None = None  # the peer takes nothing any more
-        self.lost = False  # and did not take what was accepted
-        self.first: bytearray | bytes = b""  # idempotent bytes from before ready: they may ride on the first flight
+    # Of the class until they change, which most of them never do.
+    _end = NONE
+    error: NetworkError | None = None  # the peer takes nothing any more
+    lost = False  # and did not take what was accepted
+    first: bytearray | bytes = b""  # idempotent bytes from before ready: they may ride on the first flight
 
     # Called by the application
 

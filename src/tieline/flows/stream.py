@@ -148,8 +148,8 @@ class StreamFlow:
 
     def abort(self) -> None:
         """Close with a reset, at once."""
-        if self.closed and self.socket is None and self.sending.idle:  # it was closed before
-            return
+        if self.closed and self.socket is None and not self.sending._accepted and not self.sending._writers:
+            return  # it was closed before
         self._close_calls()
         self.sending.fail(self.closed_error())
         if self.socket is not None:
@@ -345,7 +345,8 @@ class StreamFlow:
 
     def _end_received(self) -> None:
         self.receiving.ended()
-        self.wake_close()
+        if self._news is not None:
+            self.wake_close()
 
     def violated(self, error: NetworkError) -> None:
         """What came cannot be: tell the peer what the pipeline wants to tell it, and end."""

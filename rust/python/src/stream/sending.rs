@@ -69,6 +69,9 @@ pub(crate) struct Sending {
     /// Suspended calls.
     #[pyo3(get, name = "_writers")]
     pub(super) writers: Py<PyList>,
+    /// Bytes that are accepted while the kernel is full.
+    #[pyo3(get, name = "_limit")]
+    limit: usize,
     /// Of plaintext that goes through the pipeline at once.
     pub(super) slice: usize,
     /// Bytes of records that wait for each other.
@@ -292,6 +295,7 @@ impl Sending {
             flow,
             accepted: PyList::empty(py).unbind(),
             writers: PyList::empty(py).unbind(),
+            limit,
             slice: limit.min(SLICE),
             gather: limit.min(GATHER),
             values: OnceLock::new(),

@@ -14,7 +14,7 @@ from tieline._engine.polling import arrived
 from tieline._engine.stream import accept
 from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, own_address, plain, to_sockaddr
-from tieline.drivers.asyncio.tcp import TCPSocket
+from tieline.drivers.asyncio.tcp import Settings, TCPSocket
 from tieline.drivers.port import Address
 from tieline.endpoints import HostPort, UnixEndpoint, ip_of
 
@@ -42,7 +42,7 @@ class Acceptor:
         accepted: Callable[[TCPSocket], None],
         failed: Callable[[OSError], None],
     ) -> None:
-        options.require_supported(parameters)
+        self._settings = parameters.kept(Settings)
         self._loop = loop
         self._readers = readers  # of what it accepts
         self._parameters = parameters
@@ -115,7 +115,7 @@ class Acceptor:
                 sock.close()
                 continue
             peer = plain(*remote) if self._family == socket.AF_INET else from_sockaddr(remote)
-            stream = TCPSocket(self._loop, self._readers, sock, self._family, local, peer, self._parameters)
+            stream = TCPSocket(self._loop, self._readers, sock, descriptor, self._family, local, peer, self._settings)
             self._accepted(stream)
             # Who connects mostly speaks first: what he says has come by the time that the handler waits for it.
             self._loop.call_soon(stream.look)

@@ -55,10 +55,6 @@ _LINUX_TCP = ("no_push", "retransmit_connection_drop_time", "ack_stretching_disa
 
 def require_supported(parameters: Parameters[Any]) -> None:
     """Raise for options that exist on this system only for everybody, or not at all."""
-    parameters.kept(_require_supported)
-
-
-def _require_supported(parameters: Parameters[Any]) -> None:
     tcp: TCP | None = parameters.stack.find(TCP)
     ip: IP | None = parameters.stack.find(IP)
     refused: list[str] = []
@@ -100,8 +96,7 @@ def stream_socket(family: int, parameters: Parameters[Any]) -> socket.SocketType
 
     It is what `socket.socket` is made of, whose names for numbers and files on sockets nobody here needs.
     """
-    wanted = parameters.multipath is not ONE_PATH and family != socket.AF_UNIX
-    if wanted and LINUX:
+    if LINUX and family != socket.AF_UNIX and wants_multipath(parameters):
         try:
             return socket.SocketType(family, STREAM, IPPROTO_MPTCP)
         except OSError as error:
@@ -109,6 +104,15 @@ def stream_socket(family: int, parameters: Parameters[Any]) -> socket.SocketType
                 raise
     sock = socket.SocketType(family, STREAM)
     return sock if LINUX else unblocked(sock)
+
+
+def wants_multipath(parameters: Parameters[Any]) -> bool:
+    return parameters.multipath is not ONE_PATH
+
+
+def of_stream(family: int, parameters: Parameters[Any]) -> tuple[Option, ...]:
+    """What is set on a TCP socket of an IP version."""
+    return parameters.kept(_STREAM[family])
 
 
 def accepted_socket(descriptor: int, family: int, protocol: int) -> socket.SocketType:
@@ -142,7 +146,7 @@ def apply_stream(
         return
     _bind_to_interface(sock, parameters.required_interface)
     try:
-        _set(sock, parameters.kept(_STREAM[family]))
+        _set(sock, of_stream(family, parameters))
     except OSError as error:
         if sock.proto == IPPROTO_MPTCP and error.errno in (errno.EOPNOTSUPP, errno.ENOPROTOOPT):
             raise _not_on_multipath(family, parameters) from error
@@ -185,7 +189,7 @@ def has_accepted_options(family: int, parameters: Parameters[Any]) -> bool:
 def _accepted_options(family: int, parameters: Parameters[Any]) -> tuple[Option, ...]:
     if family == socket.AF_UNIX:
         return ()
-    return parameters.kept(_stream_priority if LINUX else _STREAM[family])
+    return parameters.kept(_stream_priority) if LINUX else of_stream(family, parameters)
 
 
 def apply_datagram(sock: socket.socket, parameters: Parameters[Any]) -> None:

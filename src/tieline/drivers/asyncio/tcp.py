@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tieline._engine.stream import Descriptor
 from tieline.drivers.asyncio import options
-from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, to_sockaddr
+from tieline.drivers.asyncio.addresses import family_of, from_sockaddr, plain, to_sockaddr
 from tieline.drivers.port import Address, StreamHandler
 from tieline.endpoints import HostPort
 from tieline.protocols.tcp import TCP, TCPMetadata
@@ -33,6 +33,7 @@ __all__ = ["TCPSocket", "bind_local"]
 # A read makes room for as many bytes as the last ones suggest: small for messages, because making and giving back a large
 # piece costs more than a small message, and large for bulk, where every system call counts.
 FIRST_READ, READ_STEP, LARGEST_READ = 4 * 1024, 8, 256 * 1024
+INTERNET, UNIX = int(socket.AF_INET), int(getattr(socket, "AF_UNIX", -1))
 SIOCINQ, SIOCOUTQ = termios.FIONREAD, termios.TIOCOUTQ  # linux/sockios.h gives them these numbers
 
 
@@ -48,20 +49,21 @@ class TCPSocket(Descriptor):
         loop: asyncio.AbstractEventLoop,
         readers: Readers,
         sock: socket.SocketType,
+        fd: int,
         family: int,
         local: Address | None,
         remote: Address | None,
-        parameters: Parameters[Any],
+        settings: Settings,
     ) -> None:
         self._loop = loop
         self._sock = sock
-        fd = self._fd = sock.fileno()
+        self._fd = fd
         self.local_address = local
         self.remote_address = remote
         self._blocked = False
-        self._largest, quick = parameters.kept(reading)
-        self._unix = family == socket.AF_UNIX
-        self._open(fd, sock, readers, FIRST_READ, quick and not self._unix, parameters.busy_poll)
+        self._largest = settings.largest
+        unix = self._unix = family == UNIX
+        self._open(fd, sock, readers, FIRST_READ, settings.quick and not unix, settings.busy_poll)
         self.early = 0
         self.is_made = True
 
@@ -75,16 +77,24 @@ class TCPSocket(Descriptor):
         handler: StreamHandler,
         first: bytes,
     ) -> TCPSocket:
-        options.require_supported(parameters)
-        family = family_of(to)
-        sock = options.stream_socket(family, parameters)
+        settings = parameters.kept(Settings)
+        remote: Address | None = to
+        # As most are: to an IPv4 address, with options that are known and nothing else to look at.
+        common = settings.is_common and not first and isinstance(to, HostPort) and ":" not in to.host
+        family = INTERNET if common else family_of(to)
+        sock = socket.SocketType(family, options.STREAM) if common else options.stream_socket(family, parameters)
         try:
-            options.apply_stream(sock, family, parameters, listening=False, on_syn=bool(first))
-            bind_local(sock, family, parameters)
-            sockaddr = to_sockaddr(to)
-            # Of an address with a scope the kernel may have a nicer text.
-            remote = from_sockaddr(sockaddr) if isinstance(to, HostPort) and "%" in to.host else to
-            self = cls(loop, readers, sock, family, None, remote, parameters)
+            if common:
+                for option in settings.options:
+                    sock.setsockopt(*option)
+                sockaddr = to.host, to.port  # type: ignore[union-attr]
+            else:
+                options.apply_stream(sock, family, parameters, listening=False, on_syn=bool(first))
+                bind_local(sock, family, parameters)
+                sockaddr = to_sockaddr(to)
+                if isinstance(to, HostPort) and "%" in to.host:  # the kernel may have a nicer text for the scope
+                    remote = from_sockaddr(sockaddr)
+            self = cls(loop, readers, sock, sock.fileno(), family, None, remote, settings)
             self.handler = handler
             error = sock.connect_ex(sockaddr)
             if error == 0 and first:
@@ -97,7 +107,8 @@ class TCPSocket(Descriptor):
                 raise OSError(error, os.strerror(error))
             self.is_made = self._unix or self._look_made()
             if self.is_made:
-                self.local_address = from_sockaddr(sock.getsockname())
+                own = sock.getsockname()
+                self.local_address = plain(*own) if family == INTERNET else from_sockaddr(own)
             else:
                 loop.add_writer(self._fd, self._connected)
                 self._writing = True
@@ -195,11 +206,20 @@ class TCPSocket(Descriptor):
         return TCPMetadata(*queued, segment, fast_open, options.is_multipath(self._sock))
 
 
-def reading(parameters: Parameters[Any]) -> tuple[int, bool]:
-    """How many bytes the largest read may have, and whether each is to be acknowledged at once."""
-    tcp: TCP | None = parameters.stack.find(TCP)
-    largest = min(LARGEST_READ, max(parameters.receive_limit, FIRST_READ))
-    return largest, tcp is not None and tcp.ack_stretching_disabled
+class Settings:
+    """What parameters come to for each stream socket. Raises OSError for what cannot be set for one connection."""
+
+    __slots__ = ("busy_poll", "is_common", "largest", "options", "quick")
+
+    def __init__(self, parameters: Parameters[Any]) -> None:
+        options.require_supported(parameters)
+        tcp: TCP | None = parameters.stack.find(TCP)
+        self.largest = min(LARGEST_READ, max(parameters.receive_limit, FIRST_READ))  # of one read
+        self.quick = tcp is not None and tcp.ack_stretching_disabled  # each is to be acknowledged at once
+        self.busy_poll = parameters.busy_poll
+        self.options = options.of_stream(INTERNET, parameters)
+        special = (parameters.local_endpoint, parameters.local_port, parameters.required_interface)
+        self.is_common = options.LINUX and not options.wants_multipath(parameters) and special == (None, None, None)
 
 
 @cache
