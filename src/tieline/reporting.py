@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tieline.engines.states import State
 from tieline.establishment.attempt import Attempt, Shaken
@@ -28,24 +28,15 @@ __all__ = ["PendingDataTransferReport", "Reading", "Reporting"]
 UNKNOWN = TransportCounters()
 
 
-def counters_in(counted: Counted, driver: Driver) -> TransportCounters:
+def counters_in(counted: Counted | None, driver: Driver) -> TransportCounters:
     """What was counted, as it is reported."""
+    if counted is None:
+        return UNKNOWN
     return driver.counters_in(counted) if isinstance(counted, bytes) else counted
 
 
-class Reading:
-    """A flow's counters at one time. Before the flow has its socket, whoever has it counts the transport's."""
-
-    __slots__ = ("counted", "received", "sent", "time")
-
-    def __init__(self, time: float, flow: Any, attempt: Attempt | None = None) -> None:
-        self.time = time
-        counted, received, sent = flow.measured()
-        if attempt is not None:
-            counted = attempt.counters() or counted
-        self.counted: Counted = counted or UNKNOWN
-        self.received: int = received
-        self.sent: int = sent
+Reading: TypeAlias = "tuple[float, Counted | None, int, int]"
+"""At one time: that, what the transport has counted, and the bytes of the application that were received and sent."""
 
 
 class Reporting:
@@ -75,7 +66,8 @@ class Reporting:
         self._started = self._attempt_started = now if attempt is None else attempt.begun
         if attempt is not None:
             self._handshakes = attempt.handshakes
-        self._at_ready = Reading(now, flow, attempt)
+        counted, received, sent = flow.measured()
+        self._at_ready = now, counted if attempt is None else attempt.counters() or counted, received, sent
 
     def attempt_failed(self) -> None:
         """An attempt ended in waiting or failure."""
@@ -86,18 +78,19 @@ class Reporting:
         self._attempt_started = establishment.started  # later than it began, after `try_next_endpoint`
         self._resolutions = establishment.resolutions()
         self._handshakes = establishment.handshakes
-        self._at_ready = Reading(now, flow, won)
+        counted, received, sent = flow.measured()
+        self._at_ready = now, won.counters() or counted, received, sent
 
     def freeze(self, flow: Any, driver: Driver) -> None:
         """The socket goes: keep what it counted, so that a closed connection can still be asked."""
         if self.at_close is None:
-            self.at_close = Reading(driver.time(), flow)
+            self.at_close = driver.time(), *flow.measured()
 
     def establishment(self, driver: Driver) -> EstablishmentReport:
         """How establishment went. The connection is ready."""
         assert self._at_ready is not None  # or there is nothing to tell
         return EstablishmentReport(
-            duration=self._at_ready.time - self._attempt_started,
+            duration=self._at_ready[0] - self._attempt_started,
             attempt_started_after=self._attempt_started - (self._started or 0.0),
             previous_attempt_count=self._previous_attempts,
             resolutions=self._resolutions,
@@ -109,26 +102,28 @@ class Reporting:
 
     def read(self, connection: NetworkConnection[Any]) -> Reading:
         """The counters now, or at the close."""
-        return self.at_close or Reading(connection.driver.time(), connection._flow)
+        return self.at_close or (connection.driver.time(), *connection._flow.measured())
 
     def transfer(self, connection: NetworkConnection[Any], start: Reading | None = None) -> DataTransferReport:
         """What was transferred from `start`, by default from ready, until now."""
         ready, start = self._at_ready, start or self._at_ready
         if ready is None or start is None:
             raise RuntimeError(f"nothing was transferred: {connection!r} has never been ready")
-        end, driver = self.read(connection), connection.driver
+        driver = connection.driver
+        (begun, counted_before, received_before, sent_before), (ended, counted, received, sent) = start, self.read(connection)
+        if begun < ready[0]:  # another socket since (`try_next_endpoint`), which counts from zero
+            counted_before = ready[1]
         path = connection.current_path or connected_path(
             current_network(driver), connection.local_endpoint, connection.remote_endpoint
         )
         report = PathReport.between(
-            # Another socket since (`try_next_endpoint`) counts from zero.
-            counters_in((start if start.time >= ready.time else ready).counted, driver),
-            counters_in(end.counted, driver),
+            counters_in(counted_before, driver),
+            counters_in(counted, driver),
             interface=path.interface,
-            received_application_byte_count=end.received - start.received,
-            sent_application_byte_count=end.sent - start.sent,
+            received_application_byte_count=received - received_before,
+            sent_application_byte_count=sent - sent_before,
         )
-        return DataTransferReport(end.time - start.time, (report,), PathReport.aggregate([report]))
+        return DataTransferReport(ended - begun, (report,), PathReport.aggregate([report]))
 
 
 class PendingDataTransferReport:

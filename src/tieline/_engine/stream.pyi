@@ -285,6 +285,10 @@ class Sending:
     _writers: list[Any]
     """Suspended calls."""
     @property
+    def _waits(self) -> bool:
+        """Whether something is accepted, or a call suspended."""
+
+    @property
     def _limit(self) -> int:
         """Bytes that are accepted while the kernel is full."""
 

@@ -316,7 +316,7 @@ class StreamSending(Sending):
     @property
     def idle(self) -> bool:
         """Whether everything accepted, and the end if one is due, has gone to the kernel."""
-        return not self._accepted and not self._writers and not self._end.is_under_way
+        return not self._waits and not self._end.is_under_way
 
     @property
     def remaining(self) -> int:

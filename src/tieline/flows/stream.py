@@ -148,8 +148,8 @@ class StreamFlow:
 
     def abort(self) -> None:
         """Close with a reset, at once."""
-        if self.closed and self.socket is None and not self.sending._accepted and not self.sending._writers:
-            return  # it was closed before
+        if self.closed and self.socket is None and not self.sending._waits:  # it was closed before
+            return
         self._close_calls()
         self.sending.fail(self.closed_error())
         if self.socket is not None:
@@ -172,7 +172,7 @@ class StreamFlow:
     @property
     def has_calls(self) -> bool:
         """Whether a call may wait."""
-        return self.receiving.has_calls or bool(self.sending._writers)
+        return self.receiving.has_calls or self.sending._waits
 
     async def finish(self) -> None:
         """Close gracefully: what was accepted drains, then our end goes out, and unread input is discarded until the peer's.

@@ -127,7 +127,7 @@ impl Sending {
         let Ok(descriptor) = socket.cast::<Descriptor>() else {
             return Ok(None);
         };
-        if !self.accepted.bind(py).is_empty() {
+        if !self.accepted.is_empty(py) {
             return Ok(None);
         }
         let taken = match descriptor.get().give_both(descriptor, head, data) {
@@ -166,7 +166,7 @@ impl Sending {
                 return None;
             }
         }
-        match self.writers.bind(py).is_empty() {
+        match self.writers.is_empty(py) {
             true => self.link(py),
             false => None,
         }
@@ -211,7 +211,7 @@ impl Sending {
         };
         let count = record.as_bytes().len();
         if !self.gathers(slf, &socket, &wire)? {
-            if self.accepted.bind(py).is_empty() {
+            if self.accepted.is_empty(py) {
                 return self.deliver(slf, &socket, &wire, count);
             }
             invoke(slf, intern!(py, "_give_on"), &wire)?;
@@ -250,7 +250,7 @@ impl Sending {
             state.size += size;
             std::mem::replace(&mut state.due, true)
         };
-        self.accepted.bind(py).append(wire)?;
+        self.accepted.list(py).append(wire)?;
         if !due {
             let leave = slf.getattr(intern!(py, "_leave"))?;
             invoke(flow, intern!(py, "soon"), &leave)?;

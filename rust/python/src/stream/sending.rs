@@ -49,6 +49,20 @@ pub(super) struct State {
     link: Option<Link>,
 }
 
+/// A list of Python's, as soon as somebody asks for it: most streams never have anything in theirs.
+#[derive(Default)]
+pub(super) struct Queue(OnceLock<Py<PyList>>);
+
+impl Queue {
+    pub(super) fn is_empty(&self, py: Python<'_>) -> bool {
+        self.0.get().is_none_or(|list| list.bind(py).is_empty())
+    }
+
+    pub(super) fn list<'py>(&self, py: Python<'py>) -> &Bound<'py, PyList> {
+        self.0.get_or_init(|| PyList::empty(py).unbind()).bind(py)
+    }
+}
+
 struct Link {
     socket: Py<PyAny>,
     /// What they go through.
@@ -64,11 +78,9 @@ pub(crate) struct Sending {
     #[pyo3(get, name = "_flow")]
     pub(super) flow: Py<PyAny>,
     /// Bytes that have left the pipeline and that the kernel did not take.
-    #[pyo3(get, name = "_accepted")]
-    pub(super) accepted: Py<PyList>,
+    pub(super) accepted: Queue,
     /// Suspended calls.
-    #[pyo3(get, name = "_writers")]
-    pub(super) writers: Py<PyList>,
+    pub(super) writers: Queue,
     /// Bytes that are accepted while the kernel is full.
     #[pyo3(get, name = "_limit")]
     limit: usize,
@@ -169,8 +181,12 @@ impl Sending {
         let state = self.state.borrow(py);
         state.ended
             || state.streak + 1 >= STREAK
-            || !self.accepted.bind(py).is_empty()
-            || !self.writers.bind(py).is_empty()
+            || self.waits(py)
+    }
+
+    /// Whether something waits for the kernel, or for a socket.
+    fn waits(&self, py: Python<'_>) -> bool {
+        !self.accepted.is_empty(py) || !self.writers.is_empty(py)
     }
 
     /// Straight to the kernel, if nobody is before us and nothing is special.
@@ -293,8 +309,8 @@ impl Sending {
                 || send.is(own.getattr(intern!(py, "send_message"))?)
                 || send.is(own.getattr(intern!(py, "send_value"))?),
             flow,
-            accepted: PyList::empty(py).unbind(),
-            writers: PyList::empty(py).unbind(),
+            accepted: Queue::default(),
+            writers: Queue::default(),
             limit,
             slice: limit.min(SLICE),
             gather: limit.min(GATHER),
@@ -327,7 +343,23 @@ impl Sending {
             std::mem::replace(&mut state.link, link)
         };
         drop(before);
-        !self.accepted.bind(py).is_empty() || !self.writers.bind(py).is_empty()
+        self.waits(py)
+    }
+
+    #[getter]
+    fn _accepted<'py>(&self, py: Python<'py>) -> Bound<'py, PyList> {
+        self.accepted.list(py).clone()
+    }
+
+    #[getter]
+    fn _writers<'py>(&self, py: Python<'py>) -> Bound<'py, PyList> {
+        self.writers.list(py).clone()
+    }
+
+    /// Whether something is accepted, or a call suspended.
+    #[getter]
+    fn _waits(&self, py: Python<'_>) -> bool {
+        self.waits(py)
     }
 
     #[pyo3(signature = (content, *, end_of_stream=false, last_message=None, metadata=None, r#type=None))]
@@ -489,8 +521,8 @@ impl Sending {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.flow)?;
-        visit.call(&self.accepted)?;
-        visit.call(&self.writers)?;
+        visit.call(self.accepted.0.get())?;
+        visit.call(self.writers.0.get())?;
         if let Some(values) = self.values.get() {
             visit.call(&values.codec)?;
             visit.call(&values.encode)?;
