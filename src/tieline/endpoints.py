@@ -11,14 +11,13 @@ What can be written in several ways is brought into one at construction, so that
 """
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, Protocol, Self, TypeAlias, runtime_checkable
 from urllib.parse import SplitResult, urlsplit
 
 from tieline.errors import UnexpectedEndpointTypeError
-from tieline.values import Value
+from tieline.values import Value, value
 
 _PORTS: Final = {
     "any": 0, "ssh": 22, "smtp": 25, "http": 80, "pop": 110, "imap": 143, "https": 443, "imaps": 993, "socks": 1080,
@@ -38,7 +37,7 @@ _SERVICE: Final = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class Endpoint(Value):
     """One side of a connection: a `HostPort`, `ServiceEndpoint`, `UnixEndpoint` or `URLEndpoint`."""
 
@@ -63,7 +62,7 @@ class Endpoint(Value):
         return endpoint
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HostPort(Endpoint):
     """A name or an IP address, and a port (0 to 65535; 0 means any).
 
@@ -109,7 +108,7 @@ class HostPort(Endpoint):
         return self.host.partition("%")[2] or None
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class ServiceEndpoint(Endpoint):
     """A DNS-SD service instance, found by browsing; `interface` names the one it was seen on, if that matters.
 
@@ -156,7 +155,7 @@ class ServiceEndpoint(Endpoint):
         return f"service:{self.full_name}" + (f"%{self.interface}" if self.interface else "")
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class UnixEndpoint(Endpoint):
     """The path of a Unix-domain socket, or on Linux an abstract name: ``"@name"``, kept as ``"\\0name"``.
 
@@ -192,7 +191,7 @@ class UnixEndpoint(Endpoint):
         return f"unix:@{self.path[1:]}" if self.is_abstract else f"unix:{self.path}"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class URLEndpoint(Endpoint):
     """A URL with scheme and host; the port defaults to 443 for https and wss, 80 for http and ws, 0 for others.
 

@@ -30,11 +30,10 @@ import enum
 import errno
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from socket import gaierror
 from typing import Any, cast
 
-from tieline.values import Value
+from tieline.values import Value, value
 
 __all__ = [
     "Attempt",
@@ -142,7 +141,7 @@ class _OSNetworkError(NetworkError, OSError):
         self.errno = self.code if self.domain in (ErrorDomain.POSIX, ErrorDomain.DNS) else None
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class Attempt(Value):
     """One address that was tried while connecting: how far it came, how long it took (seconds), and why it ended."""
 

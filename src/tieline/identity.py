@@ -7,10 +7,9 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from tieline.values import Value
+from tieline.values import Value, value
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -21,7 +20,7 @@ __all__ = ["Identity", "Trust"]
 _PRIVATE_KEY = re.compile(rb"-----BEGIN ([A-Z0-9 ]*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class Identity(Value):
     """A certificate and its private key: what a server, or a client that is asked for one, presents.
 
@@ -147,7 +146,7 @@ class Identity(Value):
         return chain, key.decode()
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class Trust(Value):
     """What makes a peer's certificate good: `Trust.system()`, `Trust.certificates(...)` or `Trust.fingerprints(...)`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, fields, replace
+from dataclasses import KW_ONLY, fields, replace
 from ipaddress import ip_address
 from types import NoneType
 from typing import Any, ClassVar, Generic, TypeVar
@@ -16,7 +16,7 @@ from tieline.protocols.checks import require_at_least, require_range, require_se
 from tieline.protocols.ip import IP, ServiceClass
 from tieline.protocols.roles import MultiplexProtocol, NetworkProtocol
 from tieline.protocols.websocket import standing
-from tieline.values import Value
+from tieline.values import Value, value
 
 __all__ = ["Multipath", "Parameters"]
 
@@ -42,7 +42,7 @@ class Multipath(enum.Enum):
     AGGREGATE = "aggregate"
 
 
-@dataclass(frozen=True, eq=False, repr=False)  # without slots: typing marks the instances of `Parameters[TCP](...)`
+@value(slots=False)  # what an instance does not have is taken from its class: see `of`
 class Parameters(Value, Generic[P]):
     """How to connect or listen: the stack, and what concerns the connection as a whole. Times in seconds, sizes in bytes.
 

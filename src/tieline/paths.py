@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from math import inf
 
 from tieline.endpoints import Endpoint, HostPort
-from tieline.values import Value
+from tieline.values import Value, value
 
 
 class InterfaceType(enum.Enum):
@@ -44,7 +43,7 @@ class LinkQuality(enum.Enum):
     GOOD = "good"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class Interface(Value):
     """A network interface with the IP addresses that it has now.
 
@@ -62,7 +61,7 @@ class Interface(Value):
     link_quality: LinkQuality = LinkQuality.UNKNOWN
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class Route(Value):
     """Packets to a block of addresses leave through one interface, perhaps to a router there.
 
@@ -98,7 +97,7 @@ class Route(Value):
         return self.length == 0
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class Network(Value):
     """Everything that this machine knows of its network at one moment.
 
@@ -174,7 +173,7 @@ class Network(Value):
         ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@value(kw_only=True)
 class Restrictions(Value):
     """Which interfaces may be used; named as in `Parameters`, where they are explained."""
 
@@ -231,7 +230,7 @@ class UnsatisfiedReason(enum.Enum):
     VPN_INACTIVE = "the VPN is not active"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class Path(Value):
     """The network as a monitor's filter or a connection's parameters allow it to be used, at one moment.
 

@@ -2,12 +2,12 @@
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, Final, NamedTuple
 
 from tieline.endpoints import Endpoint
 from tieline.paths import Interface
-from tieline.values import Value
+from tieline.values import Value, value
 
 _UNKNOWN: Final = "–"
 _WIDTH: Final = 80
@@ -51,7 +51,7 @@ class RadioType(enum.Enum):
     CELLULAR_EVDO = "EV-DO"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class Resolution(Value):
     """One step of name resolution; `duration` in seconds. `preferred_endpoint` was tried first."""
 
@@ -63,7 +63,7 @@ class Resolution(Value):
     dns_protocol: DNSProtocol = DNSProtocol.UNKNOWN
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class Handshake(Value):
     """One protocol's handshake; `duration` and the round trip that it measured, `rtt`, in seconds."""
 
@@ -72,7 +72,7 @@ class Handshake(Value):
     rtt: float | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class EstablishmentReport(Value):
     """How the attempt that succeeded went, in seconds, from preparing to ready.
 
@@ -120,7 +120,7 @@ class TransportCounters(NamedTuple):
     rtt_variance: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@value(kw_only=True)
 class PathReport(Value):
     """What went over one path while the report ran; `None` where the system cannot tell. Times in seconds.
 
@@ -197,7 +197,7 @@ class PathReport(Value):
         return _lines(*_path_table(self))
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class DataTransferReport(Value):
     """What a connection moved during `duration` seconds: one report per path used, and all of them together."""
 
@@ -255,12 +255,12 @@ def _difference(start: int | None, end: int | None) -> int | None:
     return end - start if end >= start else end - start + 2**32
 
 
-def _sum(values: Iterable[int | None]) -> int | None:
+def _sum(counts: Iterable[int | None]) -> int | None:
     total = 0
-    for value in values:
-        if value is None:
+    for count in counts:
+        if count is None:
             return None
-        total += value
+        total += count
     return total
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
 
 from tieline.reports import DataTransferReport, EstablishmentReport, PathReport
+from tieline.values import Value, value
 
 __all__ = ["Transfer", "comparison"]
 
@@ -16,8 +16,8 @@ UNKNOWN = "–"
 MEBIBYTE = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transfer:
+@value(kw_only=True)
+class Transfer(Value):
     """One of them: `size` MiB in `seconds`, of which `hashing` went into digests."""
 
     name: str

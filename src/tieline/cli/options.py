@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from tieline.protocols.tcp import TCP
 from tieline.protocols.tls import TLS
 from tieline.protocols.udp import UDP
 from tieline.quic import QUIC
+from tieline.values import Value, value
 
 __all__ = [
     "ENDPOINT",
@@ -99,8 +100,8 @@ security_options = adding(
 # fmt: on
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Security:
+@value(kw_only=True)
+class Security(Value):
     """What the command line says about security. All but `tls` and `quic` need one of these."""
 
     tls: bool

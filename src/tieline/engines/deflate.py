@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from tieline.protocols.websocket import Deflate
+from tieline.values import Value, value
 
 __all__ = ["Agreement", "accept", "answer", "offer", "parse"]
 
@@ -19,8 +19,8 @@ _PART = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*(?:"([^"\\]*)"|(
 Parameters: TypeAlias = dict[str, str | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
+@value
+class Agreement(Value):
     """Window bits and context takeover of both directions; None for a direction that we do not compress."""
 
     sending: tuple[int, bool] | None
@@ -115,17 +115,17 @@ def _agreed(options: Deflate, parameters: Parameters, theirs: dict[str, int]) ->
 def _checked(parameters: Parameters, *, bare: bool) -> dict[str, int]:
     """The window bits, 0 where they are not limited. A client's own may be `bare` in its offer. Raises ValueError."""
     bits: dict[str, int] = dict.fromkeys(BITS, 0)
-    for name, value in parameters.items():
+    for name, given in parameters.items():
         if name in FLAGS:
-            if value is not None:
-                raise ValueError(f"{name} has no value, got {value!r}")
+            if given is not None:
+                raise ValueError(f"{name} has no value, got {given!r}")
         elif name not in BITS:
             raise ValueError(f"{NAME} has no parameter {name}")
-        elif value is None:
+        elif given is None:
             if not bare or name == "server_max_window_bits":
                 raise ValueError(f"{name} needs a value")
-        elif not (value.isascii() and value.isdigit() and not value.startswith("0") and 8 <= int(value) <= 15):
-            raise ValueError(f"{name} must be 8 to 15, got {value!r}")
+        elif not (given.isascii() and given.isdigit() and not given.startswith("0") and 8 <= int(given) <= 15):
+            raise ValueError(f"{name} must be 8 to 15, got {given!r}")
         else:
-            bits[name] = int(value)
+            bits[name] = int(given)
     return bits

@@ -6,7 +6,6 @@ import base64
 import binascii
 import hashlib
 import secrets
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -17,6 +16,7 @@ from tieline.errors import ConnectionAbortedByPeerError, NetworkError, PeerReset
 from tieline.protocols.http import BODILESS, Headers, HTTPRequest, HTTPResponse, header
 from tieline.protocols.security import SecurityOptions
 from tieline.protocols.websocket import WebSocket
+from tieline.values import Value, value
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -30,8 +30,8 @@ SHOWN = 400  # characters of a refusal's body that an error tells
 UPGRADE = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
 
 
-@dataclass(frozen=True, slots=True)
-class Agreed:
+@value
+class Agreed(Value):
     """The handshake is done: `rest` is what came behind it."""
 
     request: HTTPRequest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from tieline.protocols.quic import QUICDatagram, QUICStream
 from tieline.protocols.roles import MultiplexProtocol, OneToOneProtocol
 from tieline.protocols.security import SecurityOptions
 from tieline.protocols.udp import UDP
-from tieline.values import Value
+from tieline.values import Value, value
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Address, Driver
@@ -31,7 +31,7 @@ Place = int | HostPort | UnixEndpoint
 logger = logging.getLogger("tieline.listener")
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class Spot(Value):
     """An address to listen on, and the interface, by its name and the system's number, that the socket is bound to.
 

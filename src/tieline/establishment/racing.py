@@ -45,8 +45,9 @@ import enum
 import itertools
 import math
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
+
+from tieline.values import Value, value
 
 A = TypeVar("A", bound=Hashable)
 Family: TypeAlias = Literal[4, 6]
@@ -62,30 +63,30 @@ MAXIMUM_ATTEMPT_DELAY: Final = 2.0
 PREFERRED_FAMILY: Final = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Resolve:
+@value
+class Resolve(Value):
     """Ask for the addresses of one family: 6 is AAAA, 4 is A."""
 
     family: Family
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt(Generic[A]):
+@value
+class Attempt(Value, Generic[A]):
     """Begin to connect to an address, all handshakes included."""
 
     id: int
     address: A
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+@value
+class Cancel(Value):
     """Close an attempt that lost."""
 
     id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Won(Generic[A]):
+@value
+class Won(Value, Generic[A]):
     """The attempt that finished all its handshakes first."""
 
     id: int
@@ -94,8 +95,8 @@ class Won(Generic[A]):
     ended: float
 
 
-@dataclass(frozen=True, slots=True)
-class Failure(Generic[A]):
+@value
+class Failure(Value, Generic[A]):
     """What became of an attempt that failed."""
 
     id: int
@@ -105,8 +106,8 @@ class Failure(Generic[A]):
     error: Exception
 
 
-@dataclass(frozen=True, slots=True)
-class Lost(Generic[A]):
+@value
+class Lost(Value, Generic[A]):
     """Nothing is left to try; no failures and no resolution errors mean that the name has no address.
 
     ``failures`` are in the order in which the attempts were started. ``resolution_errors`` has the families that could
@@ -129,8 +130,8 @@ class _Phase(enum.Enum):
     LOST = enum.auto()
 
 
-@dataclass(frozen=True, slots=True)
-class _Running(Generic[A]):
+@value
+class _Running(Value, Generic[A]):
     address: A
     started: float
 

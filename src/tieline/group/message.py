@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from tieline.endpoints import HostPort
@@ -12,6 +12,7 @@ from tieline.protocols.coder import Coder
 from tieline.protocols.message import DatagramMetadata
 from tieline.protocols.roles import NetworkProtocol
 from tieline.protocols.udp import UDP
+from tieline.values import Value, value
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -28,8 +29,8 @@ P_co = TypeVar("P_co", bound=NetworkProtocol, covariant=True)
 S = TypeVar("S")
 
 
-@dataclass(frozen=True, slots=True)
-class GroupMessage(Generic[C_co, P_co]):
+@value
+class GroupMessage(Value, Generic[C_co, P_co]):
     """A datagram that a group received, or the value in it.
 
     - `content`: bytes, or a value of the type that the `Coder` receives.

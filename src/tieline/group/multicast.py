@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import ip_address
 
 from tieline.endpoints import EndpointLike, HostPort, to_endpoint
 from tieline.errors import UnexpectedEndpointTypeError
+from tieline.values import Value, value
 
 __all__ = ["MulticastGroup", "bare", "is_same"]
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class MulticastGroup:
+@value
+class MulticastGroup(Value):
     """One multicast group or several, each an address and a port: ``MulticastGroup("239.255.0.1:5000", "[ff02::114]:5000")``.
 
     A member with a scope, such as ``"[ff02::114%eth0]:5000"``, is joined on that interface only.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast, overload
 
 from tieline.protocols.checks import require_range
 from tieline.protocols.message import MessageMetadata
 from tieline.protocols.roles import CarrierProtocol, DatagramProtocol, MessageProtocol, NetworkProtocol, StreamProtocol
-from tieline.values import Value
+from tieline.values import Value, value
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -34,7 +34,7 @@ class NetworkCoder(Protocol):
     def decode(self, data: bytes, type: Any, /) -> Any: ...
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class CoderMetadata(MessageMetadata):
     """Of one message: it is always complete. `last_message` tells that no more follow, if the peer's end has come already."""
 
@@ -42,7 +42,7 @@ class CoderMetadata(MessageMetadata):
     last_message: bool = False
 
 
-@dataclass(frozen=True, slots=True, init=False, eq=False, repr=False)
+@value
 class Coder(Value, MessageProtocol, Generic[S_contra, R_co]):
     """Values instead of bytes: each is encoded, and sent behind its length (32 bits, big-endian).
 
@@ -107,14 +107,14 @@ class Coder(Value, MessageProtocol, Generic[S_contra, R_co]):
         if one_type:
             sending = receiving = above[0]
         *_, below = above
-        for option, value in (
+        for option, given in (
             ("below", below),
             ("sending", sending),
             ("receiving", receiving),
             ("using", using),
             ("maximum_message_size", maximum_message_size),
         ):
-            object.__setattr__(self, option, value)
+            object.__setattr__(self, option, given)
         self._check()
 
     def _check(self) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tieline.protocols.checks import require_range, require_seconds
 from tieline.protocols.message import MessageMetadata
 from tieline.protocols.roles import CarrierProtocol, DatagramProtocol, NetworkProtocol, StreamProtocol
-from tieline.values import Value
+from tieline.values import Value, value
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -20,7 +20,7 @@ __all__ = ["Framer", "FramerContext", "FramerMetadata", "FramerProtocol"]
 LARGEST_SIZE = 2**32 - 1
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class FramerMetadata(MessageMetadata):
     """Of one message: what the framer gave to it, and `last_message` if no more can follow. A message is always complete."""
 
@@ -142,7 +142,7 @@ class FramerProtocol(ABC):
         """The last call: the connection is over."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class Framer(Value, CarrierProtocol):
     """Messages as a framer of one's own finds and makes them: ``Framer(Lines, TCP())``.
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from tieline.protocols.checks import require_range
-from tieline.values import Value
+from tieline.values import Value, value
 
 __all__ = ["BODILESS", "HTTPRequest", "HTTPResponse", "Headers", "checked_headers", "header"]
 
@@ -44,7 +43,7 @@ def checked_headers(option: str, headers: Iterable[tuple[str, str]]) -> Headers:
     return tuple(checked)
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class HTTPRequest(Value):
     """What a client asked for: `target` is the path and the query, `headers` are as they came, repeated ones too."""
 
@@ -62,7 +61,7 @@ class HTTPRequest(Value):
         return header(self.headers, name)
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class HTTPResponse(Value):
     """What a server answers. ``Content-Length`` and ``Connection: close`` are added; a text `body` is sent as UTF-8.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from types import NoneType
 from typing import ClassVar
 
 from tieline.protocols.checks import require_flags, require_range
 from tieline.protocols.roles import NetworkProtocol
-from tieline.values import Value
+from tieline.values import Value, value
 
 __all__ = ["ECN", "IP", "AddressPreference", "IPMetadata", "IPVersion", "ServiceClass", "received_metadata", "traffic_class"]
 
@@ -77,7 +77,7 @@ class ECN(enum.IntEnum):
     CE = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@value(kw_only=True)
 class IP(Value, NetworkProtocol):
     """The Internet Protocol. An option left at None means the system's default.
 
@@ -123,7 +123,7 @@ class IP(Value, NetworkProtocol):
         return self.metadata_received or self.receive_time_calculated
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@value(kw_only=True)
 class IPMetadata(Value):
     """What the IP packet of one datagram says: for `send`, and in ``metadata.ip`` of a received one.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from tieline.protocols.ip import IPMetadata
-from tieline.values import Value
+from tieline.values import Value, value
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -20,21 +19,21 @@ else:
 __all__ = ["DatagramMetadata", "Message", "MessageMetadata", "StreamMetadata"]
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class MessageMetadata(Value):
     """Base of all per-message metadata. `other` holds that of the protocols below, for this message."""
 
     other: tuple[Any, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class StreamMetadata(MessageMetadata):
     """Of a piece of a byte stream: `end_of_stream` says that the peer's end was reached by this receive."""
 
     end_of_stream: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class DatagramMetadata(MessageMetadata):
     """Of one datagram."""
 

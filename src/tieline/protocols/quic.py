@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import enum
 import os
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, field
 from typing import ClassVar
 
 from tieline.protocols.checks import require_bytes, require_range, require_seconds
 from tieline.protocols.roles import DatagramProtocol, MultiplexProtocol, StreamProtocol
 from tieline.protocols.security import SecurityOptions, TLSVersion
 from tieline.protocols.udp import UDP
-from tieline.values import Value
+from tieline.values import Value, value
 
 __all__ = ["ApplicationError", "Directionality", "Initiator", "QUICDatagram", "QUICOptions", "QUICStream"]
 
@@ -35,7 +35,7 @@ class Initiator(enum.Enum):
     SERVER = "server"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class ApplicationError(Value):
     """What an application says when it closes a connection: a code of its protocol's, and a text for people."""
 
@@ -48,7 +48,7 @@ class ApplicationError(Value):
             raise TypeError(f"ApplicationError.reason must be a str, got {self.reason!r}")
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class QUICStream(Value, StreamProtocol):
     """One stream of a QUIC connection: ordered bytes. What stands on a stream is given to `open_stream(using=...)`."""
 
@@ -56,7 +56,7 @@ class QUICStream(Value, StreamProtocol):
     stands_on: ClassVar[str] = "a QUIC connection"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class QUICDatagram(Value, DatagramProtocol):
     """The datagrams of a QUIC connection (RFC 9221)."""
 
@@ -64,7 +64,7 @@ class QUICDatagram(Value, DatagramProtocol):
     stands_on: ClassVar[str] = "a QUIC connection"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class QUICOptions(MultiplexProtocol, SecurityOptions):
     """QUIC version 1 (RFC 9000) over UDP: all of `SecurityOptions`, of which `alpn` is required, and
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tieline.identity import Identity, Trust
 from tieline.protocols.checks import require_seconds
-from tieline.values import Value
+from tieline.values import Value, value
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -51,7 +50,7 @@ class TLSVersion(enum.StrEnum):
     TLSv1_3 = "TLSv1.3"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@value(kw_only=True)
 class SecurityOptions(Value):
     """The security of a connection, with the same names on every protocol that has one.
 
@@ -142,7 +141,7 @@ class SecurityOptions(Value):
             raise ValueError(f"early_data=True would move data before certificate_validator={validator!r} has seen the peer")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@value(kw_only=True)
 class TLSMetadata(Value):
     """What the handshake agreed on.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import ClassVar
 
 from tieline.protocols.checks import require_flags, require_range, require_seconds
 from tieline.protocols.ip import IP
 from tieline.protocols.roles import StreamProtocol
-from tieline.values import Value
+from tieline.values import Value, value
 
 __all__ = ["TCP", "Keepalive", "TCPMetadata"]
 
@@ -17,7 +17,7 @@ LONGEST_DROP_TIME = (2**31 - 1) // 1000
 """Seconds: the kernel counts milliseconds in an int."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@value(kw_only=True)
 class Keepalive(Value):
     """TCP keepalive probes (RFC 9293 section 3.8.4): seconds idle before the first, seconds between them, how many."""
 
@@ -31,7 +31,7 @@ class Keepalive(Value):
         require_range("Keepalive.count", self.count, 1, 127)
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class TCP(Value, StreamProtocol):
     """The Transmission Control Protocol. An option left at None or False means the system's default.
 
@@ -94,7 +94,7 @@ class TCP(Value, StreamProtocol):
         require_seconds("retransmit_connection_drop_time", drop_time, optional=True, at_most=LONGEST_DROP_TIME)
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class TCPMetadata(Value):
     """What the kernel holds of a TCP connection at this moment, in bytes.
 

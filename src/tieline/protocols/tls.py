@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, fields
 from typing import TYPE_CHECKING, ClassVar
 
 from tieline.protocols.roles import StreamProtocol
 from tieline.protocols.security import SecurityOptions
 from tieline.protocols.tcp import TCP
+from tieline.values import value
 
 if TYPE_CHECKING:
     import ssl
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["TLS"]
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class TLS(StreamProtocol, SecurityOptions):
     """Transport Layer Security 1.2 and 1.3 over TCP: all of `SecurityOptions`, and
 

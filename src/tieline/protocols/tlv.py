@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import ClassVar, Literal
 
 from tieline.protocols.checks import require_range
 from tieline.protocols.integers import FixedWidthInteger, UInt32
 from tieline.protocols.message import MessageMetadata
 from tieline.protocols.roles import CarrierProtocol, DatagramProtocol, StreamProtocol
-from tieline.values import Value
+from tieline.values import Value, value
 
 __all__ = ["TLV", "TLVMetadata"]
 
 LARGEST_SIZE = 2**32 - 1
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class TLVMetadata(MessageMetadata):
     """Of one record: its type, and its length, which is that of the value in bytes. A record is always complete.
 
@@ -29,7 +29,7 @@ class TLVMetadata(MessageMetadata):
     last_message: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class TLV(Value, CarrierProtocol):
     """Type, length, value: each message is bytes with a number that says what they are. Over datagrams each has one record.
 

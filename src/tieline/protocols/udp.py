@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import ClassVar
 
 from tieline.protocols.checks import require_at_least, require_flags, require_seconds
 from tieline.protocols.ip import IP
 from tieline.protocols.roles import DatagramProtocol
-from tieline.values import Value
+from tieline.values import Value, value
 
 __all__ = ["UDP", "UDPMetadata"]
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class UDP(Value, DatagramProtocol):
     """The User Datagram Protocol.
 
@@ -39,7 +39,7 @@ class UDP(Value, DatagramProtocol):
         require_at_least("maximum_flows", self.maximum_flows, 1)
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class UDPMetadata(Value):
     """What this side counted of a UDP flow: datagrams that came while the receive limit was reached were dropped."""
 

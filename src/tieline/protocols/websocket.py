@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, fields
 from typing import Any, ClassVar, Final
 
 from tieline.protocols.checks import require_flags, require_range, require_seconds
@@ -13,7 +13,7 @@ from tieline.protocols.message import MessageMetadata
 from tieline.protocols.roles import CarrierProtocol, DatagramProtocol, NetworkProtocol, StreamProtocol
 from tieline.protocols.tcp import TCP
 from tieline.protocols.tls import TLS
-from tieline.values import Value
+from tieline.values import Value, value
 
 __all__ = [
     "CloseCode", "Deflate", "Opcode", "WebSocket", "WebSocketMetadata", "WebSocketSession", "require_close", "standing",
@@ -63,7 +63,7 @@ CLEAN: Final = frozenset({CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseC
 """Closes that are an end, not an error."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class WebSocketMetadata(MessageMetadata):
     """Of one message: `opcode` is text, binary, or ping if pings are not answered automatically.
 
@@ -76,7 +76,7 @@ class WebSocketMetadata(MessageMetadata):
     last_message: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class WebSocketSession(Value):
     """What the handshake agreed on, and how the connection was closed.
 
@@ -96,7 +96,7 @@ class WebSocketSession(Value):
     close_reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@value(kw_only=True)
 class Deflate(Value):
     """permessage-deflate (RFC 7692): what we offer as a client, and agree to as a server, if the other side has it too.
 
@@ -125,7 +125,7 @@ class Deflate(Value):
         require_flags(self, "send_context_takeover", "receive_context_takeover")
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@value
 class WebSocket(Value, CarrierProtocol):
     """Messages of text (`str`) or bytes over a stream.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from tieline import drivers
 from tieline.paths import Path
+from tieline.values import Value, value
 
 if TYPE_CHECKING:
     from tieline.connection import NetworkConnection
@@ -20,8 +20,8 @@ __all__ = ["ConnectionEvent", "EventKind", "EventRecorder", "record_events"]
 EventKind = Literal["state", "path", "viability", "better path"]
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionEvent:
+@value
+class ConnectionEvent(Value):
     """One update. `time` is the event loop's; `value` is what the handler of that kind is given.
 
     - ``"state"``: a `State`.

@@ -8,9 +8,9 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from tieline.paths import Route
+from tieline.values import Value, value
 
 __all__ = [
     "ADDRESSES", "LINKS", "ROUTES", "Link", "address_of", "link_of", "messages", "request", "routes_of",
@@ -47,8 +47,8 @@ SIZES = {int(socket.AF_INET): 4, int(socket.AF_INET6): 16}
 Attributes = dict[int, memoryview]
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+@value
+class Link(Value):
     """A network device. `kind` is what made it, such as "veth" or "bridge", empty for hardware."""
 
     name: str

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 
 from tieline.drivers.simulated.packets import Packet, TransportProtocol
 from tieline.protocols.checks import require_range
+from tieline.values import Value, value
 
 __all__ = ["Firewall", "Rule"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+@value(kw_only=True)
+class Rule(Value):
     """Which packets a firewall does not let through; what is None does not matter.
 
     - `rejects`: the sender is told (a TCP reset, an ICMP error for UDP), instead of hearing nothing.

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from tieline.drivers.simulated.packets import Fate
 from tieline.protocols.checks import require_at_least, require_seconds
 from tieline.protocols.ip import ECN
+from tieline.values import Value, value
 
 if TYPE_CHECKING:
     from tieline.drivers.simulated.node import NetworkInterface, Node
@@ -28,8 +29,8 @@ LOOPBACK_LATENCY = 0.00001  # seconds
 LEAST_MTU = 576  # RFC 1122 section 3.3.3: what every IPv4 host takes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conditions:
+@value(kw_only=True)
+class Conditions(Value):
     """How a link treats packets in one direction. Seconds, bytes, and probabilities from 0 to 1.
 
     - `latency`: seconds from one end to the other, more than 0.

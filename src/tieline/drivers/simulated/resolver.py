@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from dataclasses import dataclass
 from math import inf
 
 from tieline.drivers.asyncio.resolver import not_resolved
 from tieline.drivers.simulated.node import canonical
 from tieline.endpoints import HostPort
 from tieline.protocols.checks import require_seconds
+from tieline.values import Value, value
 
 __all__ = ["SimulatedResolver"]
 
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
+@value
+class _Record(Value):
     """What is answered about one IP version of a name: addresses, or an error, after a delay."""
 
     addresses: tuple[str, ...]
