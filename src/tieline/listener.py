@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -15,6 +14,7 @@ from tieline.errors import NetworkError, UnexpectedEndpointTypeError, is_about, 
 from tieline.establishment.binding import Place, check_listening
 from tieline.establishment.stacks import prepare_server
 from tieline.inbound.places import Places
+from tieline.inbound.side import logger
 from tieline.inbound.streams import StreamSide
 from tieline.parameters import Parameters
 from tieline.protocols.checks import require_at_least, require_range
@@ -29,8 +29,6 @@ __all__ = ["NetworkListener"]
 
 P = TypeVar("P", bound=NetworkProtocol)
 Handler = Callable[[NetworkConnection[P]], Awaitable[object]]
-
-logger = logging.getLogger("tieline.listener")
 
 
 class NetworkListener(Generic[P]):
@@ -155,7 +153,7 @@ class NetworkListener(Generic[P]):
             await connection.aclose()
         except Exception as error:
             if is_about(error, connection._name):
-                logger.info("connection from %s ended: %s", connection.remote_endpoint, error)
+                logger().info("connection from %s ended: %s", connection.remote_endpoint, error)
             else:
                 self._handler_raised(connection, error)
 
@@ -167,12 +165,12 @@ class NetworkListener(Generic[P]):
             self._side.release(connection)
 
     def _handler_raised(self, connection: NetworkConnection[P], error: Exception) -> None:
-        logger.error("the handler of %r raised", connection, exc_info=error)
+        logger().error("the handler of %r raised", connection, exc_info=error)
         if self.on_handler_error is not None:
             try:
                 self.on_handler_error(connection, error)
             except Exception:
-                logger.exception("on_handler_error of %r raised", self)
+                logger().exception("on_handler_error of %r raised", self)
 
     # The owner of its places
 

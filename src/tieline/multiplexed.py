@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
@@ -28,8 +27,6 @@ P_co = TypeVar("P_co", bound=NetworkProtocol, covariant=True)
 S = TypeVar("S", bound=OneToOneProtocol)
 
 EARLY_STREAMS = 100  # that can be opened before ready; each may hold `send_limit` bytes
-
-logger = logging.getLogger("tieline.connection")
 
 
 class MultiplexedChannel(NetworkChannel[P_co]):
@@ -172,6 +169,9 @@ class MultiplexedChannel(NetworkChannel[P_co]):
             await handler(stream)
             await stream.aclose()
         except Exception as error:
+            from logging import getLogger
+
+            logger = getLogger("tieline.connection")
             if is_about(error, self._name):
                 logger.info("stream %d of %s ended: %s", stream.stream_id, self._name, error)
             else:

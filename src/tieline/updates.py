@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -21,8 +20,6 @@ T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 
 KEPT = 256  # updates for an iterator that nobody advances; beyond that the oldest go
-
-logger = logging.getLogger("tieline")
 
 
 class Follower(Protocol[T_contra]):
@@ -54,7 +51,9 @@ class Updates(Generic[S, T]):
             try:
                 self.handler(subject, value)
             except Exception:
-                logger.exception("an update handler of %r raised", subject)
+                from logging import getLogger
+
+                getLogger("tieline").exception("an update handler of %r raised", subject)
         if last:
             self.handler = None
 

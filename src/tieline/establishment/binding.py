@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
@@ -27,8 +26,6 @@ __all__ = ["Place", "Spot", "addresses_of", "bind_all", "check_listening", "spot
 
 Place = int | HostPort | UnixEndpoint
 """A port on all addresses, one address or name, or a path."""
-
-logger = logging.getLogger("tieline.listener")
 
 
 @value
@@ -131,9 +128,8 @@ def bind_all(
             if not chosen and isinstance(address, HostPort):
                 chosen = address.port
         if bound and (last or not taken):
-            for one in failures:
-                level = logging.WARNING if _in_use([one.error]) else logging.DEBUG  # a host without IPv6 is no news
-                logger.log(level, "not listening on %s: %s", one.endpoint, one.error)
+            if failures:
+                _log(failures)
             return bound
         for spot in bound:
             unbind(spot)
@@ -166,6 +162,14 @@ async def addresses_of(driver: Driver, place: Place, parameters: Parameters[Any]
             raise errors[0]
         raise DNSError("the name has no address that may be used", endpoint=place, phase=Phase.RESOLVING)
     return addresses
+
+
+def _log(failures: Sequence[Attempt]) -> None:
+    import logging
+
+    for one in failures:
+        level = logging.WARNING if _in_use([one.error]) else logging.DEBUG  # a host without IPv6 is no news
+        logging.getLogger("tieline.listener").log(level, "not listening on %s: %s", one.endpoint, one.error)
 
 
 def _not_bound(failures: list[Attempt], place: Place, parameters: Parameters[Any]) -> ConnectError:

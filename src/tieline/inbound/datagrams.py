@@ -157,7 +157,7 @@ class SharedSocket(Sharing):
         if error.errno in FATAL:
             self._side.broke(error, self.socket.local_address)
             return
-        logger.debug("a datagram of %s could not be delivered: %s", self.socket.local_address, error)
+        logger().debug("a datagram of %s could not be delivered: %s", self.socket.local_address, error)
 
     def forget(self, remote: Address | None, flow: DatagramFlow) -> None:
         """Forget a flow, unless its peer has begun another since."""

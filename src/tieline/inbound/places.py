@@ -126,7 +126,7 @@ class Places:
                 self._reason = ""
                 self._owner.listening()
             if refused is not None and str(refused) != self._complaint:
-                logger.warning("not listening on every interface: %s", refused)
+                logger().warning("not listening on every interface: %s", refused)
             self._complaint = "" if refused is None else str(refused)
         elif refused is not None and not all(_is_gone(one.error) for one in refused.attempts):
             raise refused

@@ -114,20 +114,20 @@ class SessionSide:
         self._share_room()
         self.failed_handshakes += 1
         if isinstance(error, (OSError, NetworkError)):
-            logger.debug("handshake with %s failed: %s", attempt.remote_address, error)
+            logger().debug("handshake with %s failed: %s", attempt.remote_address, error)
         else:
-            logger.error("the handshake with %s ended in a mistake of the program", attempt.remote_address, exc_info=error)
+            logger().error("the handshake with %s ended in a mistake of the program", attempt.remote_address, exc_info=error)
 
     def _refused(self, remote: PacketAddress, close: QuicClose) -> None:
         """It failed in the first packet already."""
         self.failed_handshakes += 1
-        logger.debug("handshake with %s failed: %s", HostPort(remote[0], remote[1]), close.message)
+        logger().debug("handshake with %s failed: %s", HostPort(remote[0], remote[1]), close.message)
 
     def _broke(self, port: QUICEndpoint, error: OSError) -> None:
         if error.errno in FATAL:
             self._failed(listening_failed(error, port.local_address))
             return
-        logger.debug("a datagram of %s could not be delivered: %s", port.local_address, error)
+        logger().debug("a datagram of %s could not be delivered: %s", port.local_address, error)
 
     def release(self, connection: NetworkConnection[Any]) -> None:
         """A connection's handler has ended: it has closed its session, and nothing is left here."""

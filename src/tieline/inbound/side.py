@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,13 +12,13 @@ from tieline.errors import ConnectError, NetworkError, Phase
 from tieline.watching import current_network
 
 if TYPE_CHECKING:
+    from logging import Logger
+
     from tieline.drivers.port import Address, Driver
     from tieline.establishment.binding import Spot
     from tieline.parameters import Parameters
 
 __all__ = ["FATAL", "Accepted", "Failed", "Side", "is_welcome", "listening_failed", "logger"]
-
-logger = logging.getLogger("tieline.listener")
 
 Accepted = Callable[[NetworkConnection[Any]], None]
 Failed = Callable[[NetworkError], None]
@@ -53,6 +52,13 @@ class Side(Protocol):
         """Close the sockets: no handler is left."""
 
 
+def logger() -> Logger:
+    """Of all that listens. `logging` is imported here because it takes as long as a tenth of this library."""
+    from logging import getLogger
+
+    return getLogger("tieline.listener")
+
+
 def is_welcome(driver: Driver, parameters: Parameters[Any], remote: Address | None) -> bool:
     """Whether this peer may connect. With `local_only`, not from beyond a router, nor where the system does not tell."""
     if not parameters.local_only or not isinstance(remote, HostPort):
@@ -60,7 +66,7 @@ def is_welcome(driver: Driver, parameters: Parameters[Any], remote: Address | No
     network = current_network(driver)
     if network is not None and network.is_on_link(remote.host):
         return True
-    logger.debug("not taking in %s: it is on no link of this machine, and local_only is set", remote)
+    logger().debug("not taking in %s: it is on no link of this machine, and local_only is set", remote)
     return False
 
 

@@ -120,9 +120,9 @@ class StreamSide:
     def _not_handed_out(self, remote: Address | None, error: Exception) -> None:
         self.failed_handshakes += 1
         if isinstance(error, (OSError, NetworkError)) and type(error) is not NetworkError:
-            logger.debug("handshake with %s failed: %s", remote, error)
+            logger().debug("handshake with %s failed: %s", remote, error)
         else:
-            logger.error("the handshake with %s ended in a mistake of the program", remote, exc_info=error)
+            logger().error("the handshake with %s ended in a mistake of the program", remote, exc_info=error)
 
     def _accept_failed(self, error: OSError) -> None:
         if error.errno in FATAL:
@@ -132,7 +132,7 @@ class StreamSide:
             return
         now = self._driver.time()
         if now - self._last_trouble >= QUIET:  # not for each descriptor that a closing connection gives back
-            logger.error("cannot accept connections at present: %s; trying again until it works", error)
+            logger().error("cannot accept connections at present: %s; trying again until it works", error)
         self._last_trouble = now
 
     def release(self, connection: NetworkConnection[Any]) -> None:
