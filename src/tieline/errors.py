@@ -29,8 +29,8 @@ import copy
 import enum
 import errno
 import os
+from _socket import gaierror  # `socket` has it from there, and takes five times as long to import
 from collections.abc import Sequence
-from socket import gaierror
 from typing import Any, cast
 
 from tieline.values import Value, value
