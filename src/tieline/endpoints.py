@@ -13,11 +13,13 @@ What can be written in several ways is brought into one at construction, so that
 import re
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Final, Protocol, Self, TypeAlias, runtime_checkable
-from urllib.parse import SplitResult, urlsplit
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeAlias, runtime_checkable
 
 from tieline.errors import UnexpectedEndpointTypeError
 from tieline.values import Value, value
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
 
 _PORTS: Final = {
     "any": 0, "ssh": 22, "smtp": 25, "http": 80, "pop": 110, "imap": 143, "https": 443, "imaps": 993, "socks": 1080,
@@ -212,7 +214,7 @@ class URLEndpoint(Endpoint):
         if _CONTROL.search(self.url) or " " in self.url:
             raise ValueError(f"URL must have its spaces and control characters percent-encoded, got {self.url!r}")
         try:
-            _url_host_port(self._parts)
+            self.host_port  # noqa: B018  # what it raises is what is wrong
         except ValueError as error:
             raise ValueError(f"URL must name a host and a port, got {self.url!r}: {error}") from None
 
@@ -220,7 +222,9 @@ class URLEndpoint(Endpoint):
         return self.url
 
     @property
-    def _parts(self) -> SplitResult:
+    def _parts(self) -> "SplitResult":
+        from urllib.parse import urlsplit
+
         return urlsplit(self.url)
 
     @property
@@ -251,7 +255,10 @@ class URLEndpoint(Endpoint):
     @property
     def host_port(self) -> HostPort:
         """Where to connect to."""
-        return _url_host_port(self._parts)
+        parts = self._parts
+        # The "%" before an IPv6 scope is itself percent-encoded in a URL: RFC 6874.
+        host = (parts.hostname or "").replace("%25", "%", 1)
+        return HostPort(host, _URL_PORTS.get(parts.scheme, 0) if parts.port is None else parts.port)
 
 
 @runtime_checkable
@@ -319,13 +326,6 @@ def _parse_service(text: str) -> ServiceEndpoint:
         )
     name, kind, domain, interface = match.group("name", "type", "domain", "interface")
     return ServiceEndpoint(re.sub(r"\\(.)", r"\1", name), kind, domain, interface)
-
-
-def _url_host_port(parts: SplitResult) -> HostPort:
-    port = parts.port
-    # The "%" before an IPv6 scope is itself percent-encoded in a URL: RFC 6874.
-    host = (parts.hostname or "").replace("%25", "%", 1)
-    return HostPort(host, _URL_PORTS.get(parts.scheme, 0) if port is None else port)
 
 
 def ip_of(endpoint: HostPort) -> IPv4Address | IPv6Address:
