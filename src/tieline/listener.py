@@ -11,11 +11,7 @@ from tieline.connection import NetworkConnection
 from tieline.endpoints import EndpointLike, HostPort, UnixEndpoint, to_endpoint
 from tieline.engines.states import LISTENER, Event, ListenerState
 from tieline.errors import NetworkError, UnexpectedEndpointTypeError, is_about, raisable
-from tieline.establishment.binding import Place, check_listening
 from tieline.establishment.stacks import prepare_server
-from tieline.inbound.places import Places
-from tieline.inbound.side import logger
-from tieline.inbound.streams import StreamSide
 from tieline.parameters import Parameters
 from tieline.protocols.checks import require_at_least, require_range
 from tieline.protocols.roles import MultiplexProtocol, NetworkProtocol
@@ -23,6 +19,8 @@ from tieline.updates import UpdateIterator, Updates
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Address, Driver, Task, Waiter
+    from tieline.establishment.binding import Place
+    from tieline.inbound.places import Places
     from tieline.inbound.side import Side
 
 __all__ = ["NetworkListener"]
@@ -53,6 +51,8 @@ class NetworkListener(Generic[P]):
         service: None = None,
         new_connection_limit: int | None = None,
     ) -> None:
+        from tieline.establishment.binding import check_listening  # most programs never listen
+
         self._parameters = Parameters.of(using).standing()
         self._on = listening_place(on, self._parameters)
         check_listening(self._on, self._parameters)
@@ -106,6 +106,8 @@ class NetworkListener(Generic[P]):
         return Serving(self, handler)
 
     async def _open(self, handler: Handler[P]) -> Driver:
+        from tieline.inbound.places import Places
+
         if self._handler is not None:
             raise RuntimeError(f"{self!r} has been run before: a listener runs once, make another")
         self._handler = handler
@@ -134,6 +136,8 @@ class NetworkListener(Generic[P]):
             from tieline.inbound.datagrams import DatagramSide
 
             return DatagramSide
+        from tieline.inbound.streams import StreamSide
+
         return StreamSide
 
     def _accepted(self, connection: NetworkConnection[P]) -> None:
@@ -153,6 +157,8 @@ class NetworkListener(Generic[P]):
             await connection.aclose()
         except Exception as error:
             if is_about(error, connection._name):
+                from tieline.inbound.side import logger
+
                 logger().info("connection from %s ended: %s", connection.remote_endpoint, error)
             else:
                 self._handler_raised(connection, error)
@@ -165,6 +171,8 @@ class NetworkListener(Generic[P]):
             self._side.release(connection)
 
     def _handler_raised(self, connection: NetworkConnection[P], error: Exception) -> None:
+        from tieline.inbound.side import logger
+
         logger().error("the handler of %r raised", connection, exc_info=error)
         if self.on_handler_error is not None:
             try:
