@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import ipaddress
 import os
 import re
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from tieline.values import Value, value
 
 if TYPE_CHECKING:
+    import datetime
+
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
     from cryptography.x509 import Certificate, GeneralName
 
@@ -88,11 +89,13 @@ class Identity(Value):
         return cls(chain, _pkcs8(private_key))
 
     @classmethod
-    def self_signed(cls, *names: str, valid_for: datetime.timedelta = datetime.timedelta(days=365)) -> Identity:
+    def self_signed(cls, *names: str, valid_for: datetime.timedelta | None = None) -> Identity:
         """Make a key and a certificate for these host names and IP addresses, good for servers and clients alike.
 
-        A fresh ECDSA P-256 key each time, valid from an hour ago (clocks differ) until `valid_for` from now.
+        A fresh ECDSA P-256 key each time, valid from an hour ago (clocks differ) until `valid_for` from now, a year by default.
         """
+        import datetime
+
         from cryptography import x509
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric import ec
@@ -100,6 +103,8 @@ class Identity(Value):
 
         if not names:
             raise ValueError("self_signed needs at least one host name or IP address, got none")
+        if valid_for is None:
+            valid_for = datetime.timedelta(days=365)
         if valid_for <= datetime.timedelta(0):
             raise ValueError(f"valid_for must be above 0, got {valid_for}")
         alternatives = [_general_name(name) for name in names]
