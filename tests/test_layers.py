@@ -18,7 +18,7 @@ PAGE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 LIMITS = {"src/**/*.py": 400, "src/**/*.pyi": 400, "tests/**/*.py": 900, "rust/**/*.rs": 600}
 DRAWERS = {"utils", "util", "helpers", "helper", "common", "core", "base", "misc", "shared", "stuff"}
 HEAVY = [
-    "_hashlib", "asyncio", "click", "cryptography", "datetime", "ifaddr", "logging", "rich", "ssl",
+    "_hashlib", "asyncio", "click", "cryptography", "datetime", "ifaddr", "logging", "rich", "socket", "ssl",
     "tieline.drivers.asyncio", "tieline.engines.framer", "tieline.engines.quic", "tieline.engines.tls",
     "tieline.engines.websocket", "tieline.establishment.binding", "tieline.establishment.handshaking",
     "tieline.establishment.racing", "tieline.flows.layered", "tieline.flows.messages", "tieline.group", "tieline.inbound",
