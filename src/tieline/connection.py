@@ -60,9 +60,8 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
     def __init__(self, to: EndpointLike, using: P_co | Parameters[P_co]) -> None:
         self._id = next(_ids)
         self._state = SETUP
-        self._endpoint: Endpoint | None = to_endpoint(to)
+        self._name = self._endpoint = to_endpoint(to)
         self._parameters = destined(self._endpoint, Parameters.of(using))
-        self._name: object = self._endpoint
         self._make_flow(self._endpoint)
         self._reporting = Reporting()
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 from tieline.channel import NetworkChannel
 from tieline.engines.states import State
 from tieline.errors import ChannelClosedError, NetworkError, PeerResetError, Phase
-from tieline.establishment.stream import StreamAttempt
 from tieline.establishment.stacks import stream_pipeline
+from tieline.establishment.stream import StreamAttempt
 from tieline.parameters import Parameters
 from tieline.protocols.checks import require_range
 from tieline.protocols.quic import LARGEST_INTEGER, Directionality, Initiator, QUICOptions

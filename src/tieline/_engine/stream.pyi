@@ -315,9 +315,7 @@ class Descriptor:
     handler: Any
     sink: Receiving | None
     def __new__(cls, *_arguments: Any, **_options: Any) -> Self: ...
-    def _open(
-        self, raw: int, sock: Any, readers: Any, size: int, watched: bool, busy_poll: float | None
-    ) -> None:
+    def _open(self, raw: int, sock: Any, readers: Any, size: int, watched: bool, busy_poll: float | None) -> None:
         """Begin to use a socket: its descriptor, the socket module's object, which is ours to close, what tells when there is
         something to read, the size of the first read, whether `_arrived` is to be called for each piece, and for how many
         seconds the loop, which the subclass has as `_loop`, stays awake after one: None where that pays.

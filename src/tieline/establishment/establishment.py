@@ -19,19 +19,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tieline.endpoints import Endpoint, HostPort, is_loopback
 from tieline.errors import Attempt as FailedAttempt
 from tieline.errors import DNSError, NetworkError, Phase, TLSError
-from tieline.establishment import failures
+from tieline.establishment import failures, stacks
 from tieline.establishment.attempt import Attempt, Shaken, TransportAttempt
 from tieline.establishment.guard import guarded
 from tieline.establishment.ordering import interleave, sort_destinations
 from tieline.establishment.routes import Candidate, Routes
-from tieline.establishment.stacks import (
-    client_pipeline,
-    forget_tickets,
-    is_bare,
-    prepare_client,
-    server_name,
-    transport_endpoint,
-)
 from tieline.protocols.ip import IP, IPVersion
 from tieline.protocols.roles import MultiplexProtocol
 from tieline.protocols.tcp import TCP
@@ -72,9 +64,9 @@ class Establishment:
     def __init__(self, driver: Driver, endpoint: Endpoint, parameters: Parameters[Any], owner: EstablishmentOwner) -> None:
         self._driver = driver
         self._endpoint = endpoint
-        self._target = transport_endpoint(endpoint)
+        self._target = stacks.transport_endpoint(endpoint)
         self._parameters = parameters
-        self._is_bare = parameters.kept(is_bare)
+        self._is_bare = parameters.kept(stacks.is_bare)
         target = self._target
         # And nothing to choose, as the peer is on this machine.
         self._is_simple = self._is_bare and (not isinstance(target, HostPort) or is_loopback(target.host))
@@ -111,7 +103,7 @@ class Establishment:
         if self._is_simple:
             self._begin(ONLY, Candidate(self._target))
             return
-        unusable = prepare_client(self._parameters.stack) or self._routes.unusable()
+        unusable = stacks.prepare_client(self._parameters.stack) or self._routes.unusable()
         if unusable is not None:
             self._not_established(failures.unusable(unusable, self._endpoint))
             return
@@ -299,7 +291,7 @@ class Establishment:
     ) -> None:
         owner = self._owner() if parameters.fast_open_allowed else None
         first = b"" if owner is None else owner.accepted_early
-        pipeline = client_pipeline(self._parameters.stack, self._endpoint)
+        pipeline = stacks.client_pipeline(self._parameters.stack, self._endpoint)
         attempt: TransportAttempt
         if pipeline is None:
             tcp: TCP | None = parameters.stack.find(TCP)
@@ -327,7 +319,7 @@ class Establishment:
         attempt = QUICAttempt(self._driver, self._parameters, self._endpoint, succeeded=succeeded, failed=failed)
         owner = self._owner()
         early = () if owner is None else owner.accepted_early
-        attempt.connect(candidate.address, server_name(self._parameters.stack, self._endpoint), early, candidate.interface)
+        attempt.connect(candidate.address, stacks.server_name(self._parameters.stack, self._endpoint), early, candidate.interface)
         self._attempts[number] = attempt
 
     @guarded
@@ -353,7 +345,7 @@ class Establishment:
         attempt = self._attempts.pop(number, None)
         if isinstance(error, TLSError) and error.alert == NO_TICKET and number not in self._again:
             self._again.add(number)
-            if forget_tickets(self._parameters.stack, self._endpoint):
+            if stacks.forget_tickets(self._parameters.stack, self._endpoint):
                 self._begin(number, candidate)
                 return
         self._phases[number] = Phase.CONNECTING if attempt is None else attempt.phase

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from tieline.parameters import Parameters
 
 __all__ = [
-    "client_pipeline", "destined", "is_bare", "prepare_client", "prepare_server", "require_reachable", "server_name", "server_pipeline",
-    "stream_pipeline", "transport_endpoint",
+    "client_pipeline", "destined", "is_bare", "prepare_client", "prepare_server", "require_reachable", "server_name",
+    "server_pipeline", "stream_pipeline", "transport_endpoint",
 ]  # fmt: skip
 
 

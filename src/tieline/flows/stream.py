@@ -85,8 +85,7 @@ class StreamFlow:
 
     def attach(self, socket: StreamSocket, pipeline: Pipeline | None, plaintext: bytes, wire: bytes, early: int) -> None:
         """Go on with an established socket: `plaintext` came with its handshake, `wire` still has to leave."""
-        owner = self._owner()
-        assert owner is not None  # it calls
+        owner = present(self._owner)
         self.waiter = owner.driver.waiter
         self.socket, self.pipeline = socket, pipeline
         if pipeline is not None and pipeline.messages:
@@ -398,5 +397,4 @@ class StreamFlow:
 
     def measured(self) -> tuple[Counted | None, int, int]:
         """What the transport has counted, and the bytes of the application that were received and sent."""
-        socket = self.socket
-        return None if socket is None else socket.counters(), self.receiving.count, self.sending.count
+        return None if self.socket is None else self.socket.counters(), self.receiving.count, self.sending.count

@@ -22,8 +22,8 @@ from tieline.connection import NetworkConnection
 from tieline.drivers.port import OneByOne
 from tieline.endpoints import HostPort
 from tieline.establishment.attempt import TransportAttempt
-from tieline.establishment.stream import StreamAttempt
 from tieline.establishment.stacks import client_pipeline, require_reachable, server_pipeline
+from tieline.establishment.stream import StreamAttempt
 from tieline.parameters import Parameters
 from tieline.protocols.checks import require_at_least
 from tieline.protocols.ip import IP, IPMetadata, received_metadata, traffic_class
@@ -122,10 +122,8 @@ class Sides:
             self._error = self._error or error  # who fails first has found the fault, and the other is told of it
             self._ended(attempt)
 
-        attempt: TransportAttempt
-        if pipeline is None:
-            attempt = TransportAttempt(self._driver, parameters, succeeded=succeeded, failed=failed)
-        else:
+        attempt = TransportAttempt(self._driver, parameters, succeeded=succeeded, failed=failed)
+        if pipeline is not None:
             attempt = StreamAttempt(self._driver, parameters, endpoint, pipeline, succeeded=succeeded, failed=failed)
         self._shaking.append(attempt)
         attempt.accept(socket)

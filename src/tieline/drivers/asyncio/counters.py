@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from socket import IPPROTO_TCP
 
-from tieline.drivers.asyncio.options import LINUX
 from tieline.reports import TransportCounters
 
 __all__ = ["transport_counters"]
