@@ -27,7 +27,6 @@ from tieline.watching import ONE_PATH, Watched
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Address, Driver, Timer
-    from tieline.endpoints import Endpoint
     from tieline.reports import DataTransferReport, EstablishmentReport
 
 __all__ = ["NetworkConnection"]

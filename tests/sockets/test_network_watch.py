@@ -143,9 +143,69 @@ class Telling:
         except BlockingIOError:
             return False
 
+    lifetime = 0.0
+
+    def linger(self) -> float:
+        return self.lifetime
+
     def close(self) -> None:
         self.near.close()
         self.far.close()
+
+    @property
+    def is_closed(self) -> bool:
+        return self.near.fileno() < 0
+
+
+class Made(list[Telling]):
+    """Sources that may be kept, in the order in which they were wanted."""
+
+    def __call__(self) -> Telling:
+        self.append(Telling())
+        self[-1].lifetime = 60.0
+        return self[-1]
+
+
+async def test_who_looks_again_soon_is_told_what_is_known() -> None:
+    made = Made()
+    known = SystemNetwork(asyncio.get_running_loop(), made)
+    assert [known.now().interfaces for _ in range(4)] == [(ETH0,)] * 4
+    first, kept = made
+    assert (first.looks, kept.looks) == (1, 1) and first.is_closed and not kept.is_closed
+    kept.network = Network((WLAN0,))
+    kept.far.send(b"!")
+    assert known.now() == known.now() == kept.network and kept.looks == 2
+    kept.lifetime = known._glances._lifetime = 0.0  # it does not hear of everything
+    assert known.now() == kept.network and kept.looks == 3
+    kept.close()
+    assert known.now().interfaces == (ETH0,), "another source, as that one is gone"
+    assert len(made) == 3
+
+
+async def test_a_source_is_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "SOON", 0.1)
+    made = Made()
+    known = SystemNetwork(asyncio.get_running_loop(), made)
+    for _ in range(10):
+        known.now()
+        await asyncio.sleep(0.03)
+    assert len(made) == 2 and not made[1].is_closed
+    await until(lambda: made[1].is_closed, 1.0)
+    known.now()
+    assert made[2].is_closed, "who looks once needs nothing kept"
+
+
+def test_nothing_is_kept_beyond_an_event_loop() -> None:
+    made = Made()
+
+    async def look() -> None:
+        known = SystemNetwork(asyncio.get_running_loop(), made)
+        known.now()
+        known.now()
+        assert not made[1].is_closed
+
+    asyncio.run(look())
+    assert made[1].is_closed
 
 
 async def test_a_storm_of_notices_is_few_looks_and_one_change() -> None:

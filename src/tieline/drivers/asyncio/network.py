@@ -10,8 +10,9 @@ Where not everything is said, the loop looks again and again as well.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from tieline.drivers import interfaces
 from tieline.drivers.interfaces.policy import applied
@@ -21,6 +22,7 @@ __all__ = ["NetworkWatch", "SystemNetwork"]
 
 SETTLING = 0.02  # seconds from a notice until the network is looked at
 SHARE = 9  # times as long as looking took is not spent with looking, however often something changes
+SOON = 5.0  # seconds between two looks of somebody who looks again and again
 POLLING = 1.0  # seconds between looks where nobody tells of changes
 
 logger = logging.getLogger("tieline")
@@ -47,12 +49,81 @@ class NetworkWatch:
             self._changed(network)
 
 
+class Glances:
+    """Looks for who does not watch.
+
+    To look is dear, and who looks again soon is mostly somebody who makes one connection after the other. For him a source is
+    kept, and looked at again when it has heard of a change.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, source: Callable[[], interfaces.Source]) -> None:
+        self._loop = loop
+        self._make_source = source
+        self._kept: tuple[interfaces.Source, Network] | None = None
+        self._lifetime = 0.0  # of a look, while nothing is heard
+        self._asked = self._looked = -SOON
+        self._ending: AsyncGenerator[None, None] | None = None
+
+    def look(self) -> Network:
+        """The network as it is now. Raises OSError if the system does not tell."""
+        now = self._loop.time()
+        before, self._asked = self._asked, now
+        if self._kept is not None:
+            source, network = self._kept
+            try:
+                if source.hear() or now - self._looked >= self._lifetime:
+                    network, self._looked = source.look(), now
+                    self._kept = source, network
+                return network
+            except OSError:  # who told is gone
+                self.end()
+        source = self._make_source()
+        try:
+            self._lifetime = source.linger() if now - before < SOON else 0.0
+            network, self._looked = source.look(), now
+        except BaseException:
+            source.close()
+            raise
+        if self._lifetime:
+            self._kept = source, network
+            self._loop.call_later(SOON, self._expired)
+            if self._ending is None:
+                self._ending = ending(self.end)
+                with contextlib.suppress(StopIteration):  # it has begun
+                    self._ending.asend(None).send(None)
+        else:
+            source.close()
+        return network
+
+    def _expired(self) -> None:
+        left = self._asked + SOON - self._loop.time()
+        if left > 0:
+            self._loop.call_later(left, self._expired)
+        else:
+            self.end()
+
+    def end(self) -> None:
+        """Keep nothing any more."""
+        if self._kept is not None:
+            self._kept[0].close()
+            self._kept = None
+
+
+async def ending(end: Callable[[], None]) -> AsyncGenerator[None, None]:
+    """Begun once, it calls `end` before its event loop ends: a loop closes what generators it has, and tells nobody else."""
+    try:
+        yield
+    finally:
+        end()
+
+
 class SystemNetwork:
     """Looks for one event loop. There is a subscription while somebody watches, and only then."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, source: Callable[[], interfaces.Source] = interfaces.source) -> None:
         self._loop = loop
         self._make_source = source
+        self._glances = Glances(loop, source)
         self._source: interfaces.Source | None = None
         self._watches: dict[NetworkWatch, None] = {}
         self._known: Network | None = None  # what everybody was told of
@@ -66,11 +137,7 @@ class SystemNetwork:
         if self._hear():
             self._settle()
         if self._source is None:
-            source = self._make_source()
-            try:
-                return applied(source.look())
-            finally:
-                source.close()
+            return applied(self._glances.look())
         if self._timer is None and self._polling is None and self._known is not None:
             return self._known
         self._known = None  # who is given this has seen more than was told: the next look is told in any case

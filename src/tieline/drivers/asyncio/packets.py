@@ -17,6 +17,7 @@ from tieline._engine.polling import arrived
 from tieline.drivers.asyncio import options
 from tieline.drivers.asyncio.readers import forgets_at_error
 from tieline.drivers.asyncio.udp import open_datagram_socket
+from tieline.drivers.lingering import LingeringSocket
 from tieline.drivers.port import PacketHandler, Packets
 from tieline.endpoints import HostPort
 
@@ -47,17 +48,6 @@ GONE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.
 """What a send says when nothing can leave: Linux says EINVAL when it finds that the source address is none of its own."""
 
 
-class PacketSocket(socket.socket):
-    """The system's. One that lingers is closed without a warning when its event loop has ended before."""
-
-    lingers = False
-
-    def __del__(self) -> None:
-        if self.lingers:
-            self.close()
-        super().__del__()  # type: ignore[misc]  # the stubs leave it out
-
-
 class UDPPacketSocket:
     """One UDP socket, connected to one peer or open to many."""
 
@@ -81,7 +71,7 @@ class UDPPacketSocket:
         self.handler = handler
         sock, local = open_datagram_socket(at, to, parameters)
         assert isinstance(local, HostPort)  # as it was asked for
-        self._sock = PacketSocket(sock.family, sock.type, sock.proto, sock.detach())
+        self._sock = LingeringSocket(sock.family, sock.type, sock.proto, sock.detach())
         self.local_address: HostPort = local
         self._v6 = self._sock.family == socket.AF_INET6
         self._ecn = 0  # of the packets that leave without a word about it

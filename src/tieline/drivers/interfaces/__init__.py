@@ -22,6 +22,13 @@ class Source(Protocol):
         """File descriptors that are readable when something may have changed; `hear` takes that in."""
         ...
 
+    def linger(self) -> float:
+        """Hear of changes from now on, for who may ask again; for so many seconds after a look they are all that can be.
+
+        It may be forgotten without closing it. Raises OSError.
+        """
+        ...
+
     @property
     def tells_all(self) -> bool:
         """Whether the descriptors tell of every change. If not, somebody has to look again and again."""

@@ -27,6 +27,7 @@ class FileWatch:
     """One path. Raises OSError where there is no inotify, or no more of it."""
 
     def __init__(self, path: str) -> None:
+        self._fd = -1
         self._path = os.path.abspath(path)
         self._names: dict[int, set[str]] = {}  # by watch: the names that matter in that directory; "" is the file itself
         libc = ctypes.CDLL(None, use_errno=True)
@@ -57,8 +58,13 @@ class FileWatch:
         return heard
 
     def close(self) -> None:
-        """Watch no more."""
-        os.close(self._fd)
+        """Watch no more. Idempotent."""
+        if self._fd >= 0:
+            self._close(self._fd)
+            self._fd = -1
+
+    _close = staticmethod(os.close)  # which is there at the end of the interpreter, too
+    __del__ = close
 
     def _concerns_us(self, events: bytes) -> bool:
         position, concerns = 0, False

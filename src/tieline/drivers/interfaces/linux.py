@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from tieline.drivers.interfaces import networkmanager, portable, rtnetlink
 from tieline.drivers.interfaces.rtnetlink import Link
+from tieline.drivers.lingering import LingeringSocket
 from tieline.paths import Interface, InterfaceType, LinkQuality, Network, Route
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Source:
     def __init__(self, resolver_file: str = portable.RESOLVER_FILE) -> None:
         self._resolver_file = resolver_file
         self._socket = _routing_socket()
-        self._events: socket.socket | None = None
+        self._events: LingeringSocket | None = None
         self._resolver: FileWatch | None = None
         self._manager: NetworkManager | None = None
 
@@ -65,13 +66,7 @@ class Source:
 
     def subscribe(self) -> Sequence[int]:
         """Descriptors for the kernel, for the file that names the DNS servers, and for NetworkManager. Raises OSError."""
-        from tieline.drivers.interfaces.inotify import FileWatch  # takes in ctypes
-
-        self._events = _routing_socket(GROUPS)
-        self._events.setblocking(False)
-        # What does not fit need not be told: what it is about is looked up later than that.
-        self._events.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)
-        descriptors = [self._events.fileno()]
+        descriptors = self._listen()
         self._manager = networkmanager.running()
         if self._manager is not None:
             try:
@@ -79,11 +74,28 @@ class Source:
             except OSError:  # it has gone meanwhile
                 self._manager.close()
                 self._manager = None
+        return descriptors
+
+    def linger(self) -> float:
+        """The kernel and the file are listened to; NetworkManager is asked again after a while, if it is there."""
+        self._listen()
+        if self._events is None or self._resolver is None:
+            return 0.0
+        self._socket.lingers = self._events.lingers = True
+        return networkmanager.LIFETIME
+
+    def _listen(self) -> list[int]:
+        from tieline.drivers.interfaces.inotify import FileWatch  # takes in ctypes
+
+        self._events = _routing_socket(GROUPS)
+        self._events.setblocking(False)
+        # What does not fit need not be told: what it is about is looked up later than that.
+        self._events.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)
         try:
             self._resolver = FileWatch(self._resolver_file)
         except OSError:  # each user has only so many of them: fs.inotify.max_user_instances
-            return descriptors
-        return [*descriptors, self._resolver.fileno()]
+            return [self._events.fileno()]
+        return [self._events.fileno(), self._resolver.fileno()]
 
     @property
     def tells_all(self) -> bool:
@@ -128,8 +140,8 @@ class Source:
                 yield flags, body
 
 
-def _routing_socket(groups: int = 0) -> socket.socket:
-    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+def _routing_socket(groups: int = 0) -> LingeringSocket:
+    made = LingeringSocket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     try:
         made.bind((0, groups))
         made.settimeout(PATIENCE)

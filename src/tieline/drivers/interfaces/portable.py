@@ -82,6 +82,10 @@ class Source:
         """Nobody tells of changes."""
         return ()
 
+    def linger(self) -> float:
+        """Nobody tells of changes."""
+        return 0.0
+
     def hear(self) -> bool:
         """Nobody has said anything."""
         return False
