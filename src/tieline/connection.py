@@ -14,7 +14,7 @@ from tieline.endpoints import EndpointLike, to_endpoint
 from tieline.engines.states import CONNECTION, Event, State
 from tieline.errors import ChannelClosedError, CloseTimeoutError, NetworkError, Phase, raisable
 from tieline.establishment.attempt import Attempt
-from tieline.establishment.establishment import Establishment
+from tieline.establishment.direct import Direct, establishment_of
 from tieline.establishment.failures import is_final
 from tieline.establishment.stacks import destined
 from tieline.flows.stream import StreamFlow
@@ -27,6 +27,7 @@ from tieline.watching import ONE_PATH, Watched
 
 if TYPE_CHECKING:
     from tieline.drivers.port import Address, Driver, Timer
+    from tieline.establishment.establishment import Establishment
     from tieline.reports import DataTransferReport, EstablishmentReport
 
 __all__ = ["NetworkConnection"]
@@ -65,7 +66,7 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
         self._reporting = Reporting()
 
     _error: NetworkError | None = None
-    _establishment: Establishment | None = None
+    _establishment: Direct | Establishment | None = None
     _back_off = FIRST_BACK_OFF
     _retry_timer: Timer | None = None
     _closing = _aborted = False
@@ -290,7 +291,7 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
 
     def _establish(self, event: Event) -> None:
         assert self._endpoint is not None
-        self._establishment = Establishment(self.driver, self._endpoint, self._parameters, self)
+        self._establishment = establishment_of(self.driver, self._endpoint, self._parameters, self)
         self._reporting.attempt_began(self._establishment.started)
         self.driver.call_soon(self._establishment.start)
         self._become(event)

@@ -20,6 +20,7 @@ from tieline.watching import connected_path, current_network
 if TYPE_CHECKING:
     from tieline.connection import NetworkConnection
     from tieline.drivers.port import Counted, Driver
+    from tieline.establishment.direct import Direct
     from tieline.establishment.establishment import Establishment
 
 __all__ = ["PendingDataTransferReport", "Reading", "Reporting"]
@@ -73,7 +74,7 @@ class Reporting:
         """An attempt ended in waiting or failure."""
         self._previous_attempts += 1
 
-    def established(self, establishment: Establishment, won: Attempt, now: float, flow: Any) -> None:
+    def established(self, establishment: Direct | Establishment, won: Attempt, now: float, flow: Any) -> None:
         """An attempt succeeded. Its flow does not have the socket yet: what leaves with that moment counts."""
         self._attempt_started = establishment.started  # later than it began, after `try_next_endpoint`
         self._resolutions = establishment.resolutions()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tieline.flows.stream import StreamFlow
     from tieline.parameters import Parameters
 
-__all__ = ["Attempt", "Shaken", "TransportAttempt"]
+__all__ = ["Attempt", "Connecting", "Shaken", "TransportAttempt"]
 
 CONNECTING = Phase.CONNECTING  # before Python 3.12, to look a member up in its class takes longer than what is done with it
 
@@ -29,6 +29,8 @@ Shaken: TypeAlias = "tuple[str, float, float | Counted | None]"
 
 class Attempt(ABC):
     """One way to one address, until it is ready or given up."""
+
+    __slots__ = ()
 
     begun: float
     phase: Phase
@@ -47,23 +49,29 @@ class Attempt(ABC):
         """Give up, and tell nobody."""
 
 
-class TransportAttempt(Attempt):
-    """Connects one stream socket, where that is all there is to it."""
+class Connecting(Attempt):
+    """Connects one stream socket. A subclass says what follows."""
+
+    __slots__ = ("_counters", "_driver", "_parameters", "_socket", "_timer", "begun", "handshakes")
 
     phase = CONNECTING
-    handshakes: Sequence[Shaken] = ()
 
-    def __init__(
-        self, driver: Driver, parameters: Parameters[Any], *, succeeded: Callable[[], None], failed: Callable[[Exception], None]
-    ) -> None:
+    def __init__(self, driver: Driver, parameters: Parameters[Any]) -> None:
         self._driver = driver
         self._parameters = parameters
-        self._succeeded = succeeded
-        self._failed = failed
         self._socket: StreamSocket | None = None
         self._timer: Timer | None = None
         self._counters: Counted | None = None  # when the transport was up
         self.begun = driver.time()
+        self.handshakes: Sequence[Shaken] = ()
+
+    @abstractmethod
+    def _succeeded(self) -> None:
+        """The transport is up."""
+
+    @abstractmethod
+    def _failed(self, error: Exception) -> None:
+        """It will not be."""
 
     def connect(self, address: Address, first: bytes = b"", *, awaited: bool = False) -> None:
         """Begin towards an address. `first` are bytes that may ride on the SYN. Raises OSError.
@@ -146,3 +154,19 @@ class TransportAttempt(Attempt):
 
     def _connect_expired(self, timeout: float) -> None:
         self._fail(TimeoutError(errno.ETIMEDOUT, f"no answer within connection_timeout={timeout:g} s"))
+
+
+class TransportAttempt(Connecting):
+    """One where to be connected is all there is to it."""
+
+    def __init__(
+        self, driver: Driver, parameters: Parameters[Any], *, succeeded: Callable[[], None], failed: Callable[[Exception], None]
+    ) -> None:
+        super().__init__(driver, parameters)
+        self._tell_success, self._tell_failure = succeeded, failed
+
+    def _succeeded(self) -> None:
+        self._tell_success()
+
+    def _failed(self, error: Exception) -> None:
+        self._tell_failure(error)

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tieline.endpoints import Endpoint, HostPort, is_loopback
+from tieline.endpoints import Endpoint, HostPort
 from tieline.errors import Attempt as FailedAttempt
 from tieline.errors import DNSError, NetworkError, Phase, TLSError
 from tieline.establishment import failures, stacks
@@ -30,7 +30,7 @@ from tieline.protocols.tcp import TCP
 from tieline.reports import DNSProtocol, Resolution, ResolutionSource
 
 if TYPE_CHECKING:
-    from tieline.drivers.port import Driver, Task, Timer
+    from tieline.drivers.port import Address, Driver, Task, Timer
     from tieline.establishment import racing
     from tieline.parameters import Parameters
 
@@ -61,17 +61,17 @@ class EstablishmentOwner(Protocol):
 class Establishment:
     """Turns an endpoint into a connected socket."""
 
-    def __init__(self, driver: Driver, endpoint: Endpoint, parameters: Parameters[Any], owner: EstablishmentOwner) -> None:
+    def __init__(
+        self, driver: Driver, endpoint: Endpoint, target: Address, parameters: Parameters[Any], owner: EstablishmentOwner
+    ) -> None:
         self._driver = driver
         self._endpoint = endpoint
-        self._target = stacks.transport_endpoint(endpoint)
+        self._target = target
         self._parameters = parameters
         self._is_bare = parameters.kept(stacks.is_bare)
-        target = self._target
-        # And nothing to choose, as the peer is on this machine.
-        self._is_simple = self._is_bare and (not isinstance(target, HostPort) or is_loopback(target.host))
         self._owner = weakref.ref(owner)
-        self._named = not self._is_simple and isinstance(target, HostPort) and not target.is_literal
+        self._routes = Routes(driver, parameters)
+        self._named = isinstance(target, HostPort) and not target.is_literal
         self._race: racing.Race[Candidate] | None = None  # where there is, or may be, more than one way
         self._attempts: dict[int, Attempt] = {}
         self._phases: dict[int, Phase] = {}
@@ -88,8 +88,7 @@ class Establishment:
     # For the connection
 
     def hurry(self) -> None:
-        """A call waits. Where nothing has to be looked up or agreed on first, begin now and not with the loop's next turn: on
-        one machine, the call then finds the connection made."""
+        """A call waits. Where no name has to be looked up and nothing agreed on, begin now and not with the loop's next turn."""
         if self._is_bare and not self._begun and not self._named:
             self._awaited = True
             self.start()
@@ -100,9 +99,6 @@ class Establishment:
         if self._begun or self._cancelled:
             return
         self._begun = True
-        if self._is_simple:
-            self._begin(ONLY, Candidate(self._target))
-            return
         unusable = stacks.prepare_client(self._parameters.stack) or self._routes.unusable()
         if unusable is not None:
             self._not_established(failures.unusable(unusable, self._endpoint))
@@ -167,10 +163,6 @@ class Establishment:
         )
 
     # Carrying out the race
-
-    @cached_property
-    def _routes(self) -> Routes:
-        return Routes(self._driver, self._parameters)
 
     def _families(self) -> tuple[racing.Family, ...]:
         version = (self._parameters.stack.find(IP) or IP()).version
@@ -257,7 +249,7 @@ class Establishment:
 
     def _begin(self, number: int, candidate: Candidate) -> None:
         try:
-            if not self._is_simple and (refusal := self._routes.refusal(candidate)) is not None:
+            if (refusal := self._routes.refusal(candidate)) is not None:
                 raise refusal
             try:
                 self._connect(number, candidate)
