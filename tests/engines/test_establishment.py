@@ -256,7 +256,7 @@ def test_a_certificate_speaks_for_all_addresses(
 
         def closed(self) -> None: ...
 
-    monkeypatch.setattr("tieline.establishment.establishment.client_pipeline", Refusing)
+    monkeypatch.setattr("tieline.establishment.stacks.client_pipeline", Refusing)
 
     async def main() -> None:
         connection = NetworkConnection(NAME, TLS())

@@ -374,7 +374,7 @@ def test_a_mistake_in_a_handshake_fails_the_connection(network: Network, monkeyp
 
         def closed(self) -> None: ...
 
-    monkeypatch.setattr("tieline.establishment.establishment.client_pipeline", Broken)
+    monkeypatch.setattr("tieline.establishment.stacks.client_pipeline", Broken)
 
     async def main() -> None:
         connection = NetworkConnection(TO, TLS())
