@@ -37,8 +37,7 @@ P_co = TypeVar("P_co", bound=NetworkProtocol, covariant=True)
 FIRST_BACK_OFF, LAST_BACK_OFF = 1.0, 60.0  # seconds between attempts while WAITING
 
 # By names of their own: before Python 3.12, to look a member up in its class takes longer than what is done with it.
-SETUP, PREPARING, WAITING, READY = State.SETUP, State.PREPARING, State.WAITING, State.READY
-FAILED, CANCELLED = State.FAILED, State.CANCELLED
+SETUP, WAITING, PREPARING, READY, FAILED, CANCELLED = State
 START, ESTABLISHED, CLOSE = Event.START, Event.ESTABLISHED, Event.CLOSE
 
 _ids = itertools.count(1)
@@ -173,7 +172,8 @@ class NetworkConnection(Watched, MultiplexedChannel[P_co]):
                 await self._ready_to_drain()
             if self._state is READY:
                 self._reporting.freeze(self._flow, self.driver)
-                await self._flow.finish()
+                if not (isinstance(self._flow, StreamFlow) and self._flow.finish_at_once()):
+                    await self._flow.finish()
             elif self._state is FAILED and self._flow.lost and self._error is not None:
                 raise raisable(self._error)
         finally:

@@ -79,7 +79,8 @@ class Direct(Connecting):
 
     def cancel(self) -> None:
         self._begun = self._cancelled = True
-        super().cancel()
+        if self._socket is not None:
+            super().cancel()
 
     def mistaken(self, error: Exception) -> None:
         """Nothing of this was expected, so nothing of it goes on."""

@@ -289,7 +289,6 @@ class StreamSending(Sending):
         if not self.ended:
             self.ended = True
             if self._flow.pipeline is None and self._flow.closed and self.idle:  # the flow ends its socket, and nobody waits
-                self._end = DONE
                 return True
             self._end = DUE
         if self.idle:

@@ -15,9 +15,10 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tieline.errors import ChannelClosedError, CloseTimeoutError, NetworkError, Phase, raisable, translate
+from tieline.errors import ChannelClosedError, NetworkError, Phase, raisable, translate
 from tieline.flows.alarm import Alarm, AttendedPipeline
 from tieline.flows.owner import FlowOwner, present
+from tieline.flows.progress import progress
 from tieline.flows.receiving import StreamReceiving
 from tieline.flows.sending import StreamSending
 
@@ -173,6 +174,18 @@ class StreamFlow:
         """Whether a call may wait."""
         return self.receiving.has_calls or self.sending._waits
 
+    def finish_at_once(self) -> bool:
+        """Close gracefully, if nothing waits on either side and nothing has to be said first, as mostly; whether it was so."""
+        socket, sending, receiving = self.socket, self.sending, self.receiving
+        if self.closed or socket is None or self.pipeline is not None or not self.takes_bytes or sending._waits or sending.error:
+            return False
+        if receiving.has_calls or receiving.inbox.size or socket.unread():
+            return False
+        self.closed = sending.ended = True
+        socket.finish()
+        self._no_socket()
+        return True
+
     async def finish(self) -> None:
         """Close gracefully: what was accepted drains, then our end goes out, and unread input is discarded until the peer's.
 
@@ -188,14 +201,14 @@ class StreamFlow:
             return
         if not self.sending.end():
             socket.resume()
-            await self._progress(lambda: self.sending.idle, "the peer takes no more of what was sent")
+            await progress(self, lambda: self.sending.idle, "the peer takes no more of what was sent")
         while self.socket is not None and not self._discarded and socket.unread():
             socket.resume()
             await self.next_turn()
         if self._discarded and self.socket is not None:
             socket.resume()
             self.socket.end()  # again, perhaps, which does nothing
-            await self._progress(lambda: self.receiving.inbox.ended, "the peer has sent what nobody reads, and has not ended")
+            await progress(self, lambda: self.receiving.inbox.ended, "the peer has sent what nobody reads, and has not ended")
         if self.socket is not None:
             self.socket.finish()
             self._no_socket()
@@ -211,40 +224,6 @@ class StreamFlow:
     def soon(self, callback: Callable[[], None]) -> None:
         """Have something called at the loop's next turn."""
         present(self._owner).driver.call_soon(callback)
-
-    async def _progress(self, done: Callable[[], bool], stall: str) -> None:
-        """Wait until `done`; when nothing has left for `close_timeout` seconds, abort and raise."""
-        if done():
-            return
-        driver = present(self._owner).driver
-        timeout = self._parameters.close_timeout
-        before = self.sending.remaining
-        stalled = False
-        timer = driver.call_later(timeout, lambda: look())
-
-        def look() -> None:
-            nonlocal before, stalled, timer
-            stalled = self.sending.remaining == before
-            before = self.sending.remaining
-            timer = driver.call_later(timeout, look)
-            self.wake_close()
-
-        try:
-            while not done() and self.is_open and not stalled:  # there are other news: the peer's end, for one
-                self._news = self.waiter()
-                await self._news
-        finally:
-            timer.cancel()
-            self._news = None
-        if stalled and not done() and self.is_open:
-            self.abort()
-            raise CloseTimeoutError(
-                stall,
-                endpoint=self.endpoint,
-                phase=Phase.CLOSING,
-                expected=f"progress within close_timeout={timeout:g} s",
-                got="none; the connection was reset, and the last bytes may be lost",
-            )
 
     def wake_close(self) -> None:
         """Something happened that a graceful close may have waited for."""

@@ -20,6 +20,7 @@ from tieline.flows.content import misuse, octets
 from tieline.flows.layered import LayeredFlow, LayeredSending
 from tieline.flows.owner import FlowOwner, present
 from tieline.flows.parts import WebSocketReceiving
+from tieline.flows.progress import progress
 from tieline.flows.turns import RoundTrip, Turn
 from tieline.flows.writer import MessageWriter, Writer
 from tieline.protocols.websocket import CloseCode, Opcode, WebSocket, require_close
@@ -227,7 +228,7 @@ class WebSocketFlow(LayeredFlow):
     async def settle(self) -> None:
         """The program closes, and what it has said to what came before a fault is all its answers. Raises CloseTimeoutError."""
         if self._doom is not None:
-            await self._progress(lambda: self.sending.idle, "the peer takes no more of what was sent")
+            await progress(self, lambda: self.sending.idle, "the peer takes no more of what was sent")
             self.give_up()
 
     async def finish(self) -> None:
@@ -261,7 +262,7 @@ class WebSocketFlow(LayeredFlow):
 
     async def closed_by_both(self) -> None:
         """Wait for the peer's close frame. Raises CloseTimeoutError, after which the connection is aborted, and NetworkError."""
-        await self._progress(lambda: self.is_over and self.sending.idle, "the peer does not answer our close frame")
+        await progress(self, lambda: self.is_over and self.sending.idle, "the peer does not answer our close frame")
         if self._failure is not None:
             raise raisable(self._failure)
 
