@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -20,7 +21,7 @@ from tieline.drivers.asyncio.readers import readers_of
 from tieline.drivers.asyncio.resolver import resolve
 from tieline.drivers.asyncio.tcp import TCPSocket
 from tieline.drivers.asyncio.udp import LARGEST, UDPSocket
-from tieline.drivers.port import Address, DatagramHandler, MulticastHandler, PacketHandler, StreamHandler
+from tieline.drivers.port import Address, DatagramHandler, MulticastHandler, PacketHandler
 from tieline.endpoints import HostPort
 from tieline.parameters import Parameters
 from tieline.paths import Network
@@ -37,6 +38,7 @@ class AsyncioDriver(LoopDriver):
         self._lingering: WeakSet[UDPPacketSocket] = WeakSet()
         self._network = SystemNetwork(loop)
         self._readers = readers_of(loop)
+        self.connect = partial(TCPSocket.connect, loop, self._readers)
         self._batch: list[memoryview] | None = None  # the same for packet sockets, which hand on several reads at once
 
     @classmethod
@@ -59,9 +61,6 @@ class AsyncioDriver(LoopDriver):
                 return None
             source: str = probe.getsockname()[0]
             return source
-
-    def connect(self, to: Address, parameters: Parameters[Any], handler: StreamHandler, first: bytes = b"") -> TCPSocket:
-        return TCPSocket.connect(self._loop, self._readers, to, parameters, handler, first)
 
     def listen(
         self,

@@ -75,7 +75,7 @@ class TCPSocket(Descriptor):
         to: Address,
         parameters: Parameters[Any],
         handler: StreamHandler,
-        first: bytes,
+        first: bytes = b"",
     ) -> TCPSocket:
         settings = parameters.kept(Settings)
         remote: Address | None = to
