@@ -32,6 +32,8 @@ NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO
 class StreamSending(Sending):
     """Gives bytes to the pipeline and the socket."""
 
+    __slots__ = ("__dict__",)
+
     _flow: StreamFlow
     _accepted: list[Buffer]
     _writers: list[Writer]
