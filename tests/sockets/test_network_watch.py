@@ -183,14 +183,14 @@ async def test_who_looks_again_soon_is_told_what_is_known() -> None:
 
 
 async def test_a_source_is_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "SOON", 0.1)
+    monkeypatch.setattr(watching, "SOON", 1.0)
     made = Made()
     known = SystemNetwork(asyncio.get_running_loop(), made)
-    for _ in range(10):
+    for _ in range(15):  # for longer than that altogether
         known.now()
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.1)
     assert len(made) == 2 and not made[1].is_closed
-    await until(lambda: made[1].is_closed, 1.0)
+    await until(lambda: made[1].is_closed, 2.0)
     known.now()
     assert made[2].is_closed, "who looks once needs nothing kept"
 

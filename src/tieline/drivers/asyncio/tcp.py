@@ -33,7 +33,7 @@ __all__ = ["TCPSocket", "bind_local"]
 # A read makes room for as many bytes as the last ones suggest: small for messages, because making and giving back a large
 # piece costs more than a small message, and large for bulk, where every system call counts.
 FIRST_READ, READ_STEP, LARGEST_READ = 4 * 1024, 8, 256 * 1024
-INTERNET, UNIX = int(socket.AF_INET), int(getattr(socket, "AF_UNIX", -1))
+INTERNET, INTERNET6, UNIX = int(socket.AF_INET), int(socket.AF_INET6), int(getattr(socket, "AF_UNIX", -1))
 SIOCINQ, SIOCOUTQ = termios.FIONREAD, termios.TIOCOUTQ  # linux/sockios.h gives them these numbers
 
 
@@ -79,19 +79,22 @@ class TCPSocket(Descriptor):
     ) -> TCPSocket:
         settings = parameters.kept(Settings)
         remote: Address | None = to
-        # As most are: to an IPv4 address, with options that are known and nothing else to look at.
-        common = settings.is_common and not first and isinstance(to, HostPort) and ":" not in to.host
-        family = INTERNET if common else family_of(to)
-        sock = socket.SocketType(family, options.STREAM) if common else options.stream_socket(family, parameters)
+        sockaddr: Any
+        # As most are: to an IP address, with options that are known and nothing else to look at.
+        common = settings.is_common and not first and isinstance(to, HostPort) and "%" not in to.host
+        if common:
+            family, sockaddr = INTERNET6 if ":" in to.host else INTERNET, (to.host, to.port)  # type: ignore[union-attr]
+            sock = socket.SocketType(family, options.STREAM)
+        else:
+            family, sockaddr = family_of(to), to_sockaddr(to)
+            sock = options.stream_socket(family, parameters)
         try:
             if common:
-                for option in settings.options:
+                for option in settings.options[family]:
                     sock.setsockopt(*option)
-                sockaddr = to.host, to.port  # type: ignore[union-attr]
             else:
                 options.apply_stream(sock, family, parameters, listening=False, on_syn=bool(first))
                 bind_local(sock, family, parameters)
-                sockaddr = to_sockaddr(to)
                 if isinstance(to, HostPort) and "%" in to.host:  # the kernel may have a nicer text for the scope
                     remote = from_sockaddr(sockaddr)
             self = cls(loop, readers, sock, sock.fileno(), family, None, remote, settings)
@@ -217,7 +220,7 @@ class Settings:
         self.largest = min(LARGEST_READ, max(parameters.receive_limit, FIRST_READ))  # of one read
         self.quick = tcp is not None and tcp.ack_stretching_disabled  # each is to be acknowledged at once
         self.busy_poll = parameters.busy_poll
-        self.options = options.of_stream(INTERNET, parameters)
+        self.options = {family: options.of_stream(family, parameters) for family in (INTERNET, INTERNET6)}
         special = (parameters.local_endpoint, parameters.local_port, parameters.required_interface)
         self.is_common = options.LINUX and not options.wants_multipath(parameters) and special == (None, None, None)
 
