@@ -256,7 +256,11 @@ impl Descriptor {
                 _ => return Ok(()),
             }
         };
-        readers::add(readers.bind(py), raw, slf.getattr(intern!(py, "_readable"))?)
+        readers::add(
+            readers.bind(py),
+            raw,
+            slf.getattr(intern!(py, "_readable"))?,
+        )
     }
 
     fn unwatch(&self, py: Python<'_>) -> PyResult<()> {

@@ -167,7 +167,11 @@ impl Epoll {
     }
 
     /// Have a callback called whenever a descriptor can be read, or has failed; in place of the one that it had.
-    pub(super) fn add_reader(slf: &Bound<'_, Self>, raw: RawFd, callback: Py<PyAny>) -> PyResult<()> {
+    pub(super) fn add_reader(
+        slf: &Bound<'_, Self>,
+        raw: RawFd,
+        callback: Py<PyAny>,
+    ) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
         if this.is_first(py, raw) {

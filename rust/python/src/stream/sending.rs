@@ -179,9 +179,7 @@ impl Sending {
     /// Whether somebody is before a send that is made now, or it is other tasks' turn.
     fn is_behind(&self, py: Python<'_>) -> bool {
         let state = self.state.borrow(py);
-        state.ended
-            || state.streak + 1 >= STREAK
-            || self.waits(py)
+        state.ended || state.streak + 1 >= STREAK || self.waits(py)
     }
 
     /// Whether something waits for the kernel, or for a socket.
