@@ -112,7 +112,8 @@ class NetworkChannel(WebSocketChannel[P_co]):
 
     def _make_flow(self, endpoint: object) -> None:
         owner: Any = self  # every channel owns its flow
-        flow = self._flow = make_flow(owner, self._parameters, endpoint)
+        make: Any = StreamFlow if isinstance(self._parameters.stack, StreamProtocol) else make_flow
+        flow = self._flow = make(owner, self._parameters, endpoint)
         if isinstance(flow, StreamFlow):
             self._sending, self._receiving = flow.sending, flow.receiving
         else:

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tieline.flows.stream import StreamFlow
 from tieline.protocols.coder import Coder
 from tieline.protocols.framer import Framer
-from tieline.protocols.roles import CarrierProtocol, DatagramProtocol, MultiplexProtocol, StreamProtocol
+from tieline.protocols.roles import CarrierProtocol, DatagramProtocol, MultiplexProtocol
 from tieline.protocols.tlv import TLV
 from tieline.protocols.websocket import WebSocket
 
 if TYPE_CHECKING:
     from tieline.flows.owner import FlowOwner
+    from tieline.flows.stream import StreamFlow
     from tieline.parameters import Parameters
 
 __all__ = ["make_flow"]
 
 
 def make_flow(owner: Any, parameters: Parameters[Any], endpoint: object) -> Any:
-    """The flow for a channel, which owns it (`FlowOwner`, or `MultiplexOwner`)."""
+    """The flow for a channel of something else than bytes. The channel owns it (`FlowOwner`, or `MultiplexOwner`)."""
     stack: Any = parameters.stack
-    if isinstance(stack, StreamProtocol):
-        return StreamFlow(owner, parameters, endpoint)
     if isinstance(stack, DatagramProtocol):
         from tieline.flows.datagram import DatagramFlow  # here and below: a program takes in what its protocols need
 

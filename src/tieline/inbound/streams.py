@@ -155,6 +155,8 @@ class StreamSide:
 class AcceptedSocket(Attempt):
     """A stream socket that a listener accepted, and on which nobody has to shake hands."""
 
+    __slots__ = ("_counted", "_socket", "begun", "handshakes")
+
     phase = Phase.CONNECTING
 
     def __init__(self, begun: float, socket: StreamSocket) -> None:
