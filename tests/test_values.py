@@ -258,3 +258,20 @@ def test_those_of_the_public_interface() -> None:
     assert TLS(alpn=["h2"]) == TLS(alpn=["h2"]) != TLS(alpn=["h3"])
     assert Parameters(TCP(), local_port=1) == Parameters(TCP(), local_port=1) != Parameters(TCP(), local_port=2)
     assert repr(StreamMetadata(end_of_stream=True)).endswith("end_of_stream=True)")
+
+
+def test_a_subclass_may_have_attributes_of_its_own() -> None:
+    class Named(Parameters[TCP]):
+        def __init__(self, name: str) -> None:
+            super().__init__(TCP(), local_port=7)
+            self.name = name
+
+    named = Named("first")
+    named.name = "second"
+    assert (named.name, named.local_port) == ("second", 7)
+    with pytest.raises(FrozenInstanceError, match="local_port"):
+        named.local_port = 8  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError, match="note"):
+        Parameters(TCP()).note = 1  # type: ignore[attr-defined]
+    del named.name
+    assert not hasattr(named, "name")

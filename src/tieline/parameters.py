@@ -212,6 +212,9 @@ class Parameters(Value, Generic[P]):
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_kept"}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
     def standing(self, endpoint: object = None, bottom: NetworkProtocol | None = None) -> Parameters[P]:
         """With what is below a `WebSocket` that was given nothing: `bottom`, or what the URL says."""
         stack = standing(self.stack, endpoint.scheme if isinstance(endpoint, URLEndpoint) else None, bottom)

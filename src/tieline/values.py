@@ -32,19 +32,28 @@ class Value:
     if not TYPE_CHECKING:  # type checkers would take it for leave to set any name
 
         def __setattr__(self, name: str, value: object) -> None:
-            raise FrozenInstanceError(f"cannot assign to field {name!r}")
+            if refuses(self, name):
+                raise FrozenInstanceError(f"cannot assign to field {name!r}")
+            object.__setattr__(self, name, value)
 
         def __delattr__(self, name: str) -> None:
-            raise FrozenInstanceError(f"cannot delete field {name!r}")
+            if refuses(self, name):
+                raise FrozenInstanceError(f"cannot delete field {name!r}")
+            object.__delattr__(self, name)
 
     # Without these two, a copy would be made by setting what cannot be set.
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+    def __getstate__(self) -> Any:
+        return [getattr(self, option.name) for option in fields(self)]
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, content in state.items():
-            object.__setattr__(self, name, content)
+    def __setstate__(self, state: Any) -> None:
+        for option, content in zip(fields(self), state, strict=True):
+            object.__setattr__(self, option.name, content)
+
+
+def refuses(one: Value, name: str) -> bool:
+    """Whether this may not be set: in a class that was not decorated itself, what is no field is the class's own affair."""
+    return "__dataclass_fields__" in vars(type(one)) or name in type(one).__dataclass_fields__
 
 
 @overload
@@ -63,9 +72,12 @@ def value(cls: type[T] | None = None, /, *, kw_only: bool = False, slots: bool =
         bases: list[Any] = [base for base in cls.__mro__[1:] if is_dataclass(base)]
         for base in bases:
             base.__dataclass_params__.frozen = False
-        made: Any = dataclass(init=False, repr=False, eq=False, kw_only=kw_only, slots=slots)(cls)
-        for frozen in (*bases, made):
-            frozen.__dataclass_params__.frozen = True
+        try:
+            made: Any = dataclass(init=False, repr=False, eq=False, kw_only=kw_only, slots=slots)(cls)
+            made.__dataclass_params__.frozen = True
+        finally:
+            for base in bases:
+                base.__dataclass_params__.frozen = True
         for name, write in WRITERS.items():
             if name not in vars(made):
                 setattr(made, name, Unwritten(made, name, write))

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,15 @@ async def test_it_tries_again() -> None:
         assert (await connection.receive(exactly=5)).content == b"hello"
         report = await connection.establishment_report()
         assert report.previous_attempt_count == 1 and [one.protocol for one in report.handshakes] == ["TCP"]
+
+
+async def test_a_handshake_begins_with_the_connect() -> None:
+    async with NetworkListener(TCP(), on="127.0.0.1:0").serving(lambda connection: connection.receive()) as listener:
+        assert listener.endpoint
+        async with NetworkConnection(listener.endpoint, TCP()) as connection:
+            time.sleep(0.1)  # noqa: ASYNC251  # the program keeps the loop from its turn
+            report = await connection.establishment_report()
+            assert report.duration >= 0.1 > report.handshakes[0].duration
 
 
 async def test_there_is_no_next_endpoint() -> None:

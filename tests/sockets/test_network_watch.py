@@ -195,6 +195,75 @@ async def test_a_source_is_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> 
     assert made[2].is_closed, "who looks once needs nothing kept"
 
 
+async def test_a_source_that_is_gone_leaves_nothing() -> None:
+    made = Made()
+    known = SystemNetwork(asyncio.get_running_loop(), made)
+    known.now()
+    for _ in range(5):
+        known.now()
+        timer = known._glances._timer
+        assert timer is not None and not timer.cancelled()
+        made[-1].close()
+        known.now()
+        assert timer.cancelled()
+
+
+async def test_a_system_that_lets_nobody_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(groups: int = 0) -> object:
+        if groups:
+            raise PermissionError(errno.EPERM, "not here")
+        return routing_socket()
+
+    routing_socket = linux._routing_socket
+    monkeypatch.setattr(linux, "_routing_socket", refused)
+    known = SystemNetwork(asyncio.get_running_loop(), linux.Source)
+    for _ in range(3):
+        assert any("127.0.0.1" in one.addresses for one in known.now().interfaces)
+    assert known._glances._kept is None
+
+
+async def test_another_network_namespace_is_another_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = SystemNetwork(asyncio.get_running_loop(), linux.Source)
+    for _ in range(3):
+        known.now()
+    kept = known._glances._kept
+    assert kept is not None
+    monkeypatch.setattr(linux, "network_namespace", lambda: 1)
+    known.now()
+    assert known._glances._kept is not None and known._glances._kept[0] is not kept[0]
+
+
+def test_a_loop_that_has_ended_can_still_be_asked() -> None:
+    made = Made()
+
+    async def look() -> SystemNetwork:
+        known = SystemNetwork(asyncio.get_running_loop(), made)
+        known.now()
+        return known
+
+    known = asyncio.run(look())
+    assert [known.now().interfaces for _ in range(3)] == [(ETH0,)] * 3
+    assert all(one.is_closed for one in made)
+
+
+def test_a_loop_that_runs_again_is_heard_ending_again() -> None:
+    made = Made()
+    loop = asyncio.new_event_loop()
+
+    async def look() -> None:
+        known.now()
+        known.now()
+
+    known = SystemNetwork(loop, made)
+    for _ in range(2):
+        loop.run_until_complete(look())
+        assert not made[-1].is_closed
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        assert made[-1].is_closed
+        loop._asyncgens_shutdown_called = False  # type: ignore[attr-defined]  # as if it were another
+    loop.close()
+
+
 def test_nothing_is_kept_beyond_an_event_loop() -> None:
     made = Made()
 

@@ -333,7 +333,9 @@ class Descriptor:
 
     def close(self) -> None: ...
     def finish(self) -> None: ...
-    def unread(self) -> bool: ...
+    def unread(self) -> bool:
+        """Whether something can be read that is not the end. A pending error of the socket's is taken by that."""
+
     def _look_made(self) -> bool:
         """Whether the connection is made: on one machine it is when `connect` returns. Not where the system does not tell."""
 

@@ -121,7 +121,10 @@ class StreamSocket(Protocol):
         ...
 
     def unread(self) -> bool:
-        """Whether the kernel holds bytes that were not read. Closing then would reset the connection."""
+        """Whether the kernel holds bytes that were not read. Closing then would reset the connection.
+
+        To be asked before a close only: it may take a reset of the peer's for the end.
+        """
         ...
 
     def counters(self) -> Counted | None:

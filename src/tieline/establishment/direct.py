@@ -67,6 +67,7 @@ class Direct(Connecting):
     @guarded
     def _start(self, *, awaited: bool = False) -> None:
         self._begun = True
+        self.begun = self._driver.time()
         try:
             self.connect(self._target, awaited=awaited)
         except (OSError, NetworkError) as error:

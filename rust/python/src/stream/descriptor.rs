@@ -356,11 +356,14 @@ impl Descriptor {
         busy_poll: Option<f64>,
     ) -> PyResult<()> {
         let busy_poll = policy(busy_poll)?;
-        let mut state = self.state.borrow(py);
-        state.open = Some(Open { raw, sock, readers });
-        state.size = size;
-        state.watched = watched;
-        state.busy_poll = busy_poll;
+        let before = {
+            let mut state = self.state.borrow(py);
+            state.size = size;
+            state.watched = watched;
+            state.busy_poll = busy_poll;
+            state.open.replace(Open { raw, sock, readers })
+        };
+        drop(before);
         Ok(())
     }
 
@@ -403,7 +406,7 @@ impl Descriptor {
         Self::close(slf)
     }
 
-    /// Whether the kernel holds bytes that nobody has read.
+    /// Whether the kernel holds bytes that nobody has read. Before a close only: to look takes a pending error away.
     fn unread(&self, py: Python<'_>) -> bool {
         let ended = self.state.borrow(py).ended;
         !ended && self.raw(py).is_some_and(is_readable)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import struct
 
 from tieline.reports import TransportCounters
 
 __all__ = ["transport_counters"]
 
-TCP_INFO = getattr(socket, "TCP_INFO", 11)
 NOTHING = TransportCounters()
-TCP_ESTABLISHED = b"\1"  # tcpi_state, which comes first: net/tcp_states.h
 # tcpi_rtt, tcpi_rttvar (µs) at 68; tcpi_bytes_received at 128; segs_out, segs_in, notsent, min_rtt at 136; bytes_sent,
 # bytes_retrans at 200.
 READ = struct.Struct("=68xII52xQII4xI48xQQ")

@@ -62,6 +62,7 @@ class Glances:
         self._kept: tuple[interfaces.Source, Network] | None = None
         self._lifetime = 0.0  # of a look, while nothing is heard
         self._asked = self._looked = -SOON
+        self._timer: asyncio.TimerHandle | None = None
         self._ending: AsyncGenerator[None, None] | None = None
 
     def look(self) -> Network:
@@ -79,16 +80,18 @@ class Glances:
                 self.end()
         source = self._make_source()
         try:
-            self._lifetime = source.linger() if now - before < SOON else 0.0
+            # Without a running loop, nobody would tell us of its end.
+            again = now - before < SOON and self._loop.is_running()
+            self._lifetime = source.linger() if again else 0.0
             network, self._looked = source.look(), now
         except BaseException:
             source.close()
             raise
         if self._lifetime:
             self._kept = source, network
-            self._loop.call_later(SOON, self._expired)
+            self._timer = self._loop.call_later(SOON, self._expired)
             if self._ending is None:
-                self._ending = ending(self.end)
+                self._ending = ending(self._ended)
                 with contextlib.suppress(StopIteration):  # it has begun
                     self._ending.asend(None).send(None)
         else:
@@ -98,12 +101,20 @@ class Glances:
     def _expired(self) -> None:
         left = self._asked + SOON - self._loop.time()
         if left > 0:
-            self._loop.call_later(left, self._expired)
+            self._timer = self._loop.call_later(left, self._expired)
         else:
             self.end()
 
+    def _ended(self) -> None:
+        """The loop does, for now."""
+        self._ending = None
+        self.end()
+
     def end(self) -> None:
         """Keep nothing any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._kept is not None:
             self._kept[0].close()
             self._kept = None

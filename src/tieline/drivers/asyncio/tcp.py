@@ -79,6 +79,7 @@ class TCPSocket(Descriptor):
     ) -> TCPSocket:
         settings = parameters.kept(Settings)
         remote: Address | None = to
+        self: TCPSocket | None = None
         sockaddr: Any
         # As most are: to an IP address, with options that are known and nothing else to look at.
         common = settings.is_common and not first and isinstance(to, HostPort) and "%" not in to.host
@@ -116,7 +117,10 @@ class TCPSocket(Descriptor):
                 loop.add_writer(self._fd, self._connected)
                 self._writing = True
         except BaseException:
-            sock.close()
+            if self is None:
+                sock.close()
+            else:
+                self.close()
             raise
         return self
 

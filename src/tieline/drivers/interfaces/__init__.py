@@ -25,7 +25,7 @@ class Source(Protocol):
     def linger(self) -> float:
         """Hear of changes from now on, for who may ask again; for so many seconds after a look they are all that can be.
 
-        It may be forgotten without closing it. Raises OSError.
+        It may be forgotten without closing it. 0 where changes are not told.
         """
         ...
 

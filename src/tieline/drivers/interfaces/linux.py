@@ -27,6 +27,7 @@ __all__ = ["Source"]
 
 SYSFS = "/sys/class/net"
 SIGNALS = "/proc/net/wireless"
+NAMESPACE = "/proc/thread-self/ns/net"
 
 # linux/netlink.h and linux/rtnetlink.h
 GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # links; addresses and routes of both IP versions
@@ -55,6 +56,7 @@ class Source:
         self._events: LingeringSocket | None = None
         self._resolver: FileWatch | None = None
         self._manager: NetworkManager | None = None
+        self._namespace = 0  # where it lingers
 
     def look(self) -> Network:
         """The network as it is now. Raises OSError if the kernel does not tell."""
@@ -78,10 +80,14 @@ class Source:
 
     def linger(self) -> float:
         """The kernel and the file are listened to; NetworkManager is asked again after a while, if it is there."""
-        self._listen()
+        try:
+            self._listen()
+        except OSError:  # a sandbox that only answers; too many descriptors
+            return 0.0
         if self._events is None or self._resolver is None:
             return 0.0
         self._socket.lingers = self._events.lingers = True
+        self._namespace = network_namespace()
         return networkmanager.LIFETIME
 
     def _listen(self) -> list[int]:
@@ -103,7 +109,9 @@ class Source:
         return self._resolver is not None
 
     def hear(self) -> bool:
-        """Whether something has changed since the last time. Raises OSError if one that tells is gone."""
+        """Whether something has changed since the last time. Raises OSError if one that tells is gone, or tells of elsewhere."""
+        if self._namespace and self._namespace != network_namespace():
+            raise OSError(errno.ESTALE, "this thread is in another network namespace now")
         heard = self._resolver is not None and self._resolver.hear()
         if self._manager is not None:
             heard = self._manager.hear() or heard
@@ -138,6 +146,14 @@ class Source:
                 if kind == rtnetlink.ERROR:
                     raise OSError(errno.EPROTO, "the kernel's routing socket refused a question")
                 yield flags, body
+
+
+def network_namespace() -> int:
+    """That of this thread, as a number; 0 where the system does not show it."""
+    try:
+        return os.stat(NAMESPACE).st_ino
+    except OSError:
+        return 0
 
 
 def _routing_socket(groups: int = 0) -> LingeringSocket:
