@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import sys
 from collections.abc import Callable
 from dataclasses import KW_ONLY, FrozenInstanceError, asdict, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from typing import Any, Generic, TypeVar, get_type_hints
@@ -275,3 +276,12 @@ def test_a_subclass_may_have_attributes_of_its_own() -> None:
         Parameters(TCP()).note = 1  # type: ignore[attr-defined]
     del named.name
     assert not hasattr(named, "name")
+
+
+def test_a_method_is_written_although_its_module_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    @value
+    class Late(Value):
+        number: int
+
+    monkeypatch.delitem(sys.modules, Late.__module__)
+    assert Late(1) == Late(1) and hash(Late(1)) == hash(Late(1))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform, o
 __all__ = ["Value", "value"]
 
 T = TypeVar("T", bound="Value")
+Names = dict[str, Any]
 
 
 class Value:
@@ -89,18 +90,19 @@ def value(cls: type[T] | None = None, /, *, kw_only: bool = False, slots: bool =
 class Unwritten:
     """In place of a method of a class: the method is written when somebody first looks for it."""
 
-    __slots__ = ("_cls", "_name", "_write")
+    __slots__ = ("_cls", "_module", "_name", "_write")
 
-    def __init__(self, cls: type[Any], name: str, write: Callable[[type[Any]], Any]) -> None:
+    def __init__(self, cls: type[Any], name: str, write: Callable[[type[Any], Names], Any]) -> None:
         self._cls, self._name, self._write = cls, name, write
+        self._module = vars(sys.modules[cls.__module__])  # while it is there
 
     def __get__(self, instance: object, owner: type[Any]) -> Any:
-        written = self._write(self._cls)
+        written = self._write(self._cls, self._module)
         setattr(self._cls, self._name, written)
         return written.__get__(instance, owner)
 
 
-def initializer(cls: type[Any]) -> Any:
+def initializer(cls: type[Any], module: Names) -> Any:
     positional, named, body = ["self"], list[str](), list[str]()
     known: dict[str, Any] = {"_set": object.__setattr__, "_LATER": Later()}
     for option in fields(cls):
@@ -118,18 +120,20 @@ def initializer(cls: type[Any]) -> Any:
     if hasattr(cls, "__post_init__"):
         body.append("self.__post_init__()")
     arguments = [*positional, "*", *named] if named else positional
-    written = compiled(cls, f"__init__({', '.join(arguments)})", body or ["pass"], known)
+    written = compiled(cls, module, f"__init__({', '.join(arguments)})", body or ["pass"], known)
     written.__annotations__ = {option.name: option.type for option in fields(cls)} | {"return": None}
     return written
 
 
-def equality(cls: type[Any]) -> Any:
+def equality(cls: type[Any], module: Names) -> Any:
     same = f"return {compared(cls, 'self')} == {compared(cls, 'other')}"
-    return compiled(cls, "__eq__(self, other)", [f"if other.__class__ is self.__class__: {same}", "return NotImplemented"])
+    return compiled(
+        cls, module, "__eq__(self, other)", [f"if other.__class__ is self.__class__: {same}", "return NotImplemented"]
+    )
 
 
-def hashing(cls: type[Any]) -> Any:
-    return compiled(cls, "__hash__(self)", [f"return hash({compared(cls, 'self')})"])
+def hashing(cls: type[Any], module: Names) -> Any:
+    return compiled(cls, module, "__hash__(self)", [f"return hash({compared(cls, 'self')})"])
 
 
 WRITERS = {"__init__": initializer, "__eq__": equality, "__hash__": hashing}
@@ -141,7 +145,7 @@ def compared(cls: type[Any], whose: str) -> str:
     return f"({''.join(f'{whose}.{option.name}, ' for option in fields(cls) if option.compare)})"
 
 
-def compiled(cls: type[Any], head: str, body: list[str], known: dict[str, Any] | None = None) -> Any:
+def compiled(cls: type[Any], module: Names, head: str, body: list[str], known: dict[str, Any] | None = None) -> Any:
     """A method of the class, of names in our own code and of what is `known`."""
     known, made = known or {}, dict[str, Any]()
     source = [
@@ -150,7 +154,7 @@ def compiled(cls: type[Any], head: str, body: list[str], known: dict[str, Any] |
         *(f"  {line}" for line in body),
         f" return {head.partition('(')[0]}",
     ]
-    exec("\n".join(source), vars(sys.modules[cls.__module__]), made)  # noqa: S102
+    exec("\n".join(source), module, made)  # noqa: S102
     written = made["write"](**known)
     written.__qualname__ = f"{cls.__qualname__}.{written.__name__}"
     return written
