@@ -20,9 +20,9 @@ DRAWERS = {"utils", "util", "helpers", "helper", "common", "core", "base", "misc
 HEAVY = [
     "_hashlib", "asyncio", "click", "cryptography", "datetime", "ifaddr", "logging", "rich", "socket", "ssl",
     "tieline.drivers.asyncio", "tieline.engines.framer", "tieline.engines.quic", "tieline.engines.tls",
-    "tieline.engines.websocket", "tieline.establishment.binding", "tieline.establishment.handshaking",
-    "tieline.establishment.racing", "tieline.flows.layered", "tieline.flows.messages", "tieline.group", "tieline.inbound",
-    "tieline.multiplex.flow", "urllib.parse",
+    "tieline.engines.websocket", "tieline.establishment.binding", "tieline.establishment.establishment",
+    "tieline.establishment.handshaking", "tieline.establishment.racing", "tieline.flows.layered", "tieline.flows.messages",
+    "tieline.group", "tieline.inbound", "tieline.multiplex.flow", "urllib.parse",
 ]  # fmt: skip
 """What only some programs need, and then take in when they first use it."""
 

@@ -310,7 +310,7 @@ class Sending:
 
 @disjoint_base
 class Descriptor:
-    """What reads and writes a stream socket that the subclass has opened."""
+    """What reads, writes, watches and closes a stream socket that the subclass has opened."""
 
     handler: Any
     sink: Receiving | None

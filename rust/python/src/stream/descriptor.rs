@@ -64,7 +64,7 @@ struct State {
     busy_poll: Policy,
 }
 
-/// What reads and writes a stream socket that the subclass has opened.
+/// What reads, writes, watches and closes a stream socket that the subclass has opened.
 #[pyclass(frozen, subclass, weakref, module = "tieline._engine.stream")]
 pub(crate) struct Descriptor {
     state: Held<State>,
