@@ -105,7 +105,7 @@ class Establishment:
             return
         ways = () if self._named else self._routes.candidates((self._target,))
         if len(ways) == 1:
-            self._begin(ONLY, *ways)
+            self._begin(ONLY, ways[0])
             return
         from tieline.establishment import racing
 
@@ -266,10 +266,7 @@ class Establishment:
         if candidate.interface is not None:
             parameters = parameters.bound_to(candidate.interface)
         succeeded, failed = partial(self._succeeded, number, candidate), partial(self._failed, number, candidate)
-        if self._is_bare:
-            attempt = self._attempts[number] = TransportAttempt(driver, parameters, succeeded=succeeded, failed=failed)
-            attempt.connect(candidate.address, awaited=self._awaited and self._race is None)
-        elif parameters.stack.is_datagrams:
+        if parameters.stack.is_datagrams:
             from tieline.establishment.connectionless import DatagramAttempt
 
             self._attempts[number] = DatagramAttempt(driver, parameters, candidate.address, succeeded)
@@ -283,7 +280,7 @@ class Establishment:
     ) -> None:
         owner = self._owner() if parameters.fast_open_allowed else None
         first = b"" if owner is None else owner.accepted_early
-        pipeline = stacks.client_pipeline(self._parameters.stack, self._endpoint)
+        pipeline = None if self._is_bare else stacks.client_pipeline(self._parameters.stack, self._endpoint)
         attempt: TransportAttempt
         if pipeline is None:
             tcp: TCP | None = parameters.stack.find(TCP)
@@ -303,7 +300,7 @@ class Establishment:
                 progressed=partial(self._progressed, number),
             )
         self._attempts[number] = attempt
-        attempt.connect(candidate.address, first)
+        attempt.connect(candidate.address, first, awaited=self._awaited and self._race is None)
 
     def _begin_session(self, number: int, candidate: Candidate, succeeded: Succeeded, failed: Failed) -> None:
         from tieline.establishment.handshaking import QUICAttempt  # takes in QUIC's engine

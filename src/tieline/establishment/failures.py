@@ -11,13 +11,14 @@ from tieline.errors import (
     ConnectError,
     ConnectResetError,
     DNSError,
+    HandshakeTimeoutError,
     NetworkError,
     Phase,
     ProtocolViolationError,
     TLSError,
 )
 
-__all__ = ["decisive", "is_final", "mistake", "not_connected", "not_resolved", "nothing_left", "unusable"]
+__all__ = ["decisive", "handshake_expired", "is_final", "mistake", "not_connected", "not_resolved", "nothing_left", "unusable"]
 
 # What another address does not mend: the peer is who it is on all of its addresses. The other reasons say that what answered
 # on this one is no TLS server at all.
@@ -72,6 +73,18 @@ def not_resolved(reasons: Iterable[Exception], endpoint: Endpoint) -> DNSError:
 def nothing_left(endpoint: Endpoint) -> ConnectError:
     """After `try_next_endpoint`."""
     return ConnectError("no other address is left to try", endpoint=endpoint, phase=Phase.CONNECTING)
+
+
+def handshake_expired(timeout: float, endpoint: object, *, deciding: bool) -> HandshakeTimeoutError:
+    """`deciding`: it was not the peer that was waited for, but the program's own validator."""
+    return HandshakeTimeoutError(
+        f"the handshake was not complete within handshake_timeout={timeout:g} s",
+        endpoint=endpoint,
+        phase=Phase.HANDSHAKE,
+        expected=f"an answer of {'the certificate validator' if deciding else 'the peer'}",
+        got="none",
+        code=errno.ETIMEDOUT,
+    )
 
 
 def unusable(reason: OSError, endpoint: Endpoint) -> ConnectError:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from tieline.engines import quic
 from tieline.engines.quic import close_error
 from tieline.engines.tls_failures import tls_error
-from tieline.errors import HandshakeTimeoutError, Phase
+from tieline.errors import Phase
 from tieline.establishment.attempt import Attempt, Shaken
+from tieline.establishment.failures import handshake_expired
 from tieline.establishment.guard import guarded
 from tieline.multiplex.endpoint import QUICEndpoint
 from tieline.multiplex.flow import session_counters
@@ -184,17 +185,7 @@ class SessionHandshake(Attempt):
     def _expired(self, timeout: float) -> None:
         if self.farewell is not None:
             self.farewell = self.farewell[0], "the handshake took too long"
-        waiting = "the peer" if self._decision is None else "the certificate validator"
-        self._fail(
-            HandshakeTimeoutError(
-                f"the handshake was not complete within handshake_timeout={timeout:g} s",
-                endpoint=self._endpoint,
-                phase=Phase.HANDSHAKE,
-                expected=f"an answer of {waiting}",
-                got="none",
-                code=errno.ETIMEDOUT,
-            )
-        )
+        self._fail(handshake_expired(timeout, self._endpoint, deciding=self._decision is not None))
 
 
 class QUICAttempt(SessionHandshake):

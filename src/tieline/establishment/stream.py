@@ -8,13 +8,13 @@ Each phase has a timer.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tieline.engines.framing import CarrierLayer, MessageLayer
-from tieline.errors import HandshakeTimeoutError, NetworkError, PeerResetError, Phase, translate
+from tieline.errors import NetworkError, PeerResetError, Phase, translate
 from tieline.establishment.attempt import TransportAttempt
+from tieline.establishment.failures import handshake_expired
 from tieline.establishment.guard import guarded
 from tieline.flows.alarm import Alarm
 from tieline.protocols.security import SecurityOptions
@@ -288,14 +288,4 @@ class StreamAttempt(TransportAttempt):
         super()._fail(error)
 
     def _handshake_expired(self, timeout: float) -> None:
-        waiting = "the certificate validator" if self._decision is not None else "the peer"
-        self._fail(
-            HandshakeTimeoutError(
-                f"the handshake was not complete within handshake_timeout={timeout:g} s",
-                endpoint=self._endpoint,
-                phase=Phase.HANDSHAKE,
-                expected=f"an answer of {waiting}",
-                got="none",
-                code=errno.ETIMEDOUT,
-            )
-        )
+        self._fail(handshake_expired(timeout, self._endpoint, deciding=self._decision is not None))
